@@ -1,0 +1,128 @@
+"""The entry point: lazily loaded groups, and the one wrapper that turns every error into an exit code."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from secguard import __version__
+from secguard.core.errors import SecguardError
+
+__all__ = ["LazyGroup", "cli", "main"]
+
+# name -> (module, attribute, one-line help): `secguard --help` imports none of them.
+_ROOT = {
+    "init": ("secguard.cli.site", "init", "Make a workspace folder."),
+    "status": ("secguard.cli.site", "status", "Show what the workspace holds and how healthy it is."),
+    "doctor": ("secguard.cli.site", "doctor", "Check the machine and say what is missing."),
+    "demo": ("secguard.cli.demo", "demo", "Run the main job end to end in a fresh workspace."),
+    "identity": ("secguard.cli.identity", "identity", "Device certificates: issue, verify, revoke."),
+    "video": ("secguard.cli.video", "video", "Sign and verify video."),
+    "isolation": ("secguard.cli.isolation", "isolation", "Prove with packets that zones are separated."),
+    "audit": ("secguard.cli.audit", "audit", "Collect, search and reconcile access events."),
+    "ledger": ("secguard.cli.ledger", "ledger", "The tamper-evident log under everything."),
+    "evidence": ("secguard.cli.evidence", "evidence", "Export and verify evidence bundles."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used; help texts come from the table."""
+
+    def __init__(self, *args: Any, table: dict[str, tuple[str, str, str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._table = table or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return [*self._table, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        if cmd_name not in self._table:
+            return super().get_command(ctx, cmd_name)
+        module, attribute, _ = self._table[cmd_name]
+        found = getattr(importlib.import_module(module), attribute)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        rows = [(name, entry[2]) for name, entry in self._table.items()]
+        for name in super().list_commands(ctx):
+            command = super().get_command(ctx, name)
+            if command is not None and not command.hidden:
+                rows.append((name, command.get_short_help_str()))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, table=_ROOT, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="secguard")
+def cli() -> None:
+    """Security and audit enforcement for public-safety video networks.
+
+    Exit codes: 0 pass, 1 a violation was found, 2 usage or environment error, 3 inconclusive, 130 interrupted.
+    """
+
+
+def _fail(error: SecguardError) -> int:
+    if any(word in sys.argv for word in ("--json", "--jsonl")):
+        from secguard.cli.frame import error_document
+        from secguard.cli.render import write_json
+
+        words = [word for word in sys.argv[1:3] if not word.startswith("-")]
+        write_json(error_document(f"secguard.{'.'.join(words) or 'error'}/1", error, 2))
+    text = f"error: {error}"
+    if error.hint:
+        text += f" ({error.hint})"
+    click.echo(text.replace("\n", " "), err=True)
+    return 2
+
+
+def main() -> None:
+    """Run the command line and exit; a crash is 2, never click's 1, which would read as a violation."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        usage = isinstance(error, click.UsageError) and error.ctx is not None
+        hint = f"see: {error.ctx.command_path} --help" if usage and error.ctx else ""  # type: ignore[attr-defined]
+        sys.exit(_fail(SecguardError("cli.usage", error.format_message(), hint=hint)))
+    except SecguardError as error:
+        if os.environ.get("SECGUARD_TRACEBACK"):
+            raise
+        sys.exit(_fail(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(2)
+    except OSError as error:
+        from secguard.core.files import translate_os_error
+
+        sys.exit(_fail(translate_os_error(error, error.filename or "")))
+    except MemoryError:
+        sys.exit(_fail(SecguardError("cli.memory", "out of memory")))
+    except Exception as error:  # noqa: BLE001 - the last line of defence; SECGUARD_TRACEBACK shows the stack
+        if os.environ.get("SECGUARD_TRACEBACK"):
+            import traceback
+
+            traceback.print_exc()
+            sys.exit(2)
+        sys.exit(
+            _fail(
+                SecguardError(
+                    "cli.internal",
+                    f"internal error: {type(error).__name__}: {error}",
+                    hint="this is a bug; SECGUARD_TRACEBACK=1 shows where",
+                )
+            )
+        )

@@ -1,0 +1,180 @@
+"""How a result looks: one JSON document, or tables for people; data to stdout, everything else to stderr."""
+
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from secguard.cli.frame import Context, Result, Table
+from secguard.core.clock import rfc3339
+from secguard.core.findings import describe, hint
+from secguard.core.progress import Progress, Throttle
+from secguard.core.verdict import Finding, Outcome
+
+__all__ = ["bar", "plain", "set_logging", "show", "write_json"]
+
+_STYLE = {Outcome.PASS: "bold green", Outcome.FAIL: "bold red", Outcome.UNKNOWN: "bold yellow"}
+_WORD = {
+    "en": {Outcome.PASS: "PASS", Outcome.FAIL: "FAIL", Outcome.UNKNOWN: "UNKNOWN"},
+    "zh": {Outcome.PASS: "通过", Outcome.FAIL: "不通过", Outcome.UNKNOWN: "无法判定"},
+}
+_MAX_SHOWN = 50
+
+
+def set_logging(verbose: int) -> None:
+    """Send loguru to stderr: warnings by default, more with -v and -vv."""
+    from loguru import logger
+
+    logger.remove()
+    level = ("WARNING", "INFO", "DEBUG")[min(verbose, 2)]
+    logger.add(sys.stderr, level=level, format="{time:HH:mm:ss} {level} {message}", diagnose=False)
+
+
+def plain(value: Any) -> Any:
+    """Turn paths, times, bytes, structs and sets into JSON values."""
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, msgspec.Struct):
+        return plain(msgspec.to_builtins(value, builtin_types=(datetime, bytes)))
+    return value
+
+
+def write_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document and a newline to stdout."""
+    sys.stdout.buffer.write(msgspec.json.encode(plain(document)) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _finding(item: Finding, lang: str) -> dict[str, Any]:
+    return {
+        "code": item.code,
+        "axis": item.axis,
+        "outcome": item.outcome,
+        "where": item.where,
+        "text": describe(item, lang),
+        "hint": hint(item, lang),
+        "data": item.data,
+    }
+
+
+def show(context: Context, result: Result) -> int:
+    """Print a result, write its report, and return the exit code."""
+    code = result.outcome.exit_code if result.outcome is not None else 0
+    if context.report is not None:
+        _write_report(context, result)
+    if context.jsonl and result.jsonl is not None:
+        for record in result.jsonl:
+            sys.stdout.buffer.write(msgspec.json.encode(plain(record)) + b"\n")
+        sys.stdout.buffer.flush()
+    elif context.json:
+        write_json(
+            {
+                "schema": context.schema,
+                "outcome": result.outcome,
+                "exit": code,
+                "axes": result.axes,
+                "findings": [_finding(item, context.lang) for item in result.findings],
+                "data": result.data,
+                "receipt": result.receipt,
+            }
+        )
+    elif not context.quiet:
+        _show_people(context, result)
+    return code
+
+
+def _write_report(context: Context, result: Result) -> None:
+    from secguard.core.errors import UsageError
+    from secguard.report import write_report
+
+    assert context.report is not None
+    if result.report is None:
+        raise UsageError("cli.report.none", "this command makes no report", hint="leave out --report")
+    write_report(context.report, result.report(context.lang), context.lang)
+    if not context.quiet:
+        click.echo(f"report: {context.report}", err=True)
+
+
+def _show_people(context: Context, result: Result) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    # On a terminal everything goes to stdout; piped, the tables move to stderr and stdout stays for data.
+    console = Console(stderr=not sys.stdout.isatty(), highlight=False, soft_wrap=not sys.stdout.isatty())
+    for table in result.tables:
+        _show_table(console, RichTable, table)
+    words = _WORD["zh" if context.lang == "zh" else "en"]
+    for item in result.findings[:_MAX_SHOWN]:
+        where = f"{item.where}: " if item.where else ""
+        text = escape(f"{where}{describe(item, context.lang)}")
+        console.print(f"[{_STYLE[item.outcome]}]{words[item.outcome]}[/] {text} [dim]\\[{item.code}][/]")
+        if advice := hint(item, context.lang):
+            console.print(f"     [dim]{escape(advice)}[/]")
+    if len(result.findings) > _MAX_SHOWN:
+        console.print(f"... and {len(result.findings) - _MAX_SHOWN} more; --json shows all")
+    for axis, outcome in result.axes.items():
+        console.print(f"  {axis:<14}[{_STYLE[outcome]}]{words[outcome]}[/]")
+    for line in result.lines:
+        console.print(escape(line))
+    if result.outcome is not None:
+        console.print(f"[{_STYLE[result.outcome]}]{words[result.outcome]}[/]")
+
+
+def _show_table(console: Any, make: Any, table: Table) -> None:
+    view = make(title=table.title or None, title_justify="left", header_style="bold")
+    for column in table.columns:
+        view.add_column(column, overflow="fold")
+    for row in table.rows:
+        view.add_row(*(_cell(value) for value in row))
+    console.print(view)
+
+
+def _cell(value: object) -> Any:
+    from rich.text import Text
+
+    return Text(str(plain(value)), style=_STYLE[value] if isinstance(value, Outcome) else "")
+
+
+def bar(title: str) -> Progress:
+    """A progress bar on stderr; it closes itself at done == total."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total} {task.fields[unit]} {task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bars.add_task(title, total=None, unit="", rate="")
+    began = time.monotonic()
+
+    def update(done: int, total: int | None, unit: str) -> None:
+        if not bars.live.is_started:
+            bars.start()
+        seconds = time.monotonic() - began
+        rate = f"{done / seconds:,.0f}/s" if seconds > 1 else ""
+        bars.update(task, completed=done, total=total, unit=unit, rate=rate)
+        if total is not None and done >= total:
+            bars.stop()
+
+    return Throttle(update)

@@ -1,0 +1,27 @@
+"""Floor 2: the one vocabulary of acts, how an event is written down, and who records it."""
+
+from secguard.events.acts import long_act
+from secguard.events.codec import MAX_EVENT, decode_stored, decode_untrusted, encode
+from secguard.events.event import Actor, Assurance, Event, Result, new_event_id
+from secguard.events.kinds import ALIASES, KINDS, canonical_kind
+from secguard.events.recorder import Receipt, Recorder
+from secguard.events.redact import redact
+
+__all__ = [
+    "ALIASES",
+    "KINDS",
+    "MAX_EVENT",
+    "Actor",
+    "Assurance",
+    "Event",
+    "Receipt",
+    "Recorder",
+    "Result",
+    "canonical_kind",
+    "decode_stored",
+    "decode_untrusted",
+    "encode",
+    "long_act",
+    "new_event_id",
+    "redact",
+]

@@ -1,0 +1,118 @@
+"""Events as JSON bytes: deterministic on the way out, strict on the way in (no duplicate keys, no NaN, UTC only)."""
+
+import json
+from datetime import UTC
+from typing import Any
+
+import msgspec
+
+from secguard.core.errors import FormatError
+from secguard.events.event import Event
+from secguard.events.kinds import canonical_kind
+
+__all__ = ["MAX_EVENT", "decode_stored", "decode_untrusted", "encode"]
+
+MAX_EVENT = 60_000
+"""Bytes of an encoded event."""
+
+_MAX_DEPTH = 32
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoder = msgspec.json.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The event's stored bytes.
+
+    Raises:
+        FormatError: the event is larger than `MAX_EVENT`.
+    """
+    data = _encoder.encode(event)
+    if len(data) > MAX_EVENT:
+        raise FormatError(
+            "events.size",
+            f"an event of {len(data)} bytes; {MAX_EVENT} is the limit",
+            hint="keep large data in a file and put its SHA-256 into the event",
+        )
+    return data
+
+
+def decode_stored(data: bytes) -> Event:
+    """Read an event that secguard wrote.
+
+    Raises:
+        FormatError: the bytes are no event.
+    """
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise FormatError("events.format", f"not an event: {error}") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise FormatError("events.key.duplicate", "a key stands twice in one object")
+    return result
+
+
+def _no_constant(text: str) -> Any:
+    raise FormatError("events.number.not-finite", f"{text} is no JSON number")
+
+
+_strict = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def _check(value: Any, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise FormatError("events.depth", f"nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        for item in value.values():
+            _check(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+    elif isinstance(value, float) and value in {float("inf"), float("-inf")}:
+        raise FormatError("events.number.not-finite", "a number is out of range")
+    elif isinstance(value, int) and not -(1 << 63) <= value < (1 << 64):
+        raise FormatError("events.number.range", "an integer is out of range")
+    elif isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise FormatError("events.text.surrogate", "a string holds half of a surrogate pair")
+
+
+def decode_untrusted(data: bytes | str) -> Event:
+    """Read one event from outside (RFC 8259, UTF-8): strict, bounded, kind mapped to the closed list, time in UTC.
+
+    Raises:
+        FormatError: with the reason and, where known, the field.
+    """
+    if len(data) > MAX_EVENT:
+        raise FormatError("events.size", f"a record of {len(data)} bytes; {MAX_EVENT} is the limit")
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        value = _strict.decode(text)
+        _check(value)
+        event = msgspec.convert(value, Event)
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            "events.encoding",
+            "not UTF-8",
+            hint="convert GB18030 input first: --encoding gb18030",
+            where=f"byte {error.start}",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise FormatError("events.json", f"not JSON: {error.msg}", where=f"character {error.pos}") from error
+    except msgspec.ValidationError as error:
+        raise FormatError("events.field", str(error)) from error
+    except (RecursionError, ValueError) as error:
+        raise FormatError("events.depth", "nested too deep, or a number too long") from error
+    if event.time.tzinfo is None:
+        raise FormatError("events.time.naive", "the time has no UTC offset", hint="append Z or +08:00", where="time")
+    if event.v != 1:
+        raise FormatError("events.version", f"version {event.v} of the vocabulary is not known", where="v")
+    kind = canonical_kind(event.kind)
+    extra = {"source_kind": event.kind} if kind != event.kind else {}
+    try:
+        time = event.time.astimezone(UTC)
+    except OverflowError as error:
+        raise FormatError("events.time.range", "the time is out of range", where="time") from error
+    return msgspec.structs.replace(event, kind=kind, time=time, data={**event.data, **extra})

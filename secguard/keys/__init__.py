@@ -1,0 +1,23 @@
+"""Floor 1: private keys by reference (`file:`), passphrases, signatures, and DSSE envelopes."""
+
+from secguard.keys.dsse import Envelope, pae, seal, unseal
+from secguard.keys.files import check_private, load_signer, save_private_key
+from secguard.keys.passphrase import find_passphrase
+from secguard.keys.signer import Algorithm, KeySigner, Signer, generate, key_id, verify_signature
+
+__all__ = [
+    "Algorithm",
+    "Envelope",
+    "KeySigner",
+    "Signer",
+    "check_private",
+    "find_passphrase",
+    "generate",
+    "key_id",
+    "load_signer",
+    "pae",
+    "save_private_key",
+    "seal",
+    "unseal",
+    "verify_signature",
+]

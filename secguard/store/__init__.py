@@ -1,0 +1,7 @@
+"""Floor 1: how bytes reach the disk: atomic files, SQLite opened one way, content-addressed blobs."""
+
+from secguard.core.files import atomic_write, fsync_directory, translate_os_error
+from secguard.store.blobs import BlobRef, BlobStore
+from secguard.store.sqlite import open_sqlite
+
+__all__ = ["BlobRef", "BlobStore", "atomic_write", "fsync_directory", "open_sqlite", "translate_os_error"]

@@ -1,0 +1,58 @@
+"""SQLite opened one way everywhere: WAL, foreign keys, a busy timeout, and a schema version that must match."""
+
+import sqlite3
+from pathlib import Path
+
+from secguard.core.errors import FormatError, RefusedError, SystemPartError
+
+__all__ = ["open_sqlite"]
+
+_BUSY_MS = 5000
+
+
+def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) -> sqlite3.Connection:
+    """Open a database, creating it from `schema` when new; autocommit, so callers write `BEGIN IMMEDIATE` themselves.
+
+    Args:
+        path: the file; its directory is made.
+        schema: SQL script of STRICT tables.
+        version: the schema's `user_version`.
+        durable: `synchronous=FULL` (records) or `NORMAL` (what can be rebuilt).
+
+    Raises:
+        FormatError: the file is no database.
+        RefusedError: the file has another schema version.
+        SystemPartError: the file cannot be opened or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise SystemPartError("store.sqlite.open", f"cannot open the database: {error}", where=str(path)) from error
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found == 0:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nPRAGMA user_version={version};\nCOMMIT;")
+        elif found != version:
+            raise RefusedError(
+                "store.sqlite.version",
+                f"the database has schema {found}, this version works with {version}",
+                hint="an index can be rebuilt with `secguard audit reindex`; else use the version that wrote it",
+                where=str(path),
+            )
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if "already exists" in str(error):  # another process made it between our look and our BEGIN
+            return open_sqlite(path, schema, version, durable=durable)
+        raise SystemPartError("store.sqlite.write", f"cannot write the database: {error}", where=str(path)) from error
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise FormatError("store.sqlite.format", "not a database, or a damaged one", where=str(path)) from error
+    except RefusedError:
+        connection.close()
+        raise
+    return connection
