@@ -3,20 +3,19 @@
 The entries live in `catalogue/<room>.toml`; the first part of a code names the file. A code is never reused.
 """
 
-import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
-
-import msgspec
 
 from secguard.core.verdict import Axis, Finding, Outcome
 
 __all__ = ["CatalogueEntry", "catalogue", "describe", "finding", "hint"]
 
 
-class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
     """What the catalogue knows of a code; texts are `str.format` templates over `Finding.data`."""
 
     axis: Axis
@@ -29,8 +28,14 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @cache
 def _room(name: str) -> dict[str, CatalogueEntry]:
+    import tomllib  # only when a finding is made
+
     source = files("secguard.core") / "catalogue" / f"{name}.toml"
-    return msgspec.convert(tomllib.loads(source.read_text(encoding="utf-8")), dict[str, CatalogueEntry])
+    table = tomllib.loads(source.read_text(encoding="utf-8"))
+    return {
+        code: CatalogueEntry(**{**entry, "axis": Axis(entry["axis"]), "outcome": Outcome(entry["outcome"])})
+        for code, entry in table.items()
+    }
 
 
 @cache
