@@ -1,0 +1,101 @@
+"""`secguard.toml`: what it may say; an unknown key is refused with its nearest known neighbour."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from secguard.core.errors import FormatError, UsageError
+from secguard.core.limits import MAX_CONFIG, read_bounded
+
+__all__ = ["Config", "IdentityConfig", "LedgerConfig", "SiteConfig", "load_config"]
+
+_Area = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{2}([0-9]{2}([0-9]{2}([0-9]{2})?)?)?$")]
+_Domain = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")]
+
+
+class SiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[site]`: who runs this.
+
+    Attributes:
+        name: the organisation's name, in certificates and reports.
+        area: administrative area code (2 to 8 digits); every device ID of the site begins with it.
+        domain: DNS domain under which devices are named.
+        edition: edition of GB/T 28181 whose type codes apply, 2016 or 2022.
+    """
+
+    area: _Area
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "secguard"
+    domain: _Domain = "video.example"
+    edition: int = 2022
+
+
+class LedgerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[ledger]`: the log's name, and where its last checkpoint is kept a second time.
+
+    Attributes:
+        origin: the log's name in checkpoints; unique in the world.
+        anchor: folder of the second store, best on another disk; empty: `$XDG_STATE_HOME/secguard/anchors`.
+    """
+
+    origin: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9./_-]{1,120}$")]
+    anchor: str = ""
+
+
+class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[identity]`: what certificates say.
+
+    Attributes:
+        country: two-letter code in subjects.
+        crl_url: base URL of CRLs, without a slash at the end; empty: certificates name none.
+        crl_days: days until a CRL is stale.
+    """
+
+    country: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{2}$")] = "CN"
+    crl_url: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    crl_days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    site: SiteConfig
+    ledger: LedgerConfig
+    identity: IdentityConfig = IdentityConfig()
+
+
+def _refuse_unknown(value: dict[str, Any], kind: type[msgspec.Struct], path: str, where: str) -> None:
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    for key, item in value.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise UsageError(
+                "workspace.config.key",
+                f"unknown key {path}{key}",
+                hint=f"did you mean {near[0]}?" if near else f"known here: {', '.join(fields)}",
+                where=where,
+            )
+        inner = fields[key]
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(item, dict):
+            _refuse_unknown(item, inner, f"{path}{key}.", where)
+
+
+def load_config(path: Path) -> Config:
+    """Read and check `secguard.toml`.
+
+    Raises:
+        UsageError: there is no such file, an unknown key, or a value out of range.
+        FormatError: not TOML in UTF-8.
+    """
+    data = read_bounded(path, MAX_CONFIG)
+    try:
+        value = tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise FormatError("workspace.config.format", f"not TOML: {error}", where=str(path)) from error
+    _refuse_unknown(value, Config, "", str(path))
+    try:
+        return msgspec.convert(value, Config)
+    except msgspec.ValidationError as error:
+        raise UsageError("workspace.config.value", str(error), where=str(path)) from error
