@@ -12,7 +12,7 @@ __all__ = ["doctor", "init", "serve", "status"]
 
 @command("init")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--area", metavar="CODE", help="Administrative area code of the site, 2 to 8 digits (asked for otherwise).")
+@click.option("--area", metavar="CODE", help="Administrative area code, 2 to 8 digits (asked for otherwise).")
 @click.option("--name", default="secguard", show_default=True, help="The organisation, in certificates and reports.")
 @click.option("--domain", default="video.example", show_default=True, help="DNS domain under which devices are named.")
 def init(context: Context, directory: Path, area: str | None, name: str, domain: str) -> Result:
