@@ -1,1 +1,42 @@
-"""TODO."""
+"""Floor 4: what is believed, for which purpose, at which time: chains, purposes, GB scope, revocation, log keys."""
+
+from secguard.trust.crl import EXPIRED_CERTS_ON_CRL, CrlList, Revocation
+from secguard.trust.names import common_name, gbid_of, hardware_module_name, permanent_identifier, title
+from secguard.trust.oids import Purpose, PurposeOids, oids_of
+from secguard.trust.pem import (
+    MAX_CERTIFICATES,
+    chain_pem,
+    parse_certificates,
+    parse_crls,
+    read_certificates,
+    read_crls,
+)
+from secguard.trust.policy import ChainJudgement, LogKeys, TrustPolicy
+from secguard.trust.scope import decode_scope, encode_scope, scope_extension, scope_of
+
+__all__ = [
+    "EXPIRED_CERTS_ON_CRL",
+    "MAX_CERTIFICATES",
+    "ChainJudgement",
+    "CrlList",
+    "LogKeys",
+    "Purpose",
+    "PurposeOids",
+    "Revocation",
+    "TrustPolicy",
+    "chain_pem",
+    "common_name",
+    "decode_scope",
+    "encode_scope",
+    "gbid_of",
+    "hardware_module_name",
+    "oids_of",
+    "parse_certificates",
+    "parse_crls",
+    "permanent_identifier",
+    "read_certificates",
+    "read_crls",
+    "scope_extension",
+    "scope_of",
+    "title",
+]

@@ -1,0 +1,85 @@
+"""Certification paths, built and checked by OpenSSL (RFC 5280, section 6): signatures, CA rights, length, name limits.
+
+It is told to leave time alone: validity is judged by our own rule, for the time that is asked about.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from OpenSSL import crypto
+
+from secguard.core import Finding, finding
+from secguard.trust.names import title
+
+__all__ = ["AnchorStore", "Path", "most_telling"]
+
+# X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h; pyOpenSSL has no name for it.
+_NO_CHECK_TIME = 0x200000
+
+# X509_V_ERR_* of openssl/x509_vfy.h -> finding.
+_CODES = {
+    2: "trust.chain.incomplete",  # UNABLE_TO_GET_ISSUER_CERT
+    20: "trust.chain.incomplete",  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: "trust.chain.incomplete",  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    18: "trust.chain.untrusted",  # DEPTH_ZERO_SELF_SIGNED_CERT
+    19: "trust.chain.untrusted",  # SELF_SIGNED_CERT_IN_CHAIN
+    7: "trust.chain.signature",  # CERT_SIGNATURE_FAILURE
+    24: "trust.ca.invalid",  # INVALID_CA
+    79: "trust.ca.invalid",  # INVALID_CA: not v3, or no basicConstraints
+    32: "trust.ca.invalid",  # KEYUSAGE_NO_CERTSIGN
+    25: "trust.path.length",  # PATH_LENGTH_EXCEEDED
+    47: "trust.names.violated",  # PERMITTED_VIOLATION
+    48: "trust.names.violated",  # EXCLUDED_VIOLATION
+}
+# The error that says most, when several trust anchors were tried.
+_VAGUE = ("trust.chain.incomplete", "trust.chain.untrusted")
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A path whose signatures and constraints hold: end entity first, trust anchor last."""
+
+    certificates: tuple[x509.Certificate, ...]
+
+    @property
+    def leaf(self) -> x509.Certificate:
+        """The end entity."""
+        return self.certificates[0]
+
+    @property
+    def anchor(self) -> x509.Certificate:
+        """The trust anchor."""
+        return self.certificates[-1]
+
+
+class AnchorStore:
+    """Trust anchors that are checked alike; `strict` adds OpenSSL's X509_STRICT rules (extensions present, right)."""
+
+    def __init__(self, roots: Sequence[x509.Certificate], *, strict: bool) -> None:
+        self._store = crypto.X509Store()
+        self._store.set_flags(
+            _NO_CHECK_TIME
+            | crypto.X509StoreFlags.CHECK_SS_SIGNATURE
+            | (crypto.X509StoreFlags.X509_STRICT if strict else 0)
+        )
+        for root in roots:
+            self._store.add_cert(crypto.X509.from_cryptography(root))
+
+    def build(self, chain: Sequence[x509.Certificate]) -> Path | Finding:
+        """Find the path from `chain[0]` over the others (in any order) to a trust anchor, or say why there is none."""
+        try:
+            leaf, *others = (crypto.X509.from_cryptography(item) for item in chain)
+            found = crypto.X509StoreContext(self._store, leaf, others).get_verified_chain()
+            return Path(tuple(item.to_cryptography() for item in found))
+        except crypto.X509StoreContextError as error:
+            number, _, message = error.errors
+            name = title(error.certificate.to_cryptography())
+            return finding(_CODES.get(number, "trust.chain.rejected"), name, reason=message, number=number)
+        except (crypto.Error, ValueError, TypeError) as error:
+            return finding("trust.certificate.malformed", title(chain[0]), reason=str(error)[:200])
+
+
+def most_telling(findings: Sequence[Finding]) -> Finding:
+    """The finding that says most about why no path was found."""
+    return next((item for item in findings if item.code not in _VAGUE), findings[0])
