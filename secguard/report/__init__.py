@@ -1,1 +1,48 @@
-"""TODO."""
+"""Floor 2: one look for all reports: HTML in English and Chinese, formula-safe CSV, JUnit XML."""
+
+from secguard.report.model import (
+    Bar,
+    BarPlot,
+    Cell,
+    Code,
+    Facts,
+    Findings,
+    LinePlot,
+    Matrix,
+    Paragraph,
+    Proof,
+    Proven,
+    Report,
+    Section,
+    Series,
+    Table,
+    Text,
+    Timeline,
+    Value,
+    Words,
+)
+from secguard.report.write import SUFFIXES, write_report
+
+__all__ = [
+    "SUFFIXES",
+    "Bar",
+    "BarPlot",
+    "Cell",
+    "Code",
+    "Facts",
+    "Findings",
+    "LinePlot",
+    "Matrix",
+    "Paragraph",
+    "Proof",
+    "Proven",
+    "Report",
+    "Section",
+    "Series",
+    "Table",
+    "Text",
+    "Timeline",
+    "Value",
+    "Words",
+    "write_report",
+]
