@@ -16,6 +16,7 @@ __all__ = ["LazyGroup", "cli", "main"]
 _ROOT = {
     "init": ("secguard.cli.site", "init", "Make a workspace folder."),
     "status": ("secguard.cli.site", "status", "Show what the workspace holds and how healthy it is."),
+    "serve": ("secguard.cli.site", "serve", "Sequence, index and publish for all local writers."),
     "doctor": ("secguard.cli.site", "doctor", "Check the machine and say what is missing."),
     "demo": ("secguard.cli.demo", "demo", "Run the main job end to end in a fresh workspace."),
     "identity": ("secguard.cli.identity", "identity", "Device certificates: issue, verify, revoke."),

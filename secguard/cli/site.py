@@ -14,7 +14,7 @@ __all__ = ["doctor", "init", "serve", "status"]
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--area", metavar="CODE", help="Administrative area code, 2 to 8 digits (asked for otherwise).")
 @click.option("--name", default="secguard", show_default=True, help="The organisation, in certificates and reports.")
-@click.option("--domain", default="video.example", show_default=True, help="DNS domain under which devices are named.")
+@click.option("--domain", default="video.internal", show_default=True, help="DNS domain under which devices are named.")
 def init(context: Context, directory: Path, area: str | None, name: str, domain: str) -> Result:
     """Make a workspace folder: secguard.toml, policies/, certs/, audit/ and an empty state/."""
     from secguard.workspace.site import DEFAULT_AREA, create_site
@@ -44,6 +44,24 @@ def doctor(context: Context) -> Result:
 
     checks = examine()
     rows = [(check.part, "yes" if check.present else "no", check.serves, check.advice) for check in checks]
-    return Result(
-        data={"checks": checks}, tables=[Table("", ("part", "here", "serves", "advice"), rows)]
-    )
+    return Result(data={"checks": checks}, tables=[Table("", ("part", "here", "serves", "advice"), rows)])
+
+
+@command("serve")
+@click.option("--publish-every", type=click.FloatRange(0.5, 86400), default=10.0, show_default=True, metavar="SECONDS")
+@click.option("--passphrase-file", type=click.Path(path_type=Path, dir_okay=False), help="Opens the log key.")
+def serve(context: Context, publish_every: float, passphrase_file: Path | None) -> Result:
+    """Run the site's process until SIGTERM or SIGINT: sequence the log, follow it with the index, publish."""
+    import signal
+    import threading
+
+    from secguard.service import run_service
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with context.workspace() as workspace:
+        if not context.quiet:
+            click.echo(f"serving {workspace.ledger.origin}; stop with Ctrl-C", err=True)
+        run_service(workspace, stop, publish_every=publish_every, passphrase_file=passphrase_file)
+        return Result(data={"ledger_size": workspace.ledger.size}, lines=["stopped"])

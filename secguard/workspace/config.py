@@ -28,7 +28,7 @@ class SiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     area: _Area
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "secguard"
-    domain: _Domain = "video.example"
+    domain: _Domain = "video.internal"
     edition: int = 2022
 
 

@@ -1,0 +1,252 @@
+"""An open workspace: finds its folder, and hands out its parts, configured, each opened when first asked for."""
+
+import os
+import pwd
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from secguard.core.clock import Clock, SystemClock
+from secguard.core.errors import UsageError
+from secguard.core.progress import Progress, silent
+from secguard.events import Actor, Assurance, Event, Receipt, Result, new_event_id
+from secguard.keys import find_passphrase
+from secguard.workspace.config import Config, load_config
+from secguard.workspace.site import CONFIG_NAME, open_ledger
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from secguard.audit import SqliteIndex
+    from secguard.gbid import GbId
+    from secguard.identity import Authority, IdentityConfig, Registry
+    from secguard.keys import Signer
+    from secguard.ledger import Ledger
+    from secguard.trust import TrustPolicy
+
+__all__ = ["Workspace"]
+
+
+class Workspace:
+    """A site's folder; use it as a context manager, or `close` it.
+
+    Attributes:
+        root: the folder that holds `secguard.toml`.
+        config: what the file says.
+        clock: where the time comes from.
+    """
+
+    def __init__(self, root: Path, config: Config, clock: Clock | None = None) -> None:
+        self.root = root
+        self.config = config
+        self.clock: Clock = clock or SystemClock()
+
+    @classmethod
+    def locate(cls, option: Path | None) -> Path | None:
+        """The folder: `option` > `SECGUARD_WORKSPACE` > the nearest `secguard.toml` upwards; None without one."""
+        named = option or (Path(os.environ["SECGUARD_WORKSPACE"]) if os.environ.get("SECGUARD_WORKSPACE") else None)
+        if named is not None:
+            return named if (named / CONFIG_NAME).is_file() else None
+        here = Path.cwd()
+        return next((folder for folder in (here, *here.parents) if (folder / CONFIG_NAME).is_file()), None)
+
+    @classmethod
+    def find(cls, option: Path | None = None, clock: Clock | None = None) -> Self:
+        """Open the workspace that `locate` finds.
+
+        Raises:
+            UsageError: there is none, or its configuration is wrong.
+        """
+        root = cls.locate(option)
+        if root is None:
+            where = str(option or os.environ.get("SECGUARD_WORKSPACE") or Path.cwd())
+            raise UsageError(
+                "workspace.missing",
+                "no workspace here",
+                hint="make one with `secguard init DIR`, or name it with -w DIR",
+                where=where,
+            )
+        root = root.resolve()
+        return cls(root, load_config(root / CONFIG_NAME), clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for part in ("index", "registry", "ledger"):
+            if part in self.__dict__:
+                self.__dict__.pop(part).close()
+
+    @property
+    def state(self) -> Path:
+        """Folder of everything secguard writes."""
+        return self.root / "state"
+
+    @property
+    def certs(self) -> Path:
+        """Folder of certificate profiles and the public root."""
+        return self.root / "certs"
+
+    @property
+    def policies(self) -> Path:
+        """Folder of policies."""
+        return self.root / "policies"
+
+    @property
+    def root_certificate(self) -> Path:
+        """The public root certificate; `--root` of any verifier takes it."""
+        return self.certs / "root.pem"
+
+    @cached_property
+    def ledger(self) -> "Ledger":
+        """The site's log.
+
+        Raises:
+            RefusedError: it is missing or damaged.
+        """
+        return open_ledger(self.state, self.config.ledger, self.clock)
+
+    @cached_property
+    def registry(self) -> "Registry":
+        """The register of devices and certificates."""
+        from secguard.identity import Registry
+
+        return Registry.open(self.state / "identity" / "registry.db")
+
+    @cached_property
+    def index(self) -> "SqliteIndex":
+        """The search index, which follows the log and can be rebuilt from it."""
+        from secguard.audit import SqliteIndex
+
+        return SqliteIndex.open(self.state / "index" / "audit.db")
+
+    @cached_property
+    def identity_config(self) -> "IdentityConfig":
+        """What certificates of this site say."""
+        from secguard.identity import IdentityConfig
+
+        section, site = self.config.identity, self.config.site
+        return IdentityConfig(
+            organization=site.name,
+            country=section.country,
+            domain=site.domain,
+            crl_url=section.crl_url,
+            crl_days=section.crl_days,
+        )
+
+    def passphrase(self, option: Path | None = None) -> bytes | None:
+        """The passphrase of the site's keys, from the first source that has one."""
+        return find_passphrase(option, fallback=self.state / "passphrase")
+
+    def actor(self) -> Actor:
+        """The operating system's user behind this process."""
+        uid = os.getuid()
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = f"uid:{uid}"
+        return Actor(name=name, assurance=Assurance.OS_USER)
+
+    def record(
+        self,
+        kind: str,
+        subject: str,
+        *,
+        case: str = "",
+        reason: str = "",
+        outcome: Result = Result.SUCCESS,
+        data: dict[str, Any] | None = None,
+    ) -> Receipt:
+        """Record one act of this user; only after it returns may the act's result be released.
+
+        Raises:
+            SecguardError: the act is refused.
+        """
+        event = Event(
+            id=new_event_id(),
+            kind=kind,
+            time=self.clock.now(),
+            actor=self.actor(),
+            subject=subject,
+            case=case,
+            reason=reason,
+            outcome=outcome,
+            data=data or {},
+        )
+        return self.ledger.record([event])[0]
+
+    def authority(self, passphrase_file: Path | None = None) -> "Authority":
+        """The certificate authority, its keys opened when needed.
+
+        Raises:
+            UsageError: there is none yet, or the passphrase is missing.
+        """
+        from secguard.identity import Authority
+
+        if not self.root_certificate.exists():
+            raise UsageError(
+                "workspace.authority.none", "there is no authority yet", hint="run: secguard identity ca init"
+            )
+        return Authority(
+            self.state / "identity",
+            certs=self.certs,
+            registry=self.registry,
+            config=self.identity_config,
+            clock=self.clock,
+            recorder=self.ledger,
+            actor=self.actor(),
+            passphrase=self.passphrase(passphrase_file),
+        )
+
+    def media_signer(
+        self, gbid: "GbId", passphrase_file: Path | None = None
+    ) -> "tuple[Signer, list[x509.Certificate]]":
+        """The key and the chain (leaf first) with which a device's video is signed."""
+        return self.authority(passphrase_file).device_signer(gbid, "media-signing")
+
+    def trust(self, root: Path | None = None, crls: Iterable[Path] = ()) -> "TrustPolicy":
+        """What this site believes: `root` or its own root, its own CRLs, and `crls`."""
+        from secguard.trust import TrustPolicy, read_certificates, read_crls
+
+        return TrustPolicy(read_certificates(root or self.root_certificate), read_crls([*self.crl_paths(), *crls]))
+
+    def crl_paths(self) -> list[Path]:
+        """The site's current revocation lists."""
+        return sorted((self.state / "identity" / "crl").glob("*.crl"))
+
+    def publish(self, passphrase_file: Path | None = None) -> bytes:
+        """Sign a checkpoint over everything recorded so far, and return it (C2SP signed note).
+
+        Raises:
+            RefusedError: the log is not a continuation of the anchored checkpoint.
+        """
+        signer, _ = self.authority(passphrase_file).log_signer()
+        return self.ledger.publish(signer)
+
+    def catch_up(self, progress: Progress = silent) -> int:
+        """Index what the log has and the index lacks; returns the index's position."""
+        from secguard.audit import catch_up
+
+        return catch_up(self.index, self.ledger, progress)
+
+    def status(self) -> dict[str, Any]:
+        """What the workspace holds; each value is JSON."""
+        facts: dict[str, Any] = {
+            "workspace": str(self.root),
+            "site": f"{self.config.site.name} ({self.config.site.area})",
+            "authority": self.root_certificate.exists(),
+            "ledger origin": self.ledger.origin,
+            "ledger size": self.ledger.size,
+            "checkpoint": self.ledger.checkpoint() is not None,
+            "index position": self.index.position,
+            "index behind": self.ledger.size - self.index.position,
+            "devices": len(self.registry.devices()) if self.root_certificate.exists() else 0,
+        }
+        if self.ledger.notices:
+            facts["repaired at start-up"] = "; ".join(self.ledger.notices)
+        return facts
