@@ -1,1 +1,37 @@
-"""TODO."""
+"""Floor 5: who touched which video: sources, the search index, the query language, and index against ledger."""
+
+from secguard.audit.importer import ENCODINGS, Imported, Rejected, import_file
+from secguard.audit.index import Cursor, Damage, Found, Index, Log, catch_up, reindex
+from secguard.audit.parse import parse
+from secguard.audit.query import Node, matches
+from secguard.audit.reconcile import Reconciled, compare, reconcile
+from secguard.audit.rows import Row, row_of, rows_of
+from secguard.audit.search import Hit, Page, search
+from secguard.audit.sqlite import SqliteIndex
+
+__all__ = [
+    "ENCODINGS",
+    "Cursor",
+    "Damage",
+    "Found",
+    "Hit",
+    "Imported",
+    "Index",
+    "Log",
+    "Node",
+    "Page",
+    "Reconciled",
+    "Rejected",
+    "Row",
+    "SqliteIndex",
+    "catch_up",
+    "compare",
+    "import_file",
+    "matches",
+    "parse",
+    "reconcile",
+    "reindex",
+    "row_of",
+    "rows_of",
+    "search",
+]

@@ -3,7 +3,7 @@
 from secguard.events.acts import long_act
 from secguard.events.codec import MAX_EVENT, decode_stored, decode_untrusted, encode
 from secguard.events.event import Actor, Assurance, Event, Result, new_event_id
-from secguard.events.kinds import ALIASES, KINDS, canonical_kind
+from secguard.events.kinds import ALIASES, KINDS, SOURCE_KINDS, canonical_kind
 from secguard.events.recorder import Receipt, Recorder
 from secguard.events.redact import redact
 
@@ -11,6 +11,7 @@ __all__ = [
     "ALIASES",
     "KINDS",
     "MAX_EVENT",
+    "SOURCE_KINDS",
     "Actor",
     "Assurance",
     "Event",

@@ -4,7 +4,7 @@ import difflib
 
 from secguard.core.errors import FormatError
 
-__all__ = ["ALIASES", "KINDS", "canonical_kind"]
+__all__ = ["ALIASES", "KINDS", "SOURCE_KINDS", "canonical_kind"]
 
 KINDS: dict[str, str] = {
     # identity
@@ -55,6 +55,26 @@ KINDS: dict[str, str] = {
     "import.finished": "an import ended",
     "import.failed": "an import was broken off",
 }
+
+SOURCE_KINDS = frozenset(
+    {
+        "camera.controlled",
+        "config.changed",
+        "key.released",
+        "source.lost",
+        "user.changed",
+        "user.logged-in",
+        "user.logged-out",
+        "video.deleted",
+        "video.downloaded",
+        "video.exported",
+        "video.played",
+        "video.queried",
+        "video.shared",
+        "video.viewed",
+    }
+)
+"""What a platform may report; all other acts are recorded by secguard itself, and other rooms rely on that."""
 
 ALIASES: dict[str, str] = {
     "video.view": "video.viewed",

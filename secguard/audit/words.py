@@ -1,0 +1,78 @@
+"""Words of a text as the index keeps them: Latin words whole, Chinese as overlapping pairs.
+
+A run of n Chinese characters becomes n words: each character with its successor, and the last one alone. So every
+character starts exactly one word, and a search needs no dictionary: two characters are one word, more are a phrase of
+pairs, and a single character is the beginning of a word. The same words feed SQLite (FTS5 with the tokenizer `ascii`,
+which splits at spaces and keeps every other character as it is) and, later, Elasticsearch (analyzer `whitespace`).
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from operator import add
+from typing import NamedTuple
+
+__all__ = ["GAP", "Phrase", "document", "phrase_of", "words_of"]
+
+GAP = "\u241f"
+"""A word that no search can name; it stands between two fields, so that no phrase reaches across."""
+
+# Han with its extensions, kana, bopomofo and Hangul: scripts written without spaces, or searched inside words.
+_CJK = (
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+)
+# FTS5 cuts words at 32768 bytes; ours end at 128 characters, and the rest is the next word.
+_RUN = re.compile(rf"([{_CJK}]+)|([^\W_{_CJK}]{{1,128}})")
+_ASCII_RUN = re.compile(r"[a-z0-9]{1,128}")
+
+
+class Phrase(NamedTuple):
+    """Words that must follow each other; with `prefix`, the last one may go on."""
+
+    words: tuple[str, ...]
+    prefix: bool
+
+    @property
+    def text(self) -> str:
+        """The words, separated by spaces."""
+        return " ".join(self.words)
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in order; width (NFKC) and case are folded."""
+    if text.isascii():
+        return _ASCII_RUN.findall(text.lower())
+    found: list[str] = []
+    for chinese, word in _RUN.findall(_fold(text)):
+        if chinese:
+            found.extend(map(add, chinese, chinese[1:]))
+            found.append(chinese[-1])
+        else:
+            found.append(word)
+    return found
+
+
+def document(texts: Iterable[str]) -> str:
+    """The words of several fields as one string, a gap between the fields."""
+    return f" {GAP} ".join([" ".join(words) for text in texts if (words := words_of(text))])
+
+
+def phrase_of(text: str, *, prefix: bool = False) -> Phrase | None:
+    """What to look for to find `text`; None if it holds nothing that is indexed.
+
+    A phrase that ends in Chinese also finds longer words (`摄像` finds `摄像机`); one that ends in a Latin word only
+    with `prefix`.
+    """
+    runs = _RUN.findall(_fold(text))
+    if not runs:
+        return None
+    words = words_of(text)
+    last = runs[-1][0]
+    if len(last) > 1:
+        words.pop()  # the document's run may go on here, so its last character need not stand alone
+    return Phrase(tuple(words), prefix or len(last) == 1)
