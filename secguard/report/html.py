@@ -41,6 +41,7 @@ MAX_ROWS = 5000
 _MANY_SECTIONS = 5
 _LONG_CODE = 24
 _WIDE_TEXT = 36
+_SHORT_TEXT = 24
 _TAGS = {"en": "en", "zh": "zh-CN"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _BRAND = (
@@ -105,6 +106,8 @@ class _Page:
             return '<span class="calm">–</span>'
         if isinstance(value, Outcome):
             return self.badge(value)
+        if isinstance(value, Text) and value in (NOT_RUN, LABELS["not-examined"]):
+            return self.badge(None, value)
         if isinstance(value, Code):
             kind = "code long" if len(value.value) > _LONG_CODE else "code"
             return f'<code class="{kind}">{self.escape(value.value)}</code>'
@@ -130,7 +133,7 @@ class _Page:
             )
         sections = [self.section(index, item) for index, item in enumerate(report.sections)]
         tool = self.text(_format(LABELS["tool"], version=__version__))
-        made = f"{self.label('made')}: {self.escape(times(report.made))}. " if report.made else ""
+        made = self.text(_format(LABELS["made-at"], time=times(report.made))) if report.made else ""
         return (
             f'<!doctype html>\n<html lang="{_TAGS.get(self._lang, "en")}">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -151,7 +154,8 @@ class _Page:
             summary = f"<p>{self.text(report.summary)}</p>" if report.summary else ""
             parts.append(
                 f'<div class="verdict {report.outcome.value}">{svg.icon(report.outcome)}<div>'
-                f'<h2><span class="sr">{self.label("verdict")}: </span>{self.text(OUTCOMES[report.outcome])}</h2>'
+                f'<h2><span class="sr">{self.label("verdict")}{self.label("colon")}</span>'
+                f"{self.text(OUTCOMES[report.outcome])}</h2>"
                 f"{summary}</div></div>\n"
             )
         elif report.summary:
@@ -214,10 +218,11 @@ class _Page:
             cells = [row[place] for row in shown if place < len(row) and row[place] is not None]
             if cells and all(isinstance(cell, int | float) for cell in cells):
                 kinds.append(' class="num"')
-            elif any(isinstance(cell, str | Text) and len(pick(cell, "en")) > _WIDE_TEXT for cell in cells):
-                kinds.append(' class="wide"')
             else:
-                kinds.append("")
+                longest = max((len(pick(cell, "en")) for cell in cells if isinstance(cell, str | Text)), default=0)
+                kinds.append(
+                    ' class="wide"' if longest > _WIDE_TEXT else ' class="tight"' if longest <= _SHORT_TEXT else ""
+                )
         heads = "".join(
             f'<th scope="col"{kind if "num" in kind else ""}>{self.text(column)}</th>'
             for column, kind in zip(columns, kinds, strict=True)
@@ -271,14 +276,14 @@ class _Page:
 
     def cases(self, item: Matrix, prefix: str) -> str:
         parts = []
-        for (r, c), cell in sorted(item.cells.items()):
-            if not cell.details:
-                continue
+        found = [entry for entry in sorted(item.cells.items()) if entry[1].details]
+        for (r, c), cell in sorted(found, key=lambda entry: entry[1].outcome is Outcome.PASS):
             lines = "".join(f"<li>{self.text(line)}</li>" for line in cell.details[:MAX_ROWS])
             state = " open" if cell.outcome is not Outcome.PASS else ""
             word = LABELS["not-tested"] if cell.outcome is None else None
             parts.append(
-                f'<details id="{prefix}-{r}-{c}"{state}><summary><strong>{self.text(item.rows[r])} → '
+                f'<details id="{prefix}-{r}-{c}" class="{svg.name(cell.outcome)}"{state}>'
+                f"<summary><strong>{self.text(item.rows[r])} → "
                 f"{self.text(item.columns[c])}</strong>{self.badge(cell.outcome, word)}</summary>"
                 f"<ul>{lines}</ul></details>"
             )
@@ -325,13 +330,13 @@ class _Page:
         order = {Outcome.FAIL: 0, Outcome.UNKNOWN: 1, Outcome.PASS: 2}
         chosen = sorted(item.findings, key=lambda found: order[found.outcome])[:MAX_ROWS]
         body = "".join(self.finding(found) for found in chosen)
-        return f'<ul class="findings">{body}</ul>\n{self.more(len(chosen), len(item.findings))}'
+        return f'<ul class="found">{body}</ul>\n{self.more(len(chosen), len(item.findings))}'
 
     def finding(self, found: Finding) -> str:
         what = Text(describe(found, "en"), describe(found, "zh"))
         advice = Text(hint(found, "en"), hint(found, "zh"))
         where = f"<span>{self.escape(found.where)}</span>" if found.where else ""
-        tip = f'<p class="hint">{self.label("hint")}: {self.text(advice)}</p>' if pick(advice, "en") else ""
+        tip = f'<p class="hint">{self.label("hint")}{self.text(advice)}</p>' if pick(advice, "en") else ""
         return (
             f'<li class="{found.outcome.value}"><div class="meta">{self.badge(found.outcome)}'
             f"<span>{self.text(AXES[found.axis])}</span>{where}<code>{self.escape(found.code)}</code></div>"
@@ -339,7 +344,7 @@ class _Page:
         )
 
     def bar_plot(self, item: BarPlot) -> str:
-        return svg.render_bars(item, self.svg_text, self.attribute) + "\n"
+        return svg.render_bars(item, self.text, self.attribute) + "\n"
 
     def line_plot(self, item: LinePlot) -> str:
         legend = "".join(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from secguard.core.verdict import Outcome
 from secguard.report.model import Bar, BarPlot, LinePlot, Timeline, Words
+from secguard.report.words import number
 
 __all__ = ["PATTERNS", "icon", "merge", "name", "render_bars", "render_lines", "render_timeline", "ticks"]
 
@@ -115,29 +116,22 @@ def render_timeline(timeline: Timeline, text: Escape, title: Escape) -> str:
 
 
 def render_bars(plot: BarPlot, text: Escape, title: Escape) -> str:
-    """Horizontal bars: the name above, the value behind; readable at every width."""
+    """Horizontal bars from zero: the name and the value above each, so that it reads at every width."""
     values = [value for _, value in plot.items]
     if any(not math.isfinite(value) or value < 0 for value in values):
         raise ValueError("a bar plot shows finite values from zero")
     high = max([*values, 1e-12])
-    parts = []
-    for index, (label, value) in enumerate(plot.items):
-        y = index * 40
-        share = value / high * 100
-        unit = f" {text(plot.unit)}" if plot.unit else ""
-        parts.append(
-            f'<text x="0" y="{y + 13}">{text(label)}</text>'
-            f'<text class="value" x="100%" y="{y + 13}" text-anchor="end">{_short(value)}{unit}</text>'
-            f'<rect class="track" x="0" y="{y + 19}" width="100%" height="10" rx="2"/>'
-            f'<rect class="mark" x="0" y="{y + 19}" width="{max(share, 0.2):.3f}%" height="10" rx="2"/>'
-        )
-    return (
-        f'<svg class="plot" role="img" width="100%" height="{len(plot.items) * 40}" '
-        f'aria-label="{title(plot.title)}">{"".join(parts)}</svg>'
-    )
+    unit = f" {text(plot.unit)}" if plot.unit else ""
+    parts = [
+        f"<li><span>{text(label)}</span><span>{number(value)}{unit}</span>"
+        '<svg width="100%" height="10" aria-hidden="true"><rect class="track" width="100%" height="10" rx="2"/>'
+        f'<rect class="mark" width="{max(value / high * 100, 0.2):.3f}%" height="10" rx="2"/></svg></li>'
+        for label, value in plot.items
+    ]
+    return f'<ul class="plot" aria-label="{title(plot.title)}">{"".join(parts)}</ul>'
 
 
-_W, _H, _LEFT, _TOP, _BOTTOM, _RIGHT = 720.0, 260.0, 56.0, 14.0, 46.0, 16.0
+_W, _H, _LEFT, _TOP, _BOTTOM, _RIGHT = 860.0, 260.0, 56.0, 14.0, 46.0, 16.0
 _Marker = Callable[[float, float], str]
 _MARKERS: tuple[_Marker, ...] = (
     lambda x, y: f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>',

@@ -123,7 +123,7 @@ def _block(item: Section) -> tuple[Words, Sequence[Words], Rows]:
                 ],
             )
         case Findings():
-            heads = (outcome, LABELS["axis"], LABELS["code"], LABELS["place"], LABELS["text"], LABELS["hint"])
+            heads = (outcome, LABELS["axis"], LABELS["code"], LABELS["place"], LABELS["text"], LABELS["advice"])
             return (
                 item.title,
                 heads,
