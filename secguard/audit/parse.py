@@ -77,7 +77,7 @@ def parse(text: str, *, now: datetime, zone: tzinfo = UTC) -> Node:
     """
     if len(text) > MAX_QUERY:
         raise UsageError("audit.query.length", f"a query of {len(text)} characters; {MAX_QUERY} is the limit")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
         raise UsageError("audit.query.encoding", "the query is not valid text", hint="use a UTF-8 terminal")
     return _Parser(text, now, zone).parse()
 
