@@ -1,1 +1,29 @@
-"""TODO."""
+"""Floor 3: the append-only log under everything: salted commitments in a C2SP tlog-tiles log, bodies apart."""
+
+from secguard.ledger.anchor import Anchor
+from secguard.ledger.ledger import Bodies, Ledger
+from secguard.ledger.note import Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
+from secguard.ledger.receipts import (
+    CheckedReceipt,
+    Receipts,
+    check_receipt,
+    check_receipts,
+    receipt_chain,
+    receipt_origin,
+)
+
+__all__ = [
+    "Anchor",
+    "Bodies",
+    "CheckedReceipt",
+    "Checkpoint",
+    "Ledger",
+    "NoteKey",
+    "Receipts",
+    "check_receipt",
+    "check_receipts",
+    "open_checkpoint",
+    "parse_checkpoint",
+    "receipt_chain",
+    "receipt_origin",
+]

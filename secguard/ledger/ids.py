@@ -1,0 +1,199 @@
+"""The index from event ID to leaf: memory-mapped hash tables that can be rebuilt from the bodies at any time.
+
+A table of 2^n entries has twice as many 8-byte slots: 32 bits of the ID's hash and 32 bits of index (0 = empty), linear
+probing, nothing is ever deleted or moved; after a crash the journal's entries are simply put in again. When a table is
+full, a larger one follows. A hit is only a candidate: the caller compares the event itself. The hash is a secret random
+prime's remainder, so nobody outside can aim IDs at one slot.
+"""
+
+import mmap
+import os
+import secrets
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from secguard.core.errors import FormatError
+from secguard.core.files import atomic_write, fsync_directory
+
+__all__ = ["IdIndex"]
+
+_HEAD = 4096
+_MAGIC = b"SGI1"
+_HEADER = struct.Struct("<4sIQ")
+_FIRST_BITS = 14
+_STEP_BITS = 3
+_LAST_BITS = 23
+_LOW = (1 << 32) - 1
+
+
+def _is_prime(number: int) -> bool:
+    rest, twos = number - 1, 0
+    while not rest & 1:
+        rest >>= 1
+        twos += 1
+    for base in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37):  # deterministic below 2^64 (Sorenson and Webster)
+        value = pow(base, rest, number)
+        if value in (1, number - 1):
+            continue
+        for _ in range(twos - 1):
+            value = value * value % number
+            if value == number - 1:
+                break
+        else:
+            return False
+    return True
+
+
+def _secret_prime() -> int:
+    while True:
+        number = secrets.randbits(64) | 1 << 63 | 1
+        if _is_prime(number):
+            return number
+
+
+class _Table:
+    def __init__(self, path: Path, first: int, bits: int, *, write: bool) -> None:
+        self.first = first
+        self.stop = first + (1 << bits)
+        self.mask = (2 << bits) - 1
+        self._file = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
+        size = _HEAD + (self.mask + 1) * 8
+        try:
+            if os.fstat(self._file).st_size != size:
+                raise FormatError("ledger.ids.format", "an ID table has a wrong length", where=str(path))
+            self._map = mmap.mmap(self._file, size, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._view = memoryview(self._map)
+        self.slots = self._view[_HEAD:].cast("Q")
+
+    def close(self) -> None:
+        self.slots.release()
+        self._view.release()
+        self._map.close()
+        os.close(self._file)
+
+    def sync(self) -> None:
+        self._map.flush()
+
+
+class IdIndex:
+    """The ID tables of a log. Readers and one inserter (which holds the integration lock) may use it at once."""
+
+    def __init__(self, folder: Path, *, write: bool = False) -> None:
+        self._folder = folder
+        self._write = write
+        self._tables: dict[int, _Table] = {}
+        self._prime = self._secret()
+        self.refresh()
+
+    def _secret(self) -> int:
+        path = self._folder / "secret"
+        try:
+            number = int.from_bytes(path.read_bytes()[:8], "big")
+        except FileNotFoundError:
+            if not self._write:
+                return 0
+            number = _secret_prime()
+            atomic_write(path, number.to_bytes(8, "big"), mode=0o640)
+        if number >> 63 != 1 or not _is_prime(number):
+            raise FormatError("ledger.ids.format", "the ID index is damaged", where=str(path))
+        return number
+
+    def refresh(self) -> None:
+        """Open tables that another process has added.
+
+        Raises:
+            FormatError: `ledger.ids.format`; delete the folder, it is built again.
+        """
+        if not self._prime:
+            self._prime = self._secret()
+        for path in self._folder.glob("*.tab"):
+            first = int(path.stem)
+            if first not in self._tables:
+                with path.open("rb") as file:
+                    head = file.read(_HEADER.size)
+                magic, bits, number = _HEADER.unpack(head) if len(head) == _HEADER.size else (b"", 0, 0)
+                if magic != _MAGIC or not 0 < bits <= _LAST_BITS or number != first:
+                    raise FormatError("ledger.ids.format", "an ID table is damaged", where=str(path))
+                self._tables[first] = _Table(path, first, bits, write=self._write)
+
+    def close(self) -> None:
+        """Unmap the tables."""
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+
+    def _hash(self, names: Iterable[str]) -> list[int]:
+        # Shifted by 64 bits the remainder of any two IDs differs in all bits, however alike they are.
+        prime, number = self._prime, int.from_bytes
+        return [(number(b"\x01" + name.encode(), "big") << 64) % prime for name in names]
+
+    def candidates(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Pairs (position in `names`, index of a leaf that may carry that ID)."""
+        if not self._tables:
+            return []
+        hashes = self._hash(names)
+        found: list[tuple[int, int]] = []
+        for table in self._tables.values():
+            slots, mask, first = table.slots, table.mask, table.first
+            for position in [k for k, value in enumerate(hashes) if slots[value & mask]]:
+                value = hashes[position]
+                mark, start = value >> 32, value & mask
+                for slot in chain(range(start, mask + 1), range(start)):
+                    held = slots[slot]
+                    if not held:
+                        break
+                    if held >> 32 == mark:
+                        found.append((position, first + (held & _LOW) - 1))
+        return found
+
+    def insert(self, first: int, names: Sequence[str]) -> None:
+        """Put in the IDs of consecutive leaves from `first` on; putting in again changes nothing.
+
+        Raises:
+            SystemPartError: a new table cannot be written.
+        """
+        at = 0
+        while at < len(names):
+            table = self._table_for(first + at)
+            count = min(len(names) - at, table.stop - first - at)
+            slots, mask = table.slots, table.mask
+            number = first + at - table.first + 1
+            for value in self._hash(names[at : at + count]):
+                held = value >> 32 << 32 | number
+                start = value & mask
+                for slot in chain(range(start, mask + 1), range(start)):
+                    there = slots[slot]
+                    if not there or there == held:
+                        slots[slot] = held
+                        break
+                number += 1
+            at += count
+
+    def _table_for(self, index: int) -> _Table:
+        first, bits = 0, _FIRST_BITS
+        while index >= first + (1 << bits):
+            first += 1 << bits
+            bits = min(bits + _STEP_BITS, _LAST_BITS)
+        table = self._tables.get(first)
+        if table is None:
+            path = self._folder / f"{first:020d}.tab"
+            beside = path.with_suffix(".tmp")
+            with beside.open("wb") as file:
+                file.write(_HEADER.pack(_MAGIC, bits, first))
+                file.flush()
+                # Really allocated: a hole that a full disk cannot fill would end the process by SIGBUS.
+                os.posix_fallocate(file.fileno(), 0, _HEAD + (2 << bits) * 8)
+            beside.replace(path)
+            fsync_directory(self._folder)
+            table = self._tables[first] = _Table(path, first, bits, write=True)
+        return table
+
+    def sync(self) -> None:
+        """Make the tables durable."""
+        for table in self._tables.values():
+            table.sync()
