@@ -176,8 +176,8 @@ def command(
             result = function(context, **options) or Result()
             sys.exit(render.show(context, result))
 
-        declared: click.Command = click.command(name, **attributes)(_common(run))
-        return declared
+        declare: Callable[[Callable[..., Any]], click.Command] = click.command(name, **attributes)
+        return declare(_common(run))
 
     return decorate
 
