@@ -1,1 +1,27 @@
-"""TODO."""
+"""Floor 5: the authority: profiles, registry, issuing, renewing, revoking, revocation lists."""
+
+from secguard.identity.authority import Authority
+from secguard.identity.hierarchy import create_authority
+from secguard.identity.issue import Issued, Request
+from secguard.identity.profiles import Holder, Profile, load_profiles
+from secguard.identity.records import CaRecord, CertificateRecord, DeviceRecord, Status
+from secguard.identity.registry import Registry
+from secguard.identity.revoke import REASONS
+from secguard.identity.settings import Settings
+
+__all__ = [
+    "REASONS",
+    "Authority",
+    "CaRecord",
+    "CertificateRecord",
+    "DeviceRecord",
+    "Holder",
+    "Issued",
+    "Profile",
+    "Registry",
+    "Request",
+    "Settings",
+    "Status",
+    "create_authority",
+    "load_profiles",
+]

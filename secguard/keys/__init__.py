@@ -3,13 +3,14 @@
 from secguard.keys.dsse import Envelope, pae, seal, unseal
 from secguard.keys.files import check_private, load_signer, save_private_key
 from secguard.keys.passphrase import find_passphrase
-from secguard.keys.signer import Algorithm, KeySigner, Signer, generate, key_id, verify_signature
+from secguard.keys.signer import Algorithm, KeySigner, Signer, algorithm_of, generate, key_id, verify_signature
 
 __all__ = [
     "Algorithm",
     "Envelope",
     "KeySigner",
     "Signer",
+    "algorithm_of",
     "check_private",
     "find_passphrase",
     "generate",

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from secguard.core.errors import UsageError
 
-__all__ = ["Algorithm", "KeySigner", "Signer", "generate", "key_id", "verify_signature"]
+__all__ = ["Algorithm", "KeySigner", "Signer", "algorithm_of", "generate", "key_id", "verify_signature"]
 
 
 class Algorithm(StrEnum):
@@ -58,7 +58,12 @@ class Signer(Protocol):
         ...
 
 
-def _algorithm(key: object) -> Algorithm:
+def algorithm_of(key: object) -> Algorithm:
+    """The kind of a private or public key.
+
+    Raises:
+        UsageError: it is not supported, or too short.
+    """
     if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
         if isinstance(key.curve, ec.SECP256R1):
             return Algorithm.P256
@@ -91,7 +96,7 @@ class KeySigner:
 
     def __init__(self, key: PrivateKeyTypes) -> None:
         self._key = key
-        self._algorithm = _algorithm(key)
+        self._algorithm = algorithm_of(key)
 
     def __repr__(self) -> str:
         return f"KeySigner({self._algorithm})"
@@ -135,7 +140,7 @@ def verify_signature(
     Raises:
         UsageError: if the key's kind is not supported.
     """
-    kind = _algorithm(key)
+    kind = algorithm_of(key)
     try:
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, data)

@@ -1,0 +1,47 @@
+"""The authority as others use it: one object over issuing, revoking and publishing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+
+from secguard.identity import issue as issuing
+from secguard.identity import revoke as revoking
+from secguard.identity.issue import Issued, Request
+from secguard.identity.records import CertificateRecord
+from secguard.identity.site import Site
+from secguard.keys import Signer
+
+__all__ = ["Authority"]
+
+
+class Authority(Site):
+    """A site's CAs, opened; see `Site` for the arguments."""
+
+    def issue(self, requests: Sequence[Request]) -> list[Issued]:
+        """Issue certificates and their companions; see `secguard.identity.issue.issue`."""
+        return issuing.issue(self, requests)
+
+    def renew(self, holder: str, profile: str, folder: Path | None = None) -> Issued:
+        """Certify an active certificate's key again; see `secguard.identity.issue.renew`."""
+        return issuing.renew(self, holder, profile, folder)
+
+    def revoke(self, target: str, reason: str, *, profile: str = "", case: str = "") -> list[CertificateRecord]:
+        """Revoke and publish; see `secguard.identity.revoke.revoke`."""
+        return revoking.revoke(self, target, reason, profile=profile, case=case)
+
+    def publish_crls(self) -> list[Path]:
+        """Sign and publish all revocation lists; see `secguard.identity.revoke.publish`."""
+        return revoking.publish(self)
+
+    def device_signer(self, gbid: str, profile: str = "media-signing") -> tuple[Signer, list[x509.Certificate]]:
+        """A device's key and chain (end entity first, no root); see `Site.holder_signer`."""
+        return self.holder_signer(gbid, profile)
+
+    def log_signer(self, origin: str) -> tuple[Signer, list[x509.Certificate]]:
+        """The ledger's key and chain; see `Site.holder_signer`."""
+        return self.holder_signer(origin, "log")
+
+    def operator_signer(self, name: str) -> tuple[Signer, list[x509.Certificate]]:
+        """An operator's key and chain; see `Site.holder_signer`."""
+        return self.holder_signer(name, "operator")

@@ -1,0 +1,302 @@
+"""Certificates and revocation lists, built from profiles; pure functions of their arguments, signed deterministically.
+
+The same arguments give the same bytes (RFC 6979 signatures), so an interrupted issue signs again without a trace.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes,
+    CertificatePublicKeyTypes,
+    PublicKeyTypes,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from secguard.core import UsageError
+from secguard.gbid import GbId, Scope
+from secguard.identity.profiles import Holder, Profile, Usage
+from secguard.identity.records import CertificateRecord
+from secguard.identity.settings import Settings
+from secguard.keys import Signer
+from secguard.trust import (
+    EXPIRED_CERTS_ON_CRL,
+    Purpose,
+    hardware_module_name,
+    oids_of,
+    permanent_identifier,
+    scope_extension,
+)
+
+__all__ = ["DEVICES", "ROOT", "SERVICES", "Validity", "build_ca", "build_crl", "build_leaf", "issuer_of"]
+
+ROOT, DEVICES, SERVICES = "root", "devices", "services"
+"""Names of the CAs: the root, the CA of device and platform keys (TLS), and the CA of signing keys."""
+
+_ISSUES: dict[str, tuple[Purpose, ...]] = {
+    DEVICES: (Purpose.DEVICE, Purpose.PLATFORM, Purpose.ISOLATION_AGENT),
+    SERVICES: (Purpose.MEDIA_SIGNING, Purpose.OPERATOR, Purpose.LOG, Purpose.WITNESS),
+}
+_USAGES = {Usage.CLIENT_AUTH: ExtendedKeyUsageOID.CLIENT_AUTH, Usage.SERVER_AUTH: ExtendedKeyUsageOID.SERVER_AUTH}
+_MAX_NAME = 64  # ub-common-name and ub-organization-name of RFC 5280
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when to when, aware UTC, whole seconds, both included."""
+
+    not_before: datetime
+    not_after: datetime
+
+    @classmethod
+    def starting(cls, at: datetime, days: int, *, within: x509.Certificate | None = None) -> "Validity":
+        """`days` from a little before `at` (clocks of devices lag), clipped to the issuer's validity."""
+        start = at.astimezone(UTC).replace(microsecond=0) - timedelta(minutes=5)
+        end = start + timedelta(days=days)
+        if within is not None:
+            start = max(start, within.not_valid_before_utc)
+            end = min(end, within.not_valid_after_utc)
+        return cls(start, end)
+
+
+def issuer_of(purpose: Purpose) -> str:
+    """The name of the CA that certifies a purpose.
+
+    Raises:
+        UsageError: no CA of this version does.
+    """
+    for name, purposes in _ISSUES.items():
+        if purpose in purposes:
+            return name
+    raise UsageError("identity.purpose.unissued", f"no CA certifies the purpose {purpose}")
+
+
+def _name(settings: Settings, common: str, *, unit: str = "", vendor_serial: str = "") -> x509.Name:
+    if not 1 <= len(common) <= _MAX_NAME or not common.isprintable():
+        raise UsageError(
+            "identity.name.format",
+            f"{common[:70]!r} cannot stand in a certificate",
+            hint=f"1 to {_MAX_NAME} printable characters",
+        )
+    parts = [
+        (NameOID.COUNTRY_NAME, settings.country),
+        (NameOID.ORGANIZATION_NAME, settings.organization),
+        (NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
+        (NameOID.SERIAL_NUMBER, vendor_serial),
+        (NameOID.COMMON_NAME, common),
+    ]
+    return x509.Name([x509.NameAttribute(kind, value) for kind, value in parts if value])
+
+
+def _region(settings: Settings, gbid: GbId | None = None) -> list[str]:
+    """DNS domains of the site's regions, or the one a device lies in."""
+    areas = [area for area in settings.scope.areas if gbid is None or gbid.value.startswith(area)]
+    return [f"cam.{area}.{settings.domain}" for area in areas] or [f"cam.{settings.domain}"]
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _policies(purposes: Iterable[Purpose]) -> x509.CertificatePolicies:
+    return x509.CertificatePolicies([x509.PolicyInformation(oids_of(one).policy, None) for one in purposes])
+
+
+def _begin(
+    subject: x509.Name, issuer: x509.Name, key: PublicKeyTypes, serial: int, validity: Validity
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(_certifiable(key))
+        .serial_number(serial)
+        .not_valid_before(validity.not_before)
+        .not_valid_after(validity.not_after)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(_certifiable(key)), critical=False)
+    )
+
+
+def _certifiable(key: PublicKeyTypes) -> CertificatePublicKeyTypes:
+    return key  # type: ignore[return-value] # keys.Algorithm admits none that cannot be certified
+
+
+def _issued(
+    builder: x509.CertificateBuilder, issuer: x509.Certificate, settings: Settings, name: str
+) -> x509.CertificateBuilder:
+    """What every certificate below the root says about its issuer."""
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
+    )
+    if settings.crl_url:
+        url = x509.UniformResourceIdentifier(f"{settings.crl_url.rstrip('/')}/{name}.crl")
+        point = x509.DistributionPoint([url], None, None, None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+    return builder
+
+
+def _signing(signer: Signer) -> tuple[CertificateIssuerPrivateKeyTypes, hashes.SHA256 | hashes.SHA384 | None]:
+    key = signer.private_key()
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key, hashes.SHA384() if isinstance(key.curve, ec.SECP384R1) else hashes.SHA256()
+    return key, hashes.SHA256() if isinstance(key, rsa.RSAPrivateKey) else None  # type: ignore[return-value]
+
+
+def _sign(builder: x509.CertificateBuilder, signer: Signer) -> x509.Certificate:
+    key, digest = _signing(signer)
+    deterministic = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    return builder.sign(key, digest, ecdsa_deterministic=deterministic)
+
+
+def build_ca(
+    name: str,
+    common: str,
+    settings: Settings,
+    key: PublicKeyTypes,
+    *,
+    serial: int,
+    validity: Validity,
+    scope: Scope,
+    issuer: x509.Certificate | None,
+    signer: Signer,
+) -> x509.Certificate:
+    """A CA certificate: the root (`issuer` None, `signer` its own key), or an issuing CA for end entities only.
+
+    Args:
+        name: `ROOT`, `DEVICES` or `SERVICES`; decides purposes and name constraints.
+        common: CN of the subject.
+        settings: the site.
+        key: public key of the CA.
+        serial: its serial number.
+        validity: its validity.
+        scope: the GB/T 28181 IDs it may certify.
+        issuer: the root's certificate, or None for the root itself.
+        signer: key of the issuer.
+    """
+    subject = _name(settings, common)
+    builder = _begin(subject, issuer.subject if issuer else subject, key, serial, validity)
+    builder = (
+        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0 if issuer else 1), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(scope_extension(scope), critical=False)
+    )
+    if issuer is not None:
+        purposes = _ISSUES[name]
+        usages = {oids_of(one).eku: None for one in purposes}
+        if name == DEVICES:
+            usages |= dict.fromkeys(_USAGES.values())
+            permitted = [x509.DNSName(region) for region in _region(settings)]
+            builder = builder.add_extension(x509.NameConstraints(permitted, None), critical=True)
+        builder = builder.add_extension(_policies(purposes), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
+        builder = _issued(builder, issuer, settings, ROOT)
+    return _sign(builder, signer)
+
+
+def build_leaf(
+    profile: Profile,
+    holder: str,
+    settings: Settings,
+    key: PublicKeyTypes,
+    *,
+    serial: int,
+    validity: Validity,
+    issuer: x509.Certificate,
+    signer: Signer,
+    vendor_serial: str = "",
+) -> x509.Certificate:
+    """An end entity's certificate as its profile says.
+
+    Args:
+        profile: the profile.
+        holder: GB/T 28181 ID of a device (checked by the caller), or a name.
+        settings: the site.
+        key: the holder's public key.
+        serial: serial number.
+        validity: its validity.
+        issuer: certificate of the issuing CA.
+        signer: key of the issuing CA.
+        vendor_serial: the maker's serial number of a device; empty if unknown.
+
+    Raises:
+        UsageError: the holder's name does not fit into a certificate.
+    """
+    gbid = GbId.parse(holder) if profile.holder is Holder.DEVICE else None
+    unit = gbid.type_code if gbid else str(profile.purpose)
+    subject = _name(settings, gbid.value if gbid else holder, unit=unit, vendor_serial=vendor_serial)
+    usages = dict.fromkeys([oids_of(profile.purpose).eku, *(_USAGES[usage] for usage in profile.usages)])
+    builder = (
+        _begin(subject, issuer.subject, key, serial, validity)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
+        .add_extension(_policies([profile.purpose]), critical=False)
+    )
+    if gbid is not None:
+        names: list[x509.GeneralName] = [permanent_identifier(gbid)]
+        if vendor_serial:
+            names.append(hardware_module_name(gbid.type_code, vendor_serial))
+        if profile.dns:
+            names.append(x509.DNSName(f"d{gbid.value}.{gbid.centre}.{_region(settings, gbid)[0]}"))
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = _issued(builder, issuer, settings, issuer_of(profile.purpose))
+    return _sign(builder, signer)
+
+
+def build_crl(
+    issuer: x509.Certificate,
+    signer: Signer,
+    revoked: Sequence[CertificateRecord],
+    *,
+    number: int,
+    at: datetime,
+    days: int,
+) -> x509.CertificateRevocationList:
+    """A full revocation list. It keeps certificates that have expired, and says so: old video must stay judgeable."""
+    start = at.astimezone(UTC).replace(microsecond=0)
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    since = issuer.not_valid_before_utc.strftime("%Y%m%d%H%M%SZ").encode("ascii")
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False),
+        (x509.CRLNumber(number), False),
+        (x509.UnrecognizedExtension(EXPIRED_CERTS_ON_CRL, b"\x18\x0f" + since), False),
+    ]
+    builder = x509.CertificateRevocationListBuilder(
+        issuer.subject,
+        start,
+        start + timedelta(days=days),
+        # add_revoked_certificate in a loop would be quadratic
+        revoked_certificates=[_entry(item) for item in revoked],
+    )
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical)
+    key, digest = _signing(signer)
+    deterministic = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    return builder.sign(key, digest, ecdsa_deterministic=deterministic)
+
+
+def _entry(record: CertificateRecord) -> x509.RevokedCertificate:
+    assert record.revoked is not None
+    builder = (
+        x509.RevokedCertificateBuilder()
+        .serial_number(int(record.serial, 16))
+        .revocation_date(datetime.fromisoformat(record.revoked))
+    )
+    if record.reason and record.reason != x509.ReasonFlags.unspecified.value:
+        builder = builder.add_extension(x509.CRLReason(x509.ReasonFlags(record.reason)), critical=False)
+    return builder.build()

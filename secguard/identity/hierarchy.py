@@ -1,0 +1,195 @@
+"""Making a site's CAs: a root, an issuing CA for device keys and one for signing keys; then the first certificates."""
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from secguard.core import Clock, RefusedError, SecguardError, UsageError
+from secguard.core.files import fsync_directory, translate_os_error
+from secguard.events import Actor, Event, Recorder, new_event_id
+from secguard.identity.authority import Authority
+from secguard.identity.build import DEVICES, ROOT, SERVICES, Validity, build_ca
+from secguard.identity.deliver import make_folder
+from secguard.identity.issue import Request, new_serial
+from secguard.identity.lock import exclusive
+from secguard.identity.profiles import load_profiles
+from secguard.identity.records import CaRecord
+from secguard.identity.registry import Registry
+from secguard.identity.settings import Settings
+from secguard.keys import Signer, generate, key_id, save_private_key
+from secguard.store import atomic_write
+from secguard.trust import chain_pem, title
+
+__all__ = ["LOG_PROFILE", "OPERATOR_PROFILE", "create_authority"]
+
+LOG_PROFILE = "log"
+OPERATOR_PROFILE = "operator"
+_ROOT_DAYS = 20 * 365
+_ISSUING_DAYS = 10 * 365
+
+
+def create_authority(
+    folder: Path,
+    *,
+    certs: Path,
+    registry: Registry,
+    settings: Settings,
+    origin: str,
+    operator: str,
+    passphrase: bytes,
+    clock: Clock,
+    recorder: Recorder,
+    actor: Actor,
+    name: str = "",
+) -> Authority:
+    """Make root, issuing CAs, the ledger's key, an operator's key and the first revocation lists.
+
+    Everything is made beside and comes into force in one commit; what a crash left of an earlier attempt is completed.
+
+    Args:
+        folder: `state/identity`; its `keys/` gets the keys, mode 0600, encrypted.
+        certs: the profiles; gets `root.pem`, the one public file that verifiers need.
+        registry: the open registry.
+        settings: the site.
+        origin: the ledger's name; CN of its key's certificate.
+        operator: the operator's name.
+        passphrase: encrypts all keys.
+        clock: gives validity and times of events.
+        recorder: the ledger.
+        actor: who acts.
+        name: start of the CAs' names; empty: organisation and area.
+
+    Raises:
+        UsageError: a name does not fit into a certificate; the profiles are missing; the passphrase is empty, or wrong
+            when an interrupted attempt is completed.
+        RefusedError: `identity.ca.exists`: the site has its CAs; or recording failed.
+        SystemPartError: a write failed.
+    """
+    if not passphrase:
+        raise UsageError("keys.passphrase.missing", "no passphrase for the keys", hint="give --passphrase-file FILE")
+    profiles = load_profiles(certs)
+    for needed in (LOG_PROFILE, OPERATOR_PROFILE):
+        if needed not in profiles:
+            raise UsageError("identity.profile.unknown", f"no profile {needed!r}", where=str(certs))
+    keys = folder / "keys"
+    root_file = certs / "root.pem"
+    make_folder(folder)
+    with exclusive(folder / ".lock"):
+        known = registry.authorities()
+        if ROOT in known and root_file.exists() and (folder / "crl" / f"{ROOT}.crl").exists():
+            raise RefusedError(
+                "identity.ca.exists", "this site has its CAs already", hint="see: secguard identity ca show"
+            )
+        if ROOT not in known:
+            if root_file.exists():
+                raise RefusedError(
+                    "identity.root.exists",
+                    "there is a root certificate, but the registry knows no CA",
+                    hint="restore state/identity from its backup, or move the file away to begin anew",
+                    where=str(root_file),
+                )
+            made = _make(settings, name, clock)
+            _install(keys, made, passphrase)
+            try:
+                recorder.record([_event(made, clock, actor)])
+                with registry.transaction():
+                    for ca, _, certificate in made:
+                        data = certificate.public_bytes(Encoding.DER)
+                        registry.add_authority(CaRecord(ca, data, f"file:{_key_file(keys, ca).resolve()}"))
+            except SecguardError:
+                shutil.rmtree(keys)  # they certify nothing
+                raise
+    authority = Authority(
+        folder,
+        certs=certs,
+        registry=registry,
+        settings=settings,
+        clock=clock,
+        recorder=recorder,
+        actor=actor,
+        passphrase=passphrase,
+    )
+    authority.issue(
+        [
+            Request(origin, LOG_PROFILE, folder=keys, stem="log"),
+            Request(operator, OPERATOR_PROFILE, folder=keys, stem="operator"),
+        ]
+    )
+    authority.publish_crls()
+    atomic_write(root_file, chain_pem([authority.root]))
+    return authority
+
+
+def _make(settings: Settings, name: str, clock: Clock) -> list[tuple[str, Signer, x509.Certificate]]:
+    """The three CAs, in memory. A part of the root's key ID keeps the names of two sites apart."""
+    now = clock.now()
+    root = generate()
+    start = name or " ".join([settings.organization, *settings.scope.areas[:1]])
+    mark = key_id(root.public_key())[:8]
+    scope = settings.scope
+    certificate = build_ca(
+        ROOT,
+        f"{start} root CA {mark}",
+        settings,
+        root.public_key(),
+        serial=int(new_serial(), 16),
+        validity=Validity.starting(now, _ROOT_DAYS),
+        scope=scope,
+        issuer=None,
+        signer=root,
+    )
+    made: list[tuple[str, Signer, x509.Certificate]] = [(ROOT, root, certificate)]
+    for ca in (DEVICES, SERVICES):
+        key = generate()
+        issued = build_ca(
+            ca,
+            f"{start} {ca} CA {mark}",
+            settings,
+            key.public_key(),
+            serial=int(new_serial(), 16),
+            validity=Validity.starting(now, _ISSUING_DAYS, within=certificate),
+            scope=scope,
+            issuer=certificate,
+            signer=root,
+        )
+        made.append((ca, key, issued))
+    return made
+
+
+def _key_file(keys: Path, ca: str) -> Path:
+    return keys / f"{ca}.key.pem"
+
+
+def _install(keys: Path, made: Sequence[tuple[str, Signer, x509.Certificate]], passphrase: bytes) -> None:
+    """Put the encrypted keys in place in one step; keys of an attempt that never came into force are moved aside."""
+    mark = secrets.token_hex(4)
+    beside = keys.with_name(f".keys.{mark}.tmp")
+    make_folder(beside)
+    try:
+        for ca, signer, _ in made:
+            save_private_key(_key_file(beside, ca), signer, passphrase)
+        if keys.exists():
+            keys.rename(keys.with_name(f"keys.unused.{mark}"))
+        beside.rename(keys)
+        fsync_directory(keys.parent)
+    except OSError as error:
+        raise translate_os_error(error, keys) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _event(made: Sequence[tuple[str, Signer, x509.Certificate]], clock: Clock, actor: Actor) -> Event:
+    fingerprints = {ca: certificate.fingerprint(hashes.SHA256()).hex() for ca, _, certificate in made}
+    return Event(
+        id=new_event_id(),
+        kind="ca.created",
+        time=clock.now(),
+        actor=actor,
+        subject=title(made[0][2]),
+        data={"certificate_sha256": fingerprints},
+    )

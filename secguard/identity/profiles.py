@@ -1,0 +1,148 @@
+"""Certificate profiles: one YAML file each in `certs/`, checked against a schema; an unknown key is refused."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from secguard.core import FormatError, UsageError
+from secguard.core.limits import read_bounded
+from secguard.keys import Algorithm
+from secguard.trust import Purpose
+
+__all__ = ["Holder", "Profile", "Usage", "load_profile", "load_profiles"]
+
+_MAX_BYTES = 64 << 10
+_MAX_DEPTH = 6
+_MAX_FILES = 64
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+_Type = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,3}$")]
+
+
+class Holder(StrEnum):
+    """Whom a certificate names: a device by its GB/T 28181 ID, or a person or service by a name."""
+
+    DEVICE = "device"
+    NAME = "name"
+
+
+class Usage(StrEnum):
+    """Extended key usages a profile may add to the one of its purpose."""
+
+    CLIENT_AUTH = "client-auth"
+    SERVER_AUTH = "server-auth"
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the certificates of one profile say.
+
+    Attributes:
+        name: the file's name without `.yaml`.
+        purpose: what the key is for; decides the issuing CA, the extended key usage and the policy.
+        holder: whom the certificate names.
+        types: GB/T 28181 type codes (or starts of them) it may be issued to; empty: any.
+        key: kind of key that is made.
+        accept: kinds of key that are accepted in a CSR; empty: only `key`.
+        days: validity in days; never beyond the issuing CA's.
+        usages: further extended key usages.
+        dns: add the device's DNS name.
+        companions: profiles issued along with this one, each with a key of its own.
+    """
+
+    purpose: Purpose
+    days: Annotated[int, msgspec.Meta(ge=1, le=3650)]
+    name: str = ""
+    holder: Holder = Holder.DEVICE
+    types: Annotated[tuple[_Type, ...], msgspec.Meta(max_length=64)] = ()
+    key: Algorithm = Algorithm.P256
+    accept: Annotated[tuple[Algorithm, ...], msgspec.Meta(max_length=4)] = ()
+    usages: Annotated[tuple[Usage, ...], msgspec.Meta(max_length=2)] = ()
+    dns: bool = False
+    companions: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=4)] = ()
+
+
+def load_profile(path: Path) -> Profile:
+    """Read one profile.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: `identity.profile.format`: not YAML, or not a profile; the message names the field.
+    """
+    value = _load_yaml(read_bounded(path, _MAX_BYTES), str(path))
+    if isinstance(value, dict) and "name" in value:
+        raise _bad(str(path), "unknown key name: the file's name is the profile's")
+    try:
+        profile = msgspec.convert(value, Profile)
+    except msgspec.ValidationError as error:
+        raise _bad(str(path), str(error)) from error
+    if profile.dns and profile.holder is not Holder.DEVICE:
+        raise _bad(str(path), "`dns` needs `holder: device`")
+    return msgspec.structs.replace(profile, name=path.stem)
+
+
+def load_profiles(folder: Path) -> dict[str, Profile]:
+    """Read all profiles of a folder, by name.
+
+    Raises:
+        UsageError: there are none.
+        FormatError: one is not a profile, or names a companion that is not there or has companions itself.
+    """
+    files = sorted(folder.glob("*.yaml"))[:_MAX_FILES]
+    if not files:
+        raise UsageError(
+            "identity.profile.none",
+            "no certificate profiles",
+            hint="`secguard init` puts them there",
+            where=str(folder),
+        )
+    profiles = {path.stem: load_profile(path) for path in files}
+    for path in files:
+        for companion in profiles[path.stem].companions:
+            other = profiles.get(companion)
+            if other is None or other.companions or other.holder is not profiles[path.stem].holder:
+                raise _bad(str(path), f"companion {companion!r} is not a profile of the same holder without companions")
+    return profiles
+
+
+def _bad(where: str, message: str) -> FormatError:
+    return FormatError(
+        "identity.profile.format", message, hint="docs/identity.md lists the keys of a profile", where=where
+    )
+
+
+def _load_yaml(data: bytes, where: str) -> Any:
+    """One YAML document of plain values: no aliases (alias bombs), no tags, no duplicate keys, small depth."""
+    import yaml  # only when certificates are issued
+
+    class Loader(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            line = event.start_mark.line + 1
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise _bad(f"{where}:{line}", "anchors and aliases are not allowed")
+            self.depth += 1
+            if self.depth > _MAX_DEPTH:
+                raise _bad(f"{where}:{line}", f"nested deeper than {_MAX_DEPTH} levels")
+            node: yaml.Node | None = super().compose_node(parent, index)
+            self.depth -= 1
+            if isinstance(node, yaml.MappingNode):
+                keys = [key.value for key, _ in node.value]
+                if any(keys.count(key) > 1 for key in keys):
+                    raise _bad(f"{where}:{line}", "a key stands twice")
+            return node
+
+    loader = None
+    try:
+        loader = Loader(data.decode("utf-8"))
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _bad(f"{where}:{line}", f"not YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise _bad(where, f"not YAML: {' '.join(str(error).split())[:120]}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
