@@ -1,0 +1,118 @@
+"""Hash the NAL units of a track, once, front to back (ONVIF Media Signing 26.06, "Signing a GOP").
+
+The first slice of a GOP gives the anchor H(I); every other slice gives H(anchor || H(slice)). The plain hashes are
+kept beside the linked ones: they let a verifier judge each slice under the anchor that was signed, so a changed first
+slice does not make every other slice of its GOP look changed.
+"""
+
+import hashlib
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from secguard.core import Progress, silent
+from secguard.video.nal import Nals
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+
+__all__ = ["Hashed", "hash_nals", "hash_range"]
+
+_RELEASE = 64 << 20  # bytes after which pages already hashed are given back, so that memory stays flat
+_BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """The hashable NAL units of a track in decoding order.
+
+    Attributes:
+        name: hash algorithm.
+        width: bytes of a hash.
+        nal: index into the track's `Nals`.
+        plain: H(nal), concatenated.
+        linked: what a hash list holds: H(I), or H(anchor || H(nal)); concatenated.
+        leads: the unit begins a GOP.
+    """
+
+    name: str
+    width: int
+    nal: "Int64s"
+    plain: bytes
+    linked: bytes
+    leads: "Bools"
+
+    def __len__(self) -> int:
+        return len(self.nal)
+
+
+def hash_nals(
+    data: mmap.mmap,
+    nals: Nals,
+    chosen: "Int64s",
+    own: "Bools | None" = None,
+    *,
+    name: str = "sha256",
+    progress: Progress = silent,
+) -> Hashed:
+    """Hash NAL units.
+
+    Args:
+        data: the mapped file.
+        nals: its NAL units.
+        chosen: indexes of the units to hash, in order.
+        own: True where a chosen unit is an unsigned SEI of ONVIF's: hashed without the anchor.
+        name: hash algorithm.
+        progress: called with bytes done.
+    """
+    make: Callable[..., hashlib._Hash] = getattr(hashlib, name)
+    width = make().digest_size
+    anchor = bytes(width)
+    starts, ends = nals.offset[chosen], nals.end[chosen]
+    leads = nals.leads[chosen]
+    # 1: anchor, 2: hashed alone, 0: linked
+    role = leads.astype(np.int8)
+    if own is not None:
+        role[own] = 2
+    plain: list[bytes] = []
+    linked: list[bytes] = []
+    total, done, released = int((ends - starts).sum()), 0, 0
+    with memoryview(data) as view:
+        for low in range(0, len(chosen), _BATCH):
+            high = low + _BATCH
+            columns = zip(starts[low:high].tolist(), ends[low:high].tolist(), role[low:high].tolist(), strict=True)
+            first: list[bytes] = []
+            second: list[bytes] = []
+            for start, end, kind in columns:
+                digest = make(view[start:end]).digest()
+                first.append(digest)
+                if kind == 0:
+                    second.append(make(anchor + digest).digest())
+                else:
+                    second.append(digest)
+                    if kind == 1:
+                        anchor = digest
+            plain.append(b"".join(first))
+            linked.append(b"".join(second))
+            done += int((ends[low:high] - starts[low:high]).sum())
+            if done - released > _RELEASE:
+                released = done
+                data.madvise(mmap.MADV_DONTNEED)
+            progress(done, total, "bytes")
+    return Hashed(name, width, chosen, b"".join(plain), b"".join(linked), leads)
+
+
+def hash_range(data: mmap.mmap, start: int, end: int) -> bytes:
+    """SHA-256 over a range of the file."""
+    digest = hashlib.sha256()
+    with memoryview(data) as view:
+        for low in range(start, end, _RELEASE):
+            digest.update(view[low : min(low + _RELEASE, end)])
+            data.madvise(mmap.MADV_DONTNEED)
+    return digest.digest()

@@ -1,0 +1,196 @@
+"""The signed segment manifest: what ONVIF Media Signing cannot say about a recording.
+
+A DSSE envelope (payload type `application/vnd.secguard.segment+json`) beside the file: whose camera, how many frames
+in how many GOPs, what each of them hashes to, which parameter sets they decode with, when each is shown. The media
+signing key signs it, and its certificate chain lies inside, so the root certificate alone verifies it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import numpy as np
+from cryptography import x509
+
+from secguard.core import FormatError
+from secguard.keys import Signer, seal, unseal
+from secguard.video.hashing import Hashed
+from secguard.video.nal import Nals, Stream
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["PAYLOAD_TYPE", "Gops", "Manifest", "OpenedManifest", "digest_presentation", "digest_sets", "gops_of"]
+
+PAYLOAD_TYPE = "application/vnd.secguard.segment+json"
+
+_Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_MAX_CHAIN = 16
+
+
+class Gops(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One column a property, one row a GOP, in decoding order.
+
+    Attributes:
+        sha256: SHA-256 over the concatenated SHA-256 hashes of the GOP's slices, hex.
+        frames: frames (samples that hold a slice).
+        slices: slices.
+    """
+
+    sha256: tuple[_Hex, ...]
+    frames: tuple[_Count, ...]
+    slices: tuple[_Count, ...]
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Version 1 of the manifest of one segment.
+
+    Attributes:
+        device: GB/T 28181 ID of the camera.
+        sequence: number of the segment within its recording, from 1.
+        previous: SHA-256 of the manifest before, hex; empty for the first.
+        codec: `h264` or `h265`.
+        size, sha256: the whole file.
+        frames, slices, nals: counts of the video track; `nals` counts every NAL unit, SEIs included.
+        seis: signed SEIs of ONVIF Media Signing in it.
+        last_counter: running number of the last of them.
+        gops: the GOPs.
+        parameter_sets: hash over the decoder configuration and all parameter sets in the stream.
+        presentation: hash over sample times, edit list, track header and the kinds of tracks.
+        start, end: wall clock of the first frame and of the end of the last, RFC 3339, as claimed by the signer.
+        time_source: who vouches for these times.
+        chain: certificates in PEM, leaf first.
+    """
+
+    v: int = 1
+    device: str
+    sequence: Annotated[int, msgspec.Meta(ge=1)] = 1
+    previous: str = ""
+    codec: str
+    size: _Count
+    sha256: _Hex
+    frames: _Count
+    slices: _Count
+    nals: _Count
+    seis: _Count
+    last_counter: _Count
+    gops: Gops
+    parameter_sets: _Hex
+    presentation: _Hex
+    start: str
+    end: str
+    time_source: str = "claimed"
+    chain: str
+
+    def seal(self, signer: Signer) -> bytes:
+        """The envelope, signed."""
+        return seal(msgspec.json.encode(self), PAYLOAD_TYPE, signer)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedManifest:
+    """A manifest as read from its envelope.
+
+    Attributes:
+        manifest: its content; worth nothing unless `signed` is True and the chain is believed.
+        chain: its certificates, leaf first.
+        signed: the leaf's key signed the envelope.
+        sha256: hash of the envelope as given.
+    """
+
+    manifest: Manifest
+    chain: tuple[x509.Certificate, ...]
+    signed: bool
+    sha256: bytes
+
+    @classmethod
+    def read(cls, data: bytes, where: str = "") -> "OpenedManifest":
+        """Open an envelope.
+
+        Raises:
+            FormatError: it is no segment manifest; a wrong signature is no error, see `signed`.
+        """
+        try:
+            payload, _ = unseal(data, PAYLOAD_TYPE, ())
+            manifest = msgspec.json.decode(payload, type=Manifest)
+            if manifest.v != 1:
+                raise FormatError("video.manifest.version", f"version {manifest.v} of the manifest is not known")
+            if not len(manifest.gops.sha256) == len(manifest.gops.frames) == len(manifest.gops.slices):
+                raise FormatError("video.manifest.format", "the GOP columns differ in length")
+            chain = tuple(x509.load_pem_x509_certificates(manifest.chain.encode()))
+            if len(chain) > _MAX_CHAIN:
+                raise FormatError("video.manifest.format", f"more than {_MAX_CHAIN} certificates")
+            _, key = unseal(data, PAYLOAD_TYPE, [chain[0].public_key()])
+        except FormatError as error:
+            error.where = error.where or where
+            raise
+        except Exception as error:
+            raise FormatError("video.manifest.format", "not a segment manifest", where=where) from error
+        return cls(manifest, chain, key is not None, hashlib.sha256(data).digest())
+
+
+def digest_sets(stream: Stream) -> bytes:
+    """SHA-256 over the decoder configuration record and every parameter set in the stream, each with its sample.
+
+    The sample counts, since a parameter set acts from its place on.
+    """
+    movie, nals = stream.movie, stream.nals
+    config = stream.track.config
+    digest = hashlib.sha256(b"secguard segment parameter sets 1\0")
+    digest.update(len(config).to_bytes(8, "big") + config)
+    for index in np.flatnonzero(nals.sets).tolist():
+        data = movie.data[int(nals.offset[index]) : int(nals.end[index])]
+        digest.update(int(nals.sample[index]).to_bytes(8, "big") + len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.digest()
+
+
+def digest_presentation(stream: Stream) -> bytes:
+    """SHA-256 over all that says when and how the samples are shown.
+
+    Timescales, sample durations, composition offsets, the edit list, the track header (enabled, matrix, size), and the
+    kinds of tracks in the file, in order.
+    """
+    movie, track, samples = stream.movie, stream.track, stream.samples
+    digest = hashlib.sha256(b"secguard segment presentation 1\0")
+    digest.update(b"".join(value.to_bytes(8, "big") for value in (movie.timescale, track.timescale, len(samples))))
+    for column in (samples.delta, samples.shift):
+        digest.update(column.astype(">i8").tobytes())
+    for row in track.edits:
+        digest.update(b"".join(value.to_bytes(9, "big", signed=True) for value in row))
+    # Creation and modification times and the duration are bookkeeping, the rest shows.
+    wide = track.header[0] == 1
+    digest.update(track.header[1:4] + track.header[36 if wide else 24 :])
+    digest.update("\0".join(f"{item.handler} {item.entry}" for item in movie.tracks).encode())
+    return digest.digest()
+
+
+def gops_of(nals: Nals, hashed: Hashed) -> tuple[Gops, "NDArray[np.int64]"]:
+    """The GOP columns of a hashed track, and the first hashable unit of each GOP.
+
+    Only slices count: SEIs come and go with a signature.
+    """
+    picture = nals.vcl[hashed.nal]
+    index = np.flatnonzero(picture)
+    if not len(index):
+        return Gops((), (), ()), np.zeros(0, dtype=np.int64)
+    starts = np.flatnonzero(hashed.leads[index])
+    if not len(starts) or starts[0] != 0:
+        starts = np.concatenate((np.zeros(1, dtype=np.int64), starts))
+    ends = np.append(starts[1:], len(index))
+    sample = nals.sample[hashed.nal[index]]
+    new = np.concatenate(([True], np.diff(sample) != 0))
+    width = hashed.width
+    sha256, frames = [], []
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        digest = hashlib.sha256()
+        if picture.all():
+            digest.update(hashed.plain[start * width : end * width])
+        else:
+            for at in index[start:end].tolist():
+                digest.update(hashed.plain[at * width : at * width + width])
+        sha256.append(digest.hexdigest())
+        frames.append(int(new[start:end].sum()))
+    return Gops(tuple(sha256), tuple(frames), tuple((ends - starts).tolist())), index[starts]

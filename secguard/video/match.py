@@ -1,0 +1,344 @@
+"""Match what is in a stream with what was signed: every slice gets the SEI and the place in its hash list it belongs to.
+
+An untouched stream costs one comparison a GOP. Only where that fails, hashes are looked up one by one: first as they
+stand, then under the anchor that was signed (a changed first slice changes the anchor of its whole GOP), and what
+remains is placed between its neighbours. A longest common subsequence then tells changed, missing, repeated, moved
+and foreign slices apart.
+"""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from secguard.video.hashing import Hashed
+import itertools
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+
+__all__ = ["CHANGED", "FOREIGN", "INTACT", "MOVED", "REPEATED", "UNSIGNED", "Match", "Unit", "common", "match"]
+
+INTACT, CHANGED, FOREIGN, REPEATED, MOVED, UNSIGNED = range(6)
+"""What a slice turned out to be."""
+
+_TRIED = 8  # SEIs tried for a run of slices that no list knows as it stands
+_MAX_PAIRS = 4_000_000  # pairs that one alignment may look at
+
+
+@dataclass(slots=True)
+class Unit:
+    """One SEI's claim: a (partial) GOP.
+
+    Attributes:
+        hashes: its list, concatenated; empty in low-bitrate mode.
+        gop_hash: hash over the list.
+        link_hash: first hash of the claim before.
+        count: slices it claims.
+        continues: it goes on with the GOP of the claim before.
+        anchor: H(I) of its GOP as signed; empty if no list tells it.
+        first, stop: the slices it was found to cover, when they are all in place.
+        exact: they are.
+    """
+
+    hashes: bytes
+    gop_hash: bytes
+    link_hash: bytes
+    count: int
+    continues: bool = False
+    anchor: bytes = b""
+    first: int = -1
+    stop: int = -1
+    exact: bool = False
+
+
+@dataclass(slots=True)
+class Match:
+    """The outcome, by slice and by claim.
+
+    Attributes:
+        unit: claim of each hashable unit, -1 for none.
+        state: what each is: `INTACT`, `CHANGED`, ...
+        missing: places in the list of each claim that nothing in the stream fills, with the slice they come after.
+    """
+
+    unit: "Int64s"
+    state: "NDArray[np.int8]"
+    missing: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+
+
+class _Matcher:
+    def __init__(self, hashed: Hashed, units: Sequence[Unit]) -> None:
+        self.hashed = hashed
+        self.units = units
+        self.width = hashed.width
+        self.count = len(hashed)
+        self.unit = np.full(self.count, -1, dtype=np.int64)
+        self.known: dict[bytes, list[tuple[int, int]]] = {}
+        self.places: dict[int, list[int]] = {}
+        self.leads = np.flatnonzero(hashed.leads).tolist()
+
+    def linked(self, index: int) -> bytes:
+        return self.hashed.linked[index * self.width : (index + 1) * self.width]
+
+    def plain(self, index: int) -> bytes:
+        return self.hashed.plain[index * self.width : (index + 1) * self.width]
+
+    def size(self, unit: Unit) -> int:
+        return len(unit.hashes) // self.width if unit.hashes else unit.count
+
+    def fits(self, unit: Unit, start: int) -> bool:
+        size = self.size(unit)
+        if start + size > self.count or size == 0:
+            return False
+        piece = self.hashed.linked[start * self.width : (start + size) * self.width]
+        if unit.hashes:
+            return piece == unit.hashes
+        return hashlib.new(self.hashed.name, piece).digest() == unit.gop_hash
+
+    def exact(self) -> None:
+        """Claims whose slices stand together, complete and in order: by a cursor, else by their first hash."""
+        cursor = 0
+        starts: dict[bytes, list[int]] = {}
+        whole: dict[bytes, int] = {}
+        for number, unit in enumerate(self.units):
+            place = cursor if self.fits(unit, cursor) and self.free(cursor, self.size(unit)) else -1
+            if place < 0:
+                if not starts:
+                    starts, whole = self.index()
+                found = (
+                    starts.get(unit.hashes[: self.width], ()) if unit.hashes else [whole.get(unit.gop_hash, self.count)]
+                )
+                place = next(
+                    (at for at in found[:_TRIED] if self.fits(unit, at) and self.free(at, self.size(unit))), -1
+                )
+            if place >= 0:
+                unit.first, unit.stop, unit.exact = place, place + self.size(unit), True
+                self.unit[unit.first : unit.stop] = number
+                cursor = unit.stop
+
+    def free(self, start: int, size: int) -> bool:
+        return bool((self.unit[start : start + size] < 0).all())
+
+    def index(self) -> tuple[dict[bytes, list[int]], dict[bytes, int]]:
+        starts: dict[bytes, list[int]] = {}
+        for at in range(self.count):
+            starts.setdefault(self.linked(at), []).append(at)
+        whole: dict[bytes, int] = {}
+        borders = [*self.leads, self.count]
+        for start, end in itertools.pairwise(borders):
+            piece = self.hashed.linked[start * self.width : end * self.width]
+            whole.setdefault(hashlib.new(self.hashed.name, piece).digest(), start)
+        return starts, whole
+
+    def anchors(self) -> None:
+        """The signed H(I) of each claim's GOP: the first hash of its list, or the anchor of the claim before."""
+        before = b""
+        for unit in self.units:
+            if not unit.continues:
+                before = unit.hashes[: self.width]
+            unit.anchor = before
+
+    def look_up(self) -> None:
+        """Slices that some list holds as they stand."""
+        for number, unit in enumerate(self.units):
+            for place in range(len(unit.hashes) // self.width):
+                key = unit.hashes[place * self.width : (place + 1) * self.width]
+                self.known.setdefault(key, []).append((number, place))
+        previous = -1
+        for at in range(self.count):
+            if self.unit[at] < 0:
+                found = self.known.get(self.linked(at), ())
+                if found:
+                    number = previous if any(item[0] == previous for item in found) else found[0][0]
+                    self.unit[at] = number
+                    self.places[at] = [place for item, place in found if item == number]
+            previous = int(self.unit[at])
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Stretches of slices without a claim."""
+        bare = np.concatenate(([False], self.unit < 0, [False]))
+        edges = np.flatnonzero(bare[1:] != bare[:-1])
+        return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+    def neighbours(self, start: int, stop: int) -> tuple[int, int, list[int]]:
+        """The claims around a run, and those between them that nothing in the stream fills yet."""
+        before = int(self.unit[start - 1]) if start else -1
+        after = int(self.unit[stop]) if stop < self.count else len(self.units)
+        filled = set(np.unique(self.unit).tolist())
+        between = [n for n in range(before + 1, min(after, before + 1 + 4 * _TRIED)) if n not in filled]
+        return before, after, between[:_TRIED]
+
+    def try_anchors(self) -> None:
+        """Slices that a list holds under the anchor that was signed."""
+        for start, stop in self.runs():
+            before, after, between = self.neighbours(start, stop)
+            candidates = [n for n in dict.fromkeys((before, *between, after)) if 0 <= n < len(self.units)]
+            for number in candidates:
+                anchor = self.units[number].anchor
+                if not anchor:
+                    continue
+                make = getattr(hashlib, self.hashed.name)
+                for at in range(start, stop):
+                    if self.unit[at] >= 0:
+                        continue
+                    for key in (make(anchor + self.plain(at)).digest(), self.plain(at)):
+                        places = [place for item, place in self.known.get(key, ()) if item == number]
+                        if places:
+                            self.unit[at] = number
+                            self.places[at] = places
+                            break
+
+    def smooth(self) -> None:
+        """A lone slice of another claim in the middle of one belongs, as a stranger, to where it stands."""
+        for at in range(1, self.count - 1):
+            around = self.unit[at - 1]
+            if around >= 0 and around == self.unit[at + 1] and self.unit[at] not in {around, -1}:
+                if not self.units[int(self.unit[at])].exact:
+                    self.places.pop(at, None)
+                    self.unit[at] = around
+
+    def fill(self) -> None:
+        """What no list knows goes to the claim whose slices are missing at this place."""
+        for start, stop in self.runs():
+            before, after, between = self.neighbours(start, stop)
+            if before == after:
+                self.unit[start:stop] = before
+                continue
+            heads = [at for at in self.leads if start <= at < stop]
+            low, high = start, stop
+            if before >= 0:
+                room = min(self.behind(before), (heads[0] if heads else stop) - start)
+                self.unit[start : start + room] = before
+                low = start + room
+            if after < len(self.units):
+                room = min(self.ahead(after), high - low)
+                self.unit[high - room : high] = after
+                high -= room
+            if low == high:
+                continue
+            borders = sorted({low, *(at for at in heads if low <= at < high), high})
+            pieces = list(itertools.pairwise(borders))
+            # A piece that the next claim links to is the GOP before it: its own SEI is gone, not this one's pictures.
+            for number in between:
+                if not pieces:
+                    break
+                linked = [n for n, piece in enumerate(pieces) if self.linked(piece[0]) == self.units[number].link_hash]
+                del pieces[: linked[-1] + 1 if linked else 0]
+                if pieces:
+                    begin, end = pieces.pop(0)
+                    self.unit[begin:end] = number
+            if pieces and before >= 0 and after < len(self.units) and pieces[0][0] == low and low not in heads:
+                self.unit[pieces[0][0] : pieces[0][1]] = before
+
+    def behind(self, number: int) -> int:
+        """Places missing at the end of a claim."""
+        if self.units[number].exact:
+            return 0
+        held = [max(self.places[at]) for at in np.flatnonzero(self.unit == number).tolist() if at in self.places]
+        return self.size(self.units[number]) - 1 - max(held, default=-1)
+
+    def ahead(self, number: int) -> int:
+        """Places missing at the beginning of a claim."""
+        if self.units[number].exact:
+            return 0
+        held = [min(self.places[at]) for at in np.flatnonzero(self.unit == number).tolist() if at in self.places]
+        return min(held, default=self.size(self.units[number]))
+
+    def judge(self) -> Match:
+        """Tell what each slice is, claim by claim."""
+        state = np.full(self.count, UNSIGNED, dtype=np.int8)
+        result = Match(self.unit, state)
+        order = np.argsort(self.unit, kind="stable")
+        borders = np.searchsorted(self.unit[order], np.arange(len(self.units) + 1))
+        for number, unit in enumerate(self.units):
+            slices = order[borders[number] : borders[number + 1]].tolist()
+            if unit.exact and len(slices) == unit.stop - unit.first:
+                state[unit.first : unit.stop] = INTACT
+            else:
+                self._align(number, unit, slices, result)
+        return result
+
+    def _align(self, number: int, unit: Unit, slices: list[int], result: Match) -> None:
+        size = self.size(unit)
+        options: list[Sequence[int]] = []
+        for at in slices:
+            if unit.exact and unit.first <= at < unit.stop:
+                options.append((at - unit.first,))
+            else:
+                options.append(self.places.get(at, ()))
+        pairs = common(options)
+        taken = {place for _, place in pairs}
+        present = {place for places in options for place in places}
+        for position, _ in pairs:
+            result.state[slices[position]] = INTACT
+        missing: list[tuple[int, int]] = []
+        ends = [(-1, -1), *pairs, (len(slices), size)]
+        for (from_position, from_place), (to_position, to_place) in itertools.pairwise(ends):
+            strangers = []
+            for position in range(from_position + 1, to_position):
+                places = options[position]
+                if not places:
+                    strangers.append(slices[position])
+                else:
+                    again = any(place in taken for place in places)
+                    result.state[slices[position]] = REPEATED if again else MOVED
+            gaps = [place for place in range(from_place + 1, to_place) if place not in present]
+            for at, _ in zip(strangers, gaps, strict=False):
+                result.state[at] = CHANGED
+            for at in strangers[len(gaps) :]:
+                result.state[at] = FOREIGN
+            after = slices[to_position - 1] if 0 < to_position <= len(slices) else -1
+            missing += [(place, after) for place in gaps[len(strangers) :]]
+        if missing and slices:
+            result.missing[number] = missing
+        elif missing:
+            result.missing[number] = [(place, -1) for place, _ in missing]
+
+
+def common(options: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Longest strictly increasing choice of one place a slice (Hunt and Szymanski, 1977): (position, place) pairs."""
+    tails: list[int] = []
+    links: list[tuple[int, int, int]] = []  # position, place, link before
+    heads: list[int] = []
+    work = 0
+    for position, places in enumerate(options):
+        for place in sorted(set(places), reverse=True):
+            work += 1
+            if work > _MAX_PAIRS:
+                break
+            rank = bisect_left(tails, place)
+            links.append((position, place, heads[rank - 1] if rank else -1))
+            if rank == len(tails):
+                tails.append(place)
+                heads.append(len(links) - 1)
+            else:
+                tails[rank] = place
+                heads[rank] = len(links) - 1
+    chosen = []
+    at = heads[-1] if heads else -1
+    while at >= 0:
+        position, place, at = links[at]
+        chosen.append((position, place))
+    return chosen[::-1]
+
+
+def match(hashed: Hashed, units: Sequence[Unit]) -> Match:
+    """Match a hashed stream with claims, which are in the order they were signed in.
+
+    Sets `first`, `stop` and `exact` of each unit that is complete and in place.
+    """
+    matcher = _Matcher(hashed, units)
+    matcher.exact()
+    if (matcher.unit < 0).any() or not all(unit.exact for unit in units):
+        matcher.anchors()
+        matcher.look_up()
+        matcher.try_anchors()
+        matcher.smooth()
+        matcher.fill()
+    return matcher.judge()

@@ -1,0 +1,340 @@
+"""Read an MP4 file (ISO/IEC 14496-12) over mmap: its video track's sample table as columns, exact byte positions.
+
+Only the index is parsed; no sample is copied. Every count is checked against the bytes that are really there, so a
+hostile file answers with one `FormatError` that holds the offset.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secguard.core import FormatError, SystemPartError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
+
+__all__ = ["Box", "Movie", "Samples", "Track", "open_movie", "walk"]
+
+MAX_SAMPLES = 1 << 24
+"""Samples of a track: 6 days at 30 frames a second."""
+_MAX_BOXES = 1 << 16
+_MAX_INDEX = 1 << 30
+_MAX_CONFIG = 1 << 16
+_ENTRIES = {b"avc1": "h264", b"avc3": "h264", b"hvc1": "h265", b"hev1": "h265"}
+_CONFIG = {"h264": b"avcC", "h265": b"hvcC"}
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box: its type, where it starts, how long its header is, and where it ends (file offsets)."""
+
+    kind: bytes
+    start: int
+    header: int
+    end: int
+
+    @property
+    def body(self) -> int:
+        """File offset of the first byte after the header."""
+        return self.start + self.header
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A track's samples in decoding order, one column a property.
+
+    Attributes:
+        offset: file offset of the first byte.
+        size: bytes.
+        dts: decoding time in ticks of the track's timescale.
+        delta: duration in ticks, as `stts` gives it.
+        shift: composition offset in ticks (`ctts`), 0 where there is none.
+        sync: True where `stss` lists the sample, or everywhere without an `stss`.
+    """
+
+    offset: "Int64s"
+    size: "Int64s"
+    dts: "Int64s"
+    delta: "Int64s"
+    shift: "Int64s"
+    sync: "NDArray[np.bool_]"
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One track of a movie.
+
+    Attributes:
+        handler: `vide`, `soun`, ... as text.
+        codec: `h264`, `h265`, or empty.
+        entry: four-character code of the sample entry.
+        config: bytes of the `avcC` or `hvcC` box body; empty if it is no such track.
+        length_size: bytes of the length before each NAL unit.
+        timescale: ticks a second.
+        header: body of the track header box (`tkhd`): flags, matrix, width and height.
+        edits: edit list rows (segment duration, media time, rate), durations in the movie's timescale.
+        tables: boxes of the sample table by type.
+    """
+
+    handler: str
+    codec: str
+    entry: str
+    config: bytes
+    length_size: int
+    timescale: int
+    header: bytes
+    edits: tuple[tuple[int, int, int], ...]
+    tables: dict[bytes, Box]
+
+
+@dataclass(frozen=True, slots=True)
+class Movie:
+    """An opened MP4 file.
+
+    Attributes:
+        path: the file.
+        data: its bytes, mapped read-only; valid as long as this object lives.
+        boxes: top-level boxes.
+        moov: the movie box.
+        timescale: the movie's ticks a second.
+        created: the movie's creation time, seconds since 1904 in UTC; 0 if unset.
+        tracks: all tracks.
+    """
+
+    path: Path
+    data: mmap.mmap
+    boxes: tuple[Box, ...]
+    moov: Box
+    timescale: int
+    created: int
+    tracks: tuple[Track, ...]
+
+    @property
+    def video(self) -> Track:
+        """The first H.264 or H.265 track.
+
+        Raises:
+            FormatError: there is none.
+        """
+        for track in self.tracks:
+            if track.codec:
+                return track
+        kinds = ", ".join(t.entry or t.handler for t in self.tracks) or "no track"
+        raise FormatError(
+            "video.track.none",
+            f"no H.264 or H.265 track ({kinds})",
+            hint="convert nothing: other codecs are not supported by ONVIF Media Signing",
+            where=str(self.path),
+        )
+
+    def samples(self, track: Track) -> Samples:
+        """The sample table of `track`, expanded to columns.
+
+        Raises:
+            FormatError: the tables contradict each other or the file.
+        """
+        from secguard.video.samples import read_samples
+
+        return read_samples(self, track)
+
+
+def fail(path: Path, offset: int, what: str, code: str = "video.mp4.format", hint: str = "") -> FormatError:
+    """The error for bytes of `path` at `offset` that cannot be right."""
+    return FormatError(code, what, hint=hint, where=f"{path}, byte {offset}")
+
+
+def walk(data: mmap.mmap, start: int, end: int, path: Path) -> Iterator[Box]:
+    """Boxes that lie one after another in `data[start:end]`.
+
+    Raises:
+        FormatError: a box is shorter than its header or longer than what is left.
+    """
+    count = 0
+    while start < end:
+        if end - start < 8:
+            raise fail(path, start, "a box is cut off", "video.mp4.truncated", "the file is incomplete")
+        size = int.from_bytes(data[start : start + 4], "big")
+        kind = bytes(data[start + 4 : start + 8])
+        header = 8
+        if size == 1:
+            if end - start < 16:
+                raise fail(path, start, "a box is cut off", "video.mp4.truncated", "the file is incomplete")
+            size, header = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        elif size == 0:
+            size = end - start
+        name = kind.decode("latin-1")
+        if size < header:
+            raise fail(path, start, f"box {name!r} is shorter than its header")
+        if size > end - start:
+            raise fail(
+                path,
+                start,
+                f"box {name!r} needs {size} bytes, {end - start} are left",
+                "video.mp4.truncated",
+                "the file is incomplete: copy it again from its source",
+            )
+        count += 1
+        if count > _MAX_BOXES:
+            raise fail(path, start, f"more than {_MAX_BOXES} boxes in a row")
+        yield Box(kind, start, header, start + size)
+        start += size
+
+
+def _children(data: mmap.mmap, box: Box, path: Path, skip: int = 0) -> dict[bytes, Box]:
+    """Child boxes by type, the first of each."""
+    found: dict[bytes, Box] = {}
+    for child in walk(data, box.body + skip, box.end, path):
+        found.setdefault(child.kind, child)
+    return found
+
+
+def _need(found: dict[bytes, Box], kind: bytes, parent: Box, path: Path) -> Box:
+    if kind not in found:
+        name = kind.decode("latin-1")
+        raise fail(path, parent.start, f"box {parent.kind.decode('latin-1')!r} holds no {name!r}")
+    return found[kind]
+
+
+def _full(data: mmap.mmap, box: Box, path: Path, least: int, most: int = _MAX_INDEX) -> bytes:
+    """A box's body, at least `least` bytes."""
+    length = box.end - box.body
+    if not least <= length <= most:
+        raise fail(path, box.start, f"box {box.kind.decode('latin-1')!r} has {length} bytes")
+    return bytes(data[box.body : box.end])
+
+
+def open_movie(path: Path) -> Movie:
+    """Map a file and read its index.
+
+    Raises:
+        UsageError: no such file.
+        SystemPartError: the file cannot be read.
+        FormatError: it is no MP4, is cut off, or is fragmented.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError("core.file.missing", "no such file", where=str(path)) from None
+    except OSError as error:
+        raise SystemPartError("core.file.unreadable", f"cannot read: {error.strerror}", where=str(path)) from error
+    try:
+        if os.fstat(descriptor).st_size < 16:
+            raise FormatError("video.mp4.format", "not an MP4 file: too short", where=str(path))
+        data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UsageError("core.file.missing", "not a regular file", where=str(path)) from error
+    finally:
+        os.close(descriptor)
+    if data[4:8] not in {b"ftyp", b"styp", b"moov", b"free", b"skip", b"mdat", b"wide"}:
+        raise FormatError(
+            "video.mp4.format", "not an MP4 file", hint="other containers are not read yet", where=f"{path}, byte 0"
+        )
+    boxes = tuple(walk(data, 0, len(data), path))
+    moov = next((box for box in boxes if box.kind == b"moov"), None)
+    if moov is None:
+        raise FormatError(
+            "video.mp4.no-index",
+            "the MP4 file has no index (moov)",
+            hint="the file is incomplete: copy it again from its source",
+            where=str(path),
+        )
+    if any(box.kind == b"moof" for box in boxes):
+        raise FormatError(
+            "video.mp4.fragmented",
+            "fragmented MP4 is not read yet",
+            hint="store it unfragmented: ffmpeg -i IN -c copy OUT.mp4",
+            where=str(path),
+        )
+    children = list(walk(data, moov.body, moov.end, path))
+    header = next((box for box in children if box.kind == b"mvhd"), None)
+    if header is None:
+        raise fail(path, moov.start, "box 'moov' holds no 'mvhd'")
+    created, timescale = _times(data, header, path)
+    tracks = tuple(_track(data, box, path) for box in children if box.kind == b"trak")
+    return Movie(path, data, boxes, moov, timescale, created, tracks)
+
+
+def _times(data: mmap.mmap, box: Box, path: Path) -> tuple[int, int]:
+    """Creation time and timescale of an `mvhd` or `mdhd` box."""
+    body = _full(data, box, path, 20, 1 << 12)
+    wide = body[0] == 1
+    if wide and len(body) < 32:
+        raise fail(path, box.start, f"box {box.kind.decode('latin-1')!r} is too short")
+    created = int.from_bytes(body[4:12] if wide else body[4:8], "big")
+    timescale = int.from_bytes(body[20:24] if wide else body[12:16], "big")
+    if timescale == 0:
+        raise fail(path, box.start, "a timescale of 0")
+    return created, timescale
+
+
+def _edits(data: mmap.mmap, trak: dict[bytes, Box], path: Path) -> tuple[tuple[int, int, int], ...]:
+    if b"edts" not in trak:
+        return ()
+    found = _children(data, trak[b"edts"], path)
+    if b"elst" not in found:
+        return ()
+    box = found[b"elst"]
+    body = _full(data, box, path, 8, 1 << 20)
+    wide = 20 if body[0] == 1 else 12
+    count = int.from_bytes(body[4:8], "big")
+    if count * wide > len(body) - 8:
+        raise fail(path, box.start, f"an edit list of {count} rows does not fit its box")
+    rows = []
+    for at in range(8, 8 + count * wide, wide):
+        half = (wide - 4) // 2
+        rows.append(
+            (
+                int.from_bytes(body[at : at + half], "big"),
+                int.from_bytes(body[at + half : at + 2 * half], "big", signed=True),
+                int.from_bytes(body[at + 2 * half : at + wide], "big", signed=True),
+            )
+        )
+    return tuple(rows)
+
+
+def _track(data: mmap.mmap, trak: Box, path: Path) -> Track:
+    parts = _children(data, trak, path)
+    header = _full(data, _need(parts, b"tkhd", trak, path), path, 80, 1 << 10)
+    media = _need(parts, b"mdia", trak, path)
+    inside = _children(data, media, path)
+    _, timescale = _times(data, _need(inside, b"mdhd", media, path), path)
+    handler = _full(data, _need(inside, b"hdlr", media, path), path, 12, 1 << 16)[8:12].decode("latin-1")
+    info = _need(inside, b"minf", media, path)
+    table = _need(_children(data, info, path), b"stbl", info, path)
+    tables = _children(data, table, path)
+    edits = _edits(data, parts, path)
+    entry, codec, config, length_size = "", "", b"", 0
+    if handler == "vide":
+        entry, codec, config, length_size = _entry(data, _need(tables, b"stsd", table, path), path)
+    return Track(handler, codec, entry, config, length_size, timescale, header, edits, tables)
+
+
+def _entry(data: mmap.mmap, box: Box, path: Path) -> tuple[str, str, bytes, int]:
+    """Sample entry, codec, decoder configuration and length size of a video track's `stsd`."""
+    if box.end - box.body < 16:
+        raise fail(path, box.start, "box 'stsd' is too short")
+    entries = list(walk(data, box.body + 8, box.end, path))
+    name = entries[0].kind.decode("latin-1")
+    codec = _ENTRIES.get(entries[0].kind, "")
+    if not codec:
+        return name, "", b"", 0
+    if len(entries) != 1:
+        raise fail(path, box.start, "several sample descriptions in one track are not supported")
+    entry = entries[0]
+    if entry.end - entry.body < 78:  # VisualSampleEntry, ISO/IEC 14496-12, 12.1.3
+        raise fail(path, entry.start, f"sample entry {name!r} is too short")
+    config_box = _need(_children(data, entry, path, 78), _CONFIG[codec], entry, path)
+    config = _full(data, config_box, path, 7 if codec == "h264" else 23, _MAX_CONFIG)
+    length_size = (config[4] if codec == "h264" else config[21]) % 4 + 1
+    if length_size == 3:
+        raise fail(path, config_box.start, "NAL unit lengths of 3 bytes are reserved")
+    return name, codec, config, length_size

@@ -1,0 +1,228 @@
+"""Sign an MP4 recording: ONVIF Media Signing SEIs in the stream, and a segment manifest beside the file.
+
+One pass hashes the slices, GOP by GOP; each GOP gets one SEI, put before the first slice of the next GOP; the last
+one ends the last sample. A second pass copies the file and inserts them. Nothing is re-encoded or re-muxed.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from secguard.core import Clock, Progress, RefusedError, UsageError, rfc3339, silent
+from secguard.core.files import atomic_write
+from secguard.gbid import GbId
+from secguard.keys import Algorithm, Signer, key_id
+from secguard.video.hashing import hash_nals, hash_range
+from secguard.video.insertions import Times, insertions
+from secguard.video.manifest import Manifest, digest_presentation, digest_sets, gops_of
+from secguard.video.mp4 import Movie
+from secguard.video.nal import Stream, open_stream
+from secguard.video.sei import UUID
+from secguard.video.splice import splice
+
+__all__ = ["Signed", "manifest_path", "sign"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What `sign` made, before or after its release.
+
+    Attributes:
+        output, manifest: the files' final names.
+        input_sha256, output_sha256, manifest_sha256, certificate_sha256: hashes, hex.
+        gops: GOPs of the video track.
+        seis: SEIs inserted.
+        frames: frames covered.
+        size: bytes of the output.
+        start, end: wall clock of the recording.
+    """
+
+    output: Path
+    manifest: Path
+    input_sha256: str
+    output_sha256: str
+    manifest_sha256: str
+    certificate_sha256: str
+    gops: int
+    seis: int
+    frames: int
+    size: int
+    start: datetime
+    end: datetime
+
+    def event_data(self) -> dict[str, str | int]:
+        """The values of the `video.signed` event."""
+        return {
+            "input_sha256": self.input_sha256,
+            "output_sha256": self.output_sha256,
+            "manifest_sha256": self.manifest_sha256,
+            "certificate_sha256": self.certificate_sha256,
+            "gops": self.gops,
+        }
+
+
+def manifest_path(video: Path) -> Path:
+    """Where the manifest of `video` stands: `OUT.mp4.manifest.json`."""
+    return video.with_name(video.name + ".manifest.json")
+
+
+def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate]) -> None:
+    movie, nals, track = stream.movie, stream.nals, stream.track
+    where = str(movie.path)
+    if not nals.vcl.any():
+        raise UsageError("video.sign.empty", "the video track holds no picture", where=where)
+    if nals.damaged.any():
+        at = int(nals.offset[np.flatnonzero(nals.damaged)[0]])
+        raise RefusedError(
+            "video.sign.damaged",
+            "the recording is damaged; a signature would vouch for it",
+            where=f"{where}, byte {at}",
+        )
+    if track.length_size != 4:
+        raise UsageError(
+            "video.sign.length-size",
+            f"NAL unit lengths of {track.length_size} bytes leave no room for an SEI",
+            hint="remux the file first: ffmpeg -i IN -c copy OUT.mp4",
+            where=where,
+        )
+    for index in np.flatnonzero(nals.sei).tolist():
+        if movie.data[int(nals.offset[index]) : int(nals.offset[index]) + 600].find(UUID) >= 0:
+            raise RefusedError(
+                "video.sign.signed",
+                "the recording is signed already",
+                hint="verify it, or sign the original",
+                where=f"{where}, byte {int(nals.offset[index])}",
+            )
+    if signer.algorithm is not Algorithm.P256:
+        raise UsageError(
+            "video.sign.algorithm", f"a {signer.algorithm} key cannot sign video yet", hint="use an ECDSA P-256 key"
+        )
+    if not chain or key_id(chain[0].public_key()) != key_id(signer.public_key()):
+        raise UsageError(
+            "video.sign.certificate",
+            "the first certificate of the chain is not the key's",
+            hint="leaf first in --chain",
+        )
+
+
+def _without_root(chain: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """The chain as the SEI carries it: the root is left out, it comes from elsewhere."""
+    return [item for number, item in enumerate(chain) if number == 0 or item.issuer != item.subject]
+
+
+@contextmanager
+def sign(
+    source: Path,
+    target: Path,
+    *,
+    signer: Signer,
+    chain: Sequence[x509.Certificate],
+    device: GbId,
+    clock: Clock,
+    start: datetime | None = None,
+    progress: Progress = silent,
+) -> Iterator[Signed]:
+    """Sign a recording; the block decides its fate.
+
+    Both files are complete under temporary names when the block begins, so that the act can be recorded; they get
+    their names when it ends, and are removed when it raises.
+
+    Args:
+        source: the MP4 file; it stays as it is.
+        target: the signed copy; `manifest_path(target)` gets the manifest.
+        signer: an ECDSA P-256 media signing key.
+        chain: its certificates, leaf first; the root may be among them and is left out.
+        device: GB/T 28181 ID of the camera.
+        clock: the time when no other is known.
+        start: wall clock of the first frame; default: the file's creation time, else such that it ends now.
+        progress: called with bytes done.
+
+    Yields:
+        Hashes and counts for the record.
+
+    Raises:
+        FormatError: the source is no readable MP4.
+        RefusedError: it is damaged or signed already, or the target exists.
+        UsageError: key and certificate do not fit, or the recording cannot be signed.
+        SystemPartError: the disk is full; nothing is left behind.
+    """
+    if target.exists() or manifest_path(target).exists():
+        raise RefusedError("video.sign.exists", "the output exists", hint="choose another name", where=str(target))
+    if not target.parent.is_dir():
+        raise UsageError("video.sign.folder", "no such folder", where=str(target.parent))
+    stream = open_stream(source)
+    _check(stream, signer, chain)
+    whole = _Background(stream.movie)
+    hashed = hash_nals(stream.movie.data, stream.nals, np.flatnonzero(stream.nals.vcl), progress=progress)
+    times = Times.of(stream, start, clock)
+    pem = b"".join(item.public_bytes(Encoding.PEM) for item in _without_root(chain))
+    seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value))
+    pending = splice(stream.movie, stream.track, stream.samples.size, seis, target, progress=progress)
+    try:
+        gops, _ = gops_of(stream.nals, hashed)
+        manifest = Manifest(
+            device=device.value,
+            codec=stream.track.codec,
+            size=pending.size,
+            sha256=pending.sha256.hex(),
+            frames=sum(gops.frames),
+            slices=len(hashed),
+            nals=len(stream.nals) + len(seis),
+            seis=len(seis),
+            last_counter=len(seis),
+            gops=gops,
+            parameter_sets=digest_sets(stream).hex(),
+            presentation=digest_presentation(stream).hex(),
+            start=rfc3339(times.start),
+            end=rfc3339(times.end),
+            chain=pem.decode("ascii"),
+        )
+        envelope = manifest.seal(signer)
+        yield Signed(
+            target,
+            manifest_path(target),
+            whole.digest().hex(),
+            pending.sha256.hex(),
+            hashlib.sha256(envelope).hexdigest(),
+            hashlib.sha256(chain[0].public_bytes(Encoding.DER)).hexdigest(),
+            len(gops.sha256),
+            len(seis),
+            manifest.frames,
+            pending.size,
+            times.start,
+            times.end,
+        )
+        # The manifest first: a video without it verifies as unknown, a manifest without its video harms nobody.
+        atomic_write(manifest_path(target), envelope)
+        try:
+            pending.release()
+        except BaseException:
+            manifest_path(target).unlink(missing_ok=True)
+            raise
+    finally:
+        whole.digest()
+        pending.discard()
+
+
+class _Background:
+    """SHA-256 of the whole input on a second core while the first hashes slices."""
+
+    def __init__(self, movie: Movie) -> None:
+        self._value = b""
+        self._thread = threading.Thread(target=self._run, args=(movie,), daemon=True)
+        self._thread.start()
+
+    def _run(self, movie: Movie) -> None:
+        self._value = hash_range(movie.data, 0, len(movie.data))
+
+    def digest(self) -> bytes:
+        self._thread.join()
+        return self._value

@@ -1,0 +1,277 @@
+"""Verify a recording: is it what the camera recorded, all of it, shown as it was, and whose key says so?
+
+The workflow, in order:
+
+1. read the index and the NAL units (`mp4`, `nal`); 2. read the SEIs and check their signatures (`claims`);
+3. hash every slice once (`hashing`); 4. match slices with claims (`match`) and judge them (`timeline`);
+5. compare with the segment manifest, if there is one (`manifest`): only it can prove that nothing was cut off, that
+   the parameter sets are the camera's, and that every frame is shown when it was taken;
+6. judge the certificates (`trust`) at the time that counts, and say one verdict over all axes.
+
+What the evidence at hand cannot tell is `unknown`: never pass, never a guess.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from secguard.core import Axis, Finding, Outcome, Progress, Verdict, finding, judge, silent
+from secguard.gbid import GbId
+from secguard.trust import Purpose, TrustPolicy
+from secguard.video.claims import Claims, read_claims
+from secguard.video.compare import compare
+from secguard.video.hashing import Hashed, hash_nals
+from secguard.video.manifest import OpenedManifest, gops_of
+from secguard.video.match import INTACT, Match, match
+from secguard.video.nal import Stream, open_stream
+from secguard.video.timeline import Pictures, Timeline, build
+
+__all__ = ["DEFAULT_AXES", "Expectation", "VideoVerdict", "verify"]
+
+DEFAULT_AXES = (Axis.INTEGRITY, Axis.COMPLETENESS, Axis.PRESENTATION, Axis.PROVENANCE, Axis.REVOCATION)
+"""Axes a video is judged by unless the caller narrows them."""
+
+_MAX_DAMAGED = 50  # findings about damaged samples
+# Slices that the reference implementation leaves out of its hash lists although the standard asks for all.
+_LEFT_OUT = {"h264": (2, 3, 4), "h265": tuple(range(2, 10))}
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What is known of the recording from elsewhere.
+
+    Attributes:
+        device: the camera it must come from.
+        must_sign: that camera has the duty to sign, so an unsigned recording is a violation.
+        manifest: the segment manifest's envelope.
+    """
+
+    device: GbId | None = None
+    must_sign: bool = False
+    manifest: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoVerdict:
+    """The answer about one recording.
+
+    Attributes:
+        verdict: over all axes.
+        timeline: one row a GOP.
+        nal_status: one character a NAL unit, see `timeline.Pictures`.
+        codec: `h264` or `h265`.
+        frames, nals, gops: counts in the file.
+        seis: signed SEIs that cover pictures; `valid_seis` of them have a good signature.
+        slices, proven: slices, and those that a good signature covers.
+        device: the camera that the certificate names.
+        chain: certificates of the signing key, leaf first.
+        manifest: the manifest, if one was given.
+    """
+
+    verdict: Verdict
+    timeline: Timeline
+    nal_status: str
+    codec: str
+    frames: int
+    nals: int
+    gops: int
+    seis: int
+    valid_seis: int
+    slices: int
+    proven: int
+    device: GbId | None
+    chain: tuple[x509.Certificate, ...]
+    manifest: OpenedManifest | None
+
+
+def _hash(stream: Stream, claims: Claims, skip: Sequence[int], progress: Progress) -> Hashed:
+    """Hash slices and unsigned SEIs, leaving out slices of the kinds in `skip`."""
+    nals = stream.nals
+    chosen = nals.vcl & ~np.isin(nals.kind, skip)
+    chosen[claims.unsigned] = True
+    index = np.flatnonzero(chosen)
+    own = np.isin(index, claims.unsigned)
+    return hash_nals(stream.movie.data, nals, index, own, name=claims.hash_name, progress=progress)
+
+
+def _match(stream: Stream, claims: Claims, progress: Progress) -> tuple[Hashed, Match, list[Finding]]:
+    """Match all slices; where that fails and the stream has slices that the reference leaves out, match without."""
+    nals = stream.nals
+    hashed = _hash(stream, claims, (), progress)
+    units = [claim.unit for claim in claims.claims]
+    found = match(hashed, units)
+    left_out = np.isin(nals.kind, _LEFT_OUT[nals.codec]) & nals.vcl
+    if not left_out.any() or (found.state == INTACT).all() or not units:
+        return hashed, found, []
+    keep = [(unit.first, unit.stop, unit.exact) for unit in units]
+    fewer = _hash(stream, claims, _LEFT_OUT[nals.codec], progress)
+    for unit in units:
+        unit.first, unit.stop, unit.exact = -1, -1, False
+    other = match(fewer, units)
+    if int((other.state != INTACT).sum()) >= int((found.state != INTACT).sum()):
+        for unit, (first, stop, exact) in zip(units, keep, strict=True):
+            unit.first, unit.stop, unit.exact = first, stop, exact
+        return hashed, found, []
+    return fewer, other, [finding("video.slice.uncovered", "", slices=int(left_out.sum()))]
+
+
+def verify(
+    path: Path,
+    trust: TrustPolicy,
+    at: datetime,
+    expectation: Expectation | None = None,
+    *,
+    require: Sequence[Axis] = (),
+    progress: Progress = silent,
+) -> VideoVerdict:
+    """Verify one recording.
+
+    Args:
+        path: an MP4 file with an H.264 or H.265 track.
+        trust: which roots and revocation lists are believed.
+        at: the time for which certificates are judged, aware; the recording's time, if that is known.
+        expectation: what is known from elsewhere.
+        require: axes that decide; default `DEFAULT_AXES`.
+        progress: called with bytes done.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: it is no readable MP4, is cut off, or holds no H.264 or H.265.
+    """
+    expected = expectation or Expectation()
+    stream = open_stream(path)
+    claims = read_claims(stream)
+    hashed, found, findings = _match(stream, claims, progress)
+    pictures = build(stream, hashed, claims, found)
+    findings += _whole(stream, claims, pictures, expected)
+    examined: set[Axis] = {Axis.COVERAGE}
+    if any(claim.valid for claim in claims.claims):
+        examined.add(Axis.INTEGRITY)
+    opened = OpenedManifest.read(expected.manifest, "manifest") if expected.manifest is not None else None
+    judged = _certificates(trust, at, claims, opened, expected)
+    findings += judged.findings
+    examined |= judged.examined
+    if opened is not None and judged.manifest_believed:
+        examined |= {Axis.COMPLETENESS, Axis.PRESENTATION}
+        compared = _sealed(stream, hashed, claims, pictures, opened)
+        if not any(item.axis is Axis.INTEGRITY for item in compared):
+            examined.add(Axis.INTEGRITY)  # the manifest's own hashes prove the pictures
+        findings += compared
+    elif opened is None:
+        findings += [finding("video.completeness.unproven"), finding("video.presentation.unproven")]
+    else:
+        code = "video.manifest.unbelieved" if opened.signed else "video.manifest.signature"
+        findings += [finding(code), finding("video.presentation.unproven")]
+    nals = stream.nals
+    signed = [claim for claim in claims.claims if claim.sei.signature]
+    return VideoVerdict(
+        judge(
+            str(path),
+            at,
+            examined=examined,
+            findings=[*pictures.findings, *findings],
+            default=DEFAULT_AXES,
+            require=require,
+        ),
+        pictures.timeline,
+        pictures.status,
+        nals.codec,
+        frames=len(np.unique(nals.sample[nals.vcl])),
+        nals=len(nals),
+        gops=int(nals.leads.sum()),
+        seis=len(signed),
+        valid_seis=sum(1 for claim in signed if claim.valid),
+        slices=pictures.total,
+        proven=pictures.proven,
+        device=judged.device,
+        chain=claims.chain or (opened.chain if opened else ()),
+        manifest=opened,
+    )
+
+
+def _whole(stream: Stream, claims: Claims, pictures: Pictures, expected: Expectation) -> list[Finding]:
+    """What there is to say about the stream as a whole."""
+    findings = []
+    nals = stream.nals
+    if not len(claims.own):
+        # The rows call each GOP a tail behind the last signature; without any signature one sentence says it.
+        pictures.findings[:] = [item for item in pictures.findings if item.code != "video.tail.unsigned"]
+        pictures.timeline.reason[:] = ["video.sei.none"] * len(pictures.timeline)
+        outcome = Outcome.FAIL if expected.must_sign else Outcome.UNKNOWN
+        findings.append(finding("video.sei.none", outcome=outcome))
+    elif pictures.proven < pictures.total:
+        findings.append(finding("video.coverage.partial", proven=pictures.proven, total=pictures.total))
+    for index in np.flatnonzero(nals.damaged).tolist()[:_MAX_DAMAGED]:
+        place = f"sample {int(nals.sample[index]) + 1}, byte {int(nals.offset[index])}"
+        findings.append(finding("video.sample.damaged", place))
+    extra = sum(1 for item in stream.movie.tracks if item.handler == "vide" and item is not stream.track)
+    if extra:
+        findings.append(finding("video.track.extra", tracks=extra))
+    stale = [
+        claim.sei.counter
+        for claim in claims.claims
+        if claim.sei.hashes and hashlib.new(claims.hash_name, claim.sei.hashes).digest() != claim.sei.gop_hash
+    ]
+    if stale:
+        findings.append(finding("video.sei.stale", seis=len(stale), counter=stale[0]))
+    return findings
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What the certificates say: findings, examined axes, the device named, and whether the manifest is believed."""
+
+    findings: list[Finding] = field(default_factory=list)
+    examined: set[Axis] = field(default_factory=set)
+    device: GbId | None = None
+    manifest_believed: bool = False
+
+
+def _leaf(chain: Sequence[x509.Certificate]) -> bytes:
+    return hashlib.sha256(chain[0].public_bytes(Encoding.DER)).digest() if chain else b""
+
+
+def _certificates(
+    trust: TrustPolicy, at: datetime, claims: Claims, opened: OpenedManifest | None, expected: Expectation
+) -> _Judged:
+    """Judge every chain that vouches for something: the SEIs', foreign ones, the manifest's."""
+    chains = [chain for chain in (claims.chain, *claims.others) if chain]
+    sealing = _leaf(opened.chain) if opened is not None and opened.signed else None
+    if opened is not None and sealing is not None and sealing not in {_leaf(chain) for chain in chains}:
+        chains.append(opened.chain)
+    judged = _Judged()
+    for number, chain in enumerate(chains):
+        judgement = trust.judge_chain(chain, Purpose.MEDIA_SIGNING, at)
+        judged.findings += judgement.findings
+        judged.examined |= judgement.examined
+        named = judgement.gbid
+        wanted = expected.device if expected.device is not None or number == 0 else judged.device
+        if number == 0:
+            judged.device = named
+        if wanted is not None and named != wanted:
+            code = "video.device.unnamed" if named is None else "video.device.mismatch"
+            judged.findings.append(finding(code, expected=wanted.value, found=named.value if named else ""))
+        if sealing is not None and _leaf(chain) == sealing and opened is not None:
+            told = opened.manifest.device
+            judged.manifest_believed = judgement.believed and named is not None and named.value == told
+            if named is not None and named.value != told:
+                judged.findings.append(finding("video.device.mismatch", expected=told, found=named.value))
+    return judged
+
+
+def _sealed(
+    stream: Stream, hashed: Hashed, claims: Claims, pictures: Pictures, opened: OpenedManifest
+) -> list[Finding]:
+    """What a believed manifest tells beyond the SEIs."""
+    nals = stream.nals
+    if claims.hash_name != "sha256" or len(hashed) != int(nals.vcl.sum()) + len(claims.unsigned):
+        # The manifest's own hashes are SHA-256 over every slice, whatever the SEIs use.
+        hashed = hash_nals(stream.movie.data, nals, np.flatnonzero(nals.vcl))
+    gops, _ = gops_of(nals, hashed)
+    return compare(stream, gops, claims, pictures, opened.manifest)
