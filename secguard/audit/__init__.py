@@ -1,12 +1,12 @@
 """Floor 5: who touched which video: sources, the search index, the query language, and index against ledger."""
 
+from secguard.audit.answer import Hit, Page, search
 from secguard.audit.importer import ENCODINGS, Imported, Rejected, import_file
 from secguard.audit.index import Cursor, Damage, Found, Index, Log, catch_up, reindex
-from secguard.audit.parse import parse
+from secguard.audit.parser import parse
 from secguard.audit.query import Node, matches
-from secguard.audit.reconcile import Reconciled, compare, reconcile
+from secguard.audit.reconciliation import Reconciled, compare, reconcile
 from secguard.audit.rows import Row, row_of, rows_of
-from secguard.audit.search import Hit, Page, search
 from secguard.audit.sqlite import SqliteIndex
 
 __all__ = [

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from secguard.audit.index import Log
+from secguard.audit.index import Log, body_of
 from secguard.core import Clock, Finding, FormatError, Progress, RefusedError, Throttle, UsageError, finding, silent
 from secguard.core.files import translate_os_error
 from secguard.events import (
@@ -184,7 +184,7 @@ class _Import:
 
     def _reject(self, line: _Line, error: FormatError) -> Event:
         sha256 = line.sha256 or hashlib.sha256(line.data or b"").hexdigest()
-        reason = str(error)
+        reason = str(error)[:500]  # it may quote the line
         self.rejected += 1
         if len(self.listed) < MAX_LISTED:
             self.listed.append(Rejected(line.number, error.code, reason, sha256))
@@ -237,8 +237,8 @@ class _Import:
             self._log.record(conflicts)
 
     def _same(self, event: Event, index: int) -> bool:
-        stored = self._log.event(index)
-        return stored is None or encode(stored) == encode(event)
+        stored = body_of(self._log, index)
+        return stored is None or stored == encode(event)
 
 
 def import_file(

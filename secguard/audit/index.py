@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 from secguard.audit.query import Node
 from secguard.audit.rows import Row, rows_of
 from secguard.core import Progress, RefusedError, silent
-from secguard.events import Event, Recorder
+from secguard.events import Recorder
 
-__all__ = ["Cursor", "Damage", "Found", "Index", "Log", "catch_up", "reindex"]
+__all__ = ["Cursor", "Damage", "Found", "Index", "Log", "body_of", "catch_up", "reindex"]
 
 
 _BATCH = 4096
@@ -33,10 +33,6 @@ class Log(Recorder, Protocol):
 
     def scan(self, start: int, stop: int) -> Iterator[tuple[int, Sequence[bytes | None]]]:
         """Batches `(first index, event bytes)`, None for a body deleted by policy."""
-        ...
-
-    def event(self, index: int) -> Event | None:
-        """One event; None if its body was deleted by policy."""
         ...
 
     def checkpoint(self) -> bytes | None:
@@ -120,6 +116,12 @@ class Index(Protocol):
     def close(self) -> None:
         """Let go of it."""
         ...
+
+
+def body_of(log: Log, seq: int) -> bytes | None:
+    """The stored bytes of one event; None if they were deleted by policy."""
+    ((_, (body,)),) = log.scan(seq, seq + 1)
+    return body
 
 
 def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:

@@ -1,4 +1,4 @@
-"""The query language of auditors, as a tree. Parsed by `secguard.audit.parse`; any index compiles the tree.
+"""The query language of auditors, as a tree. Parsed by `secguard.audit.parser`; any index compiles the tree.
 
 `matches` is the meaning of the tree: every index must find exactly the rows for which it is true.
 """

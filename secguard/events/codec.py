@@ -66,7 +66,8 @@ def _check(value: Any, depth: int = 0) -> None:
     if depth > _MAX_DEPTH:
         raise FormatError("events.depth", f"nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, dict):
-        for item in value.values():
+        for key, item in value.items():
+            _check(key, depth)
             _check(item, depth + 1)
     elif isinstance(value, list):
         for item in value:

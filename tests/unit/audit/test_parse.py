@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secguard.audit.parse import MAX_DEPTH, MAX_QUERY, MAX_TERMS, parse, parse_cursor
+from secguard.audit.parser import MAX_DEPTH, MAX_QUERY, MAX_TERMS, parse, parse_cursor
 from secguard.audit.query import All, And, Equals, Node, Not, Or, Range, Wildcard, Words
 from secguard.audit.rows import microseconds
 from secguard.audit.words import Phrase

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from secguard.audit.index import Damage, Index, Log, catch_up
+from secguard.audit.index import Damage, Index, Log, body_of, catch_up
 from secguard.audit.rows import COLUMNS, Row, rows_of
 from secguard.core import Axis, Clock, Finding, Outcome, Progress, Throttle, Verdict, finding, judge, silent
-from secguard.events import Actor, Event, Result, new_event_id
+from secguard.events import Actor, Event, Result, decode_stored, new_event_id
 
 __all__ = ["MAX_NAMED", "Reconciled", "compare", "reconcile"]
 
@@ -86,8 +86,8 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
     named = {item.data["index"] for item in tally.findings}
     for place in damage.seqs:
         if place not in named:
-            event = log.event(place) if place < stop else None
-            tally.note("altered", Row.blank(place, event.id if event else ""), "word lists")
+            body = body_of(log, place) if 0 <= place < stop else None
+            tally.note("altered", Row.blank(place, decode_stored(body).id if body else ""), "word lists")
     findings = tally.findings
     findings += [finding("audit.index.damaged", problem=problem) for problem in damage.problems]
     if position < size:

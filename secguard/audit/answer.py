@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from secguard.audit.index import Cursor, Index, Log, catch_up
-from secguard.audit.parse import parse, parse_cursor
+from secguard.audit.index import Cursor, Index, Log, body_of, catch_up
+from secguard.audit.parser import parse, parse_cursor
 from secguard.audit.query import matches
 from secguard.audit.rows import row_of
 from secguard.core import Clock, Finding, Outcome, Progress, UsageError, finding, silent
-from secguard.events import Actor, Event, encode, new_event_id
+from secguard.events import Actor, Event, decode_stored, new_event_id
 
 __all__ = ["MAX_LIMIT", "Hit", "Page", "checkpoint_of", "search"]
 
@@ -100,7 +100,7 @@ def search(
     """Answer an auditor's question.
 
     Args:
-        query: see `secguard.audit.parse`.
+        query: see `secguard.audit.parser`.
         index: finds.
         log: answers, and records the question.
         clock: what `now` means, and the time of the record.
@@ -126,12 +126,13 @@ def search(
     size = log.size
     found = index.find(node, limit=limit, after=cursor)
     hits, findings = [], []
+    bodies = {place: body_of(log, place) for place in sorted(found.seqs) if 0 <= place < size}
     for place in found.seqs:
-        event = log.event(place) if place < size else None
-        if event is not None and matches(node, row_of(place, encode(event))):
-            hits.append(Hit(place, event))
+        body = bodies.get(place)
+        if body is not None and matches(node, row_of(place, body)):
+            hits.append(Hit(place, decode_stored(body)))
         else:
-            name = event.id if event else ""
+            name = decode_stored(body).id if body else ""
             why = "a search found it that it does not match"
             findings.append(finding("audit.index.altered", f"event {place}", index=place, id=name, columns=why))
     current = found.position == size

@@ -1,0 +1,136 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from secguard.audit import Reconciled, SqliteIndex, catch_up, compare
+from secguard.audit import reconcile as judge_index
+from secguard.audit.rows import COLUMNS
+from secguard.core import Axis, Clock, Outcome
+from secguard.core.findings import describe
+from secguard.events import Actor, Event, Result
+
+Make = Callable[..., Event]
+
+
+@pytest.fixture
+def reconcile(index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make) -> Callable[[], Reconciled]:
+    log.record([make(number) for number in range(10)])
+    catch_up(index, log)
+    return lambda: judge_index(index, log, clock, auditor)
+
+
+def named(done: Reconciled) -> list[tuple[str, int, str]]:
+    return [(item.code, item.data["index"], item.data["id"]) for item in done.verdict.findings if "index" in item.data]
+
+
+def test_an_index_that_agrees(reconcile: Any, log: Any, index: SqliteIndex) -> None:
+    done = reconcile()
+    assert done.verdict.outcome is Outcome.PASS
+    assert (done.size, done.position, done.missing, done.extra, done.altered) == (10, 10, 0, 0, 0)
+    event = log.event(done.recorded)
+    assert (event.kind, event.outcome, event.subject) == ("audit.reconciled", Result.SUCCESS, log.origin)
+    assert index.position == log.size == 11
+    assert reconcile().verdict.outcome is Outcome.PASS
+
+
+def test_a_deleted_row(reconcile: Any, index: SqliteIndex, log: Any) -> None:
+    index._db.execute("DELETE FROM event WHERE seq = 4")
+    index._db.execute("DELETE FROM words WHERE rowid = 4")
+    done = reconcile()
+    assert named(done) == [("audit.index.missing", 4, "e-4")]
+    assert (done.missing, done.extra, done.altered) == (1, 0, 0)
+    assert done.verdict.axes[Axis.COMPLETENESS] is Outcome.FAIL
+    assert log.event(done.recorded).data["missing"] == 1
+
+
+def test_an_added_row(reconcile: Any, index: SqliteIndex) -> None:
+    for seq in (10, 77, -1):
+        index._db.execute(f"INSERT INTO event SELECT {seq}, 'forged', kind, time, actor, role, org, address, subject, "
+                          '"case", approver, outcome, reasoned, digest FROM event WHERE seq = 0')  # fmt: skip
+    done = reconcile()
+    assert sorted(named(done)) == [("audit.index.extra", seq, "forged") for seq in (-1, 10, 77)]
+    assert (done.missing, done.extra, done.altered) == (0, 3, 0)
+
+
+def test_a_row_of_a_pruned_body_is_extra(reconcile: Any, log: Any) -> None:
+    log.bodies[3] = None
+    assert named(reconcile()) == [("audit.index.extra", 3, "e-3")]
+
+
+@pytest.mark.parametrize("column", [name for name in COLUMNS if name not in {"seq", "reason", "text"}])
+def test_each_edited_column(reconcile: Any, index: SqliteIndex, column: str) -> None:
+    value = {"time": 1, "reasoned": 0, "digest": b"\0" * 32}.get(column, "x")
+    index._db.execute(f'UPDATE event SET "{column}" = ? WHERE seq = 6', (value,))
+    done = reconcile()
+    assert named(done) == [("audit.index.altered", 6, "x" if column == "nothing" else "e-6")]
+    (found,) = done.verdict.findings
+    assert found.data["columns"] == column
+    assert "e-6" in describe(found)
+    assert "e-6" in describe(found, "zh")
+
+
+@pytest.mark.parametrize("column", ["reason", "text"])
+def test_edited_words(reconcile: Any, index: SqliteIndex, column: str) -> None:
+    index._db.execute(f"UPDATE words SET {column} = 'x' WHERE rowid = 6")
+    done = reconcile()
+    assert named(done) == [("audit.index.altered", 6, "e-6")]
+    assert done.verdict.findings[0].data["columns"] == column
+
+
+def test_words_without_a_row_and_a_row_without_words(reconcile: Any, index: SqliteIndex) -> None:
+    index._db.execute("DELETE FROM words WHERE rowid = 2")
+    index._db.execute("DELETE FROM event WHERE seq = 3")
+    index._db.execute("INSERT INTO words (rowid, text) VALUES (50, 'x')")
+    assert sorted(named(reconcile())) == [
+        ("audit.index.altered", 2, "e-2"),
+        ("audit.index.altered", 3, "e-3"),
+        ("audit.index.extra", 50, ""),
+    ]
+
+
+def test_inverted_lists_that_do_not_hold_the_words(reconcile: Any, index: SqliteIndex) -> None:
+    (text,) = index._db.execute("SELECT c1 FROM words_content WHERE id = 5").fetchone()
+    index._db.execute("UPDATE words SET text = 'x' WHERE rowid = 5")
+    index._db.execute("UPDATE words_content SET c1 = ? WHERE id = 5", (text,))
+    done = reconcile()
+    assert named(done) == [("audit.index.altered", 5, "e-5")]
+    assert {item.code for item in done.verdict.findings} == {"audit.index.altered", "audit.index.damaged"}
+    assert done.altered == 1
+
+
+def test_lost_lists_and_changed_definitions(reconcile: Any, index: SqliteIndex) -> None:
+    index._db.execute("DELETE FROM words_data")
+    index._db.execute("DROP INDEX event_actor")
+    done = reconcile()
+    problems = [item.data["problem"] for item in done.verdict.findings if item.code == "audit.index.damaged"]
+    assert any("event_actor" in text for text in problems)
+    assert len(problems) == 2
+    assert done.verdict.outcome is Outcome.FAIL
+
+
+def test_behind_is_no_alteration(reconcile: Any, log: Any, make: Make, index: SqliteIndex) -> None:
+    log.record([make(20), make(21)])
+    done = reconcile()
+    assert done.verdict.outcome is Outcome.UNKNOWN
+    (found,) = done.verdict.findings
+    assert (found.code, found.data["behind"]) == ("audit.index.behind", 2)
+    assert log.event(done.recorded).outcome is Result.UNKNOWN
+    assert index.position == 10
+
+
+def test_a_ledger_that_lost_its_newest_events(reconcile: Any, log: Any) -> None:
+    del log.bodies[8:]
+    done = reconcile()
+    assert {item.code for item in done.verdict.findings} == {"audit.index.ahead", "audit.index.extra"}
+    assert sorted(named(done)) == [("audit.index.extra", 8, "e-8"), ("audit.index.extra", 9, "e-9")]
+
+
+def test_counts_are_complete_where_the_list_is_not(
+    reconcile: Any, index: SqliteIndex, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secguard.audit.reconciliation.MAX_NAMED", 3)
+    index._db.execute("DELETE FROM event")
+    index._db.execute("DELETE FROM words")
+    findings, counts, position, size = compare(index, log)
+    assert (len(findings), counts["missing"], position, size) == (3, 10, 10, 10)
