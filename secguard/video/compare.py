@@ -1,5 +1,7 @@
 """Compare a recording with its segment manifest: what is missing, what was changed, how it is shown."""
 
+import itertools
+
 import numpy as np
 
 from secguard.core import Axis, Finding, finding
@@ -9,7 +11,6 @@ from secguard.video.manifest import Gops, Manifest, digest_presentation, digest_
 from secguard.video.match import common
 from secguard.video.nal import Stream
 from secguard.video.timeline import Pictures
-import itertools
 
 __all__ = ["compare"]
 

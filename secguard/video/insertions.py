@@ -1,6 +1,7 @@
 """The SEIs that sign a recording: which slices each covers, what it says, and where it goes into the samples."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,6 @@ from secguard.video.hashing import Hashed
 from secguard.video.nal import Stream
 from secguard.video.sei import compose, document
 from secguard.video.splice import Insertion
-import itertools
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Match what is in a stream with what was signed: every slice gets the SEI and the place in its hash list it belongs to.
+"""Match what is in a stream with what was signed: every slice gets its SEI and its place in the hash list.
 
 An untouched stream costs one comparison a GOP. Only where that fails, hashes are looked up one by one: first as they
 stand, then under the anchor that was signed (a changed first slice changes the anchor of its whole GOP), and what
@@ -7,6 +7,7 @@ and foreign slices apart.
 """
 
 import hashlib
+import itertools
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from secguard.video.hashing import Hashed
-import itertools
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,10 +198,10 @@ class _Matcher:
         """A lone slice of another claim in the middle of one belongs, as a stranger, to where it stands."""
         for at in range(1, self.count - 1):
             around = self.unit[at - 1]
-            if around >= 0 and around == self.unit[at + 1] and self.unit[at] not in {around, -1}:
-                if not self.units[int(self.unit[at])].exact:
-                    self.places.pop(at, None)
-                    self.unit[at] = around
+            lone = around >= 0 and around == self.unit[at + 1] and self.unit[at] not in {around, -1}
+            if lone and not self.units[int(self.unit[at])].exact:
+                self.places.pop(at, None)
+                self.unit[at] = around
 
     def fill(self) -> None:
         """What no list knows goes to the claim whose slices are missing at this place."""

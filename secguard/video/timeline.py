@@ -1,5 +1,6 @@
 """From matched slices to what a judge reads: one row a GOP, and one finding for each thing that is wrong."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ from secguard.video.claims import Claim, Claims
 from secguard.video.hashing import Hashed
 from secguard.video.match import CHANGED, FOREIGN, INTACT, MOVED, REPEATED, UNSIGNED, Match
 from secguard.video.nal import Stream
-import itertools
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
