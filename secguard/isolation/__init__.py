@@ -1,1 +1,1 @@
-"""TODO."""
+"""Floor 5: isolation: packet proof that zones are apart."""
