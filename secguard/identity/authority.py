@@ -9,7 +9,7 @@ from secguard.identity import issue as issuing
 from secguard.identity import revoke as revoking
 from secguard.identity.issue import Issued, Request
 from secguard.identity.records import CertificateRecord
-from secguard.identity.site import Site
+from secguard.identity.site import Site, no_certificate
 from secguard.keys import Signer
 
 __all__ = ["Authority"]
@@ -38,10 +38,18 @@ class Authority(Site):
         """A device's key and chain (end entity first, no root); see `Site.holder_signer`."""
         return self.holder_signer(gbid, profile)
 
-    def log_signer(self, origin: str) -> tuple[Signer, list[x509.Certificate]]:
-        """The ledger's key and chain; see `Site.holder_signer`."""
-        return self.holder_signer(origin, "log")
+    def log_signer(self, origin: str | None = None) -> tuple[Signer, list[x509.Certificate]]:
+        """The ledger's key and chain; the latest log's if no `origin` is given. See `Site.holder_signer`."""
+        return self.holder_signer(self._holder(origin, "log"), "log")
 
-    def operator_signer(self, name: str) -> tuple[Signer, list[x509.Certificate]]:
-        """An operator's key and chain; see `Site.holder_signer`."""
-        return self.holder_signer(name, "operator")
+    def operator_signer(self, name: str | None = None) -> tuple[Signer, list[x509.Certificate]]:
+        """An operator's key and chain; the latest one's if no `name` is given. See `Site.holder_signer`."""
+        return self.holder_signer(self._holder(name, "operator"), "operator")
+
+    def _holder(self, name: str | None, profile: str) -> str:
+        if name is not None:
+            return name
+        holders = self.registry.holders(profile)
+        if not holders:
+            raise no_certificate("NAME", profile)
+        return holders[0]

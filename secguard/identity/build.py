@@ -19,9 +19,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from secguard.core import UsageError
 from secguard.gbid import GbId, Scope
+from secguard.identity.config import IdentityConfig
 from secguard.identity.profiles import Holder, Profile, Usage
 from secguard.identity.records import CertificateRecord
-from secguard.identity.settings import Settings
 from secguard.keys import Signer
 from secguard.trust import (
     EXPIRED_CERTS_ON_CRL,
@@ -30,6 +30,7 @@ from secguard.trust import (
     oids_of,
     permanent_identifier,
     scope_extension,
+    scope_of,
 )
 
 __all__ = ["DEVICES", "ROOT", "SERVICES", "Validity", "build_ca", "build_crl", "build_leaf", "issuer_of"]
@@ -75,7 +76,7 @@ def issuer_of(purpose: Purpose) -> str:
     raise UsageError("identity.purpose.unissued", f"no CA certifies the purpose {purpose}")
 
 
-def _name(settings: Settings, common: str, *, unit: str = "", vendor_serial: str = "") -> x509.Name:
+def _name(config: IdentityConfig, common: str, *, unit: str = "", vendor_serial: str = "") -> x509.Name:
     if not 1 <= len(common) <= _MAX_NAME or not common.isprintable():
         raise UsageError(
             "identity.name.format",
@@ -83,8 +84,8 @@ def _name(settings: Settings, common: str, *, unit: str = "", vendor_serial: str
             hint=f"1 to {_MAX_NAME} printable characters",
         )
     parts = [
-        (NameOID.COUNTRY_NAME, settings.country),
-        (NameOID.ORGANIZATION_NAME, settings.organization),
+        (NameOID.COUNTRY_NAME, config.country),
+        (NameOID.ORGANIZATION_NAME, config.organization),
         (NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
         (NameOID.SERIAL_NUMBER, vendor_serial),
         (NameOID.COMMON_NAME, common),
@@ -92,10 +93,10 @@ def _name(settings: Settings, common: str, *, unit: str = "", vendor_serial: str
     return x509.Name([x509.NameAttribute(kind, value) for kind, value in parts if value])
 
 
-def _region(settings: Settings, gbid: GbId | None = None) -> list[str]:
-    """DNS domains of the site's regions, or the one a device lies in."""
-    areas = [area for area in settings.scope.areas if gbid is None or gbid.value.startswith(area)]
-    return [f"cam.{area}.{settings.domain}" for area in areas] or [f"cam.{settings.domain}"]
+def _regions(config: IdentityConfig, scope: Scope, gbid: GbId | None = None) -> list[str]:
+    """DNS domains of a scope's areas, or of the one a device lies in."""
+    areas = [area for area in scope.areas if gbid is None or gbid.value.startswith(area)]
+    return [f"cam.{area}.{config.domain}" for area in areas] or [f"cam.{config.domain}"]
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:
@@ -136,15 +137,15 @@ def _certifiable(key: PublicKeyTypes) -> CertificatePublicKeyTypes:
 
 
 def _issued(
-    builder: x509.CertificateBuilder, issuer: x509.Certificate, settings: Settings, name: str
+    builder: x509.CertificateBuilder, issuer: x509.Certificate, config: IdentityConfig, name: str
 ) -> x509.CertificateBuilder:
     """What every certificate below the root says about its issuer."""
     identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
     )
-    if settings.crl_url:
-        url = x509.UniformResourceIdentifier(f"{settings.crl_url.rstrip('/')}/{name}.crl")
+    if config.crl_url:
+        url = x509.UniformResourceIdentifier(f"{config.crl_url.rstrip('/')}/{name}.crl")
         point = x509.DistributionPoint([url], None, None, None)
         builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
     return builder
@@ -166,7 +167,7 @@ def _sign(builder: x509.CertificateBuilder, signer: Signer) -> x509.Certificate:
 def build_ca(
     name: str,
     common: str,
-    settings: Settings,
+    config: IdentityConfig,
     key: PublicKeyTypes,
     *,
     serial: int,
@@ -180,7 +181,7 @@ def build_ca(
     Args:
         name: `ROOT`, `DEVICES` or `SERVICES`; decides purposes and name constraints.
         common: CN of the subject.
-        settings: the site.
+        config: the site.
         key: public key of the CA.
         serial: its serial number.
         validity: its validity.
@@ -188,7 +189,7 @@ def build_ca(
         issuer: the root's certificate, or None for the root itself.
         signer: key of the issuer.
     """
-    subject = _name(settings, common)
+    subject = _name(config, common)
     builder = _begin(subject, issuer.subject if issuer else subject, key, serial, validity)
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=0 if issuer else 1), critical=True)
@@ -200,18 +201,18 @@ def build_ca(
         usages = {oids_of(one).eku: None for one in purposes}
         if name == DEVICES:
             usages |= dict.fromkeys(_USAGES.values())
-            permitted = [x509.DNSName(region) for region in _region(settings)]
+            permitted = [x509.DNSName(region) for region in _regions(config, scope)]
             builder = builder.add_extension(x509.NameConstraints(permitted, None), critical=True)
         builder = builder.add_extension(_policies(purposes), critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
-        builder = _issued(builder, issuer, settings, ROOT)
+        builder = _issued(builder, issuer, config, ROOT)
     return _sign(builder, signer)
 
 
 def build_leaf(
     profile: Profile,
     holder: str,
-    settings: Settings,
+    config: IdentityConfig,
     key: PublicKeyTypes,
     *,
     serial: int,
@@ -225,7 +226,7 @@ def build_leaf(
     Args:
         profile: the profile.
         holder: GB/T 28181 ID of a device (checked by the caller), or a name.
-        settings: the site.
+        config: the site.
         key: the holder's public key.
         serial: serial number.
         validity: its validity.
@@ -238,7 +239,7 @@ def build_leaf(
     """
     gbid = GbId.parse(holder) if profile.holder is Holder.DEVICE else None
     unit = gbid.type_code if gbid else str(profile.purpose)
-    subject = _name(settings, gbid.value if gbid else holder, unit=unit, vendor_serial=vendor_serial)
+    subject = _name(config, gbid.value if gbid else holder, unit=unit, vendor_serial=vendor_serial)
     usages = dict.fromkeys([oids_of(profile.purpose).eku, *(_USAGES[usage] for usage in profile.usages)])
     builder = (
         _begin(subject, issuer.subject, key, serial, validity)
@@ -252,9 +253,10 @@ def build_leaf(
         if vendor_serial:
             names.append(hardware_module_name(gbid.type_code, vendor_serial))
         if profile.dns:
-            names.append(x509.DNSName(f"d{gbid.value}.{gbid.centre}.{_region(settings, gbid)[0]}"))
+            region = _regions(config, scope_of(issuer) or Scope(), gbid)[0]
+            names.append(x509.DNSName(f"d{gbid.value}.{gbid.centre}.{region}"))
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = _issued(builder, issuer, settings, issuer_of(profile.purpose))
+    builder = _issued(builder, issuer, config, issuer_of(profile.purpose))
     return _sign(builder, signer)
 
 

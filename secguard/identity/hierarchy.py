@@ -12,15 +12,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from secguard.core import Clock, RefusedError, SecguardError, UsageError
 from secguard.core.files import fsync_directory, translate_os_error
 from secguard.events import Actor, Event, Recorder, new_event_id
+from secguard.gbid import Scope
 from secguard.identity.authority import Authority
 from secguard.identity.build import DEVICES, ROOT, SERVICES, Validity, build_ca
+from secguard.identity.config import IdentityConfig
 from secguard.identity.deliver import make_folder
 from secguard.identity.issue import Request, new_serial
 from secguard.identity.lock import exclusive
 from secguard.identity.profiles import load_profiles
 from secguard.identity.records import CaRecord
 from secguard.identity.registry import Registry
-from secguard.identity.settings import Settings
 from secguard.keys import Signer, generate, key_id, save_private_key
 from secguard.store import atomic_write
 from secguard.trust import chain_pem, title
@@ -38,7 +39,8 @@ def create_authority(
     *,
     certs: Path,
     registry: Registry,
-    settings: Settings,
+    config: IdentityConfig,
+    scope: Scope,
     origin: str,
     operator: str,
     passphrase: bytes,
@@ -55,7 +57,8 @@ def create_authority(
         folder: `state/identity`; its `keys/` gets the keys, mode 0600, encrypted.
         certs: the profiles; gets `root.pem`, the one public file that verifiers need.
         registry: the open registry.
-        settings: the site.
+        config: the site.
+        scope: the GB/T 28181 IDs that the CAs may certify.
         origin: the ledger's name; CN of its key's certificate.
         operator: the operator's name.
         passphrase: encrypts all keys.
@@ -93,7 +96,7 @@ def create_authority(
                     hint="restore state/identity from its backup, or move the file away to begin anew",
                     where=str(root_file),
                 )
-            made = _make(settings, name, clock)
+            made = _make(config, scope, name, clock)
             _install(keys, made, passphrase)
             try:
                 recorder.record([_event(made, clock, actor)])
@@ -108,7 +111,7 @@ def create_authority(
         folder,
         certs=certs,
         registry=registry,
-        settings=settings,
+        config=config,
         clock=clock,
         recorder=recorder,
         actor=actor,
@@ -125,17 +128,16 @@ def create_authority(
     return authority
 
 
-def _make(settings: Settings, name: str, clock: Clock) -> list[tuple[str, Signer, x509.Certificate]]:
+def _make(config: IdentityConfig, scope: Scope, name: str, clock: Clock) -> list[tuple[str, Signer, x509.Certificate]]:
     """The three CAs, in memory. A part of the root's key ID keeps the names of two sites apart."""
     now = clock.now()
     root = generate()
-    start = name or " ".join([settings.organization, *settings.scope.areas[:1]])
+    start = name or " ".join([config.organization, *scope.areas[:1]])
     mark = key_id(root.public_key())[:8]
-    scope = settings.scope
     certificate = build_ca(
         ROOT,
         f"{start} root CA {mark}",
-        settings,
+        config,
         root.public_key(),
         serial=int(new_serial(), 16),
         validity=Validity.starting(now, _ROOT_DAYS),
@@ -149,7 +151,7 @@ def _make(settings: Settings, name: str, clock: Clock) -> list[tuple[str, Signer
         issued = build_ca(
             ca,
             f"{start} {ca} CA {mark}",
-            settings,
+            config,
             key.public_key(),
             serial=int(new_serial(), 16),
             validity=Validity.starting(now, _ISSUING_DAYS, within=certificate),

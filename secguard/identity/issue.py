@@ -171,7 +171,7 @@ def _plan(site: Site, request: Request) -> list[_Job]:
             hint=f"there are: {', '.join(site.profiles)}",
             where=str(site.certs),
         )
-    holder, device = check_holder(request.holder, profile, site.settings.edition, request.vendor_serial)
+    holder, device = check_holder(request.holder, profile, site.config.edition, request.vendor_serial)
     companions = () if request.csr is not None else profile.companions
     folder = request.folder or site.folder / "devices" / file_name(holder)
     jobs = []
@@ -303,7 +303,7 @@ def _build(site: Site, job: _Job) -> x509.Certificate:
     certificate = build_leaf(
         job.profile,
         job.holder,
-        site.settings,
+        site.config,
         job.public,
         serial=int(row.serial, 16),
         validity=Validity(datetime.fromisoformat(row.not_before), datetime.fromisoformat(row.not_after)),

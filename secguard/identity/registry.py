@@ -120,9 +120,9 @@ class Registry:
         """The record of a device, or None."""
         return next(self._devices("WHERE gbid = ?", (gbid,)), None)
 
-    def devices(self) -> Iterator[DeviceRecord]:
+    def devices(self) -> list[DeviceRecord]:
         """All devices, by ID."""
-        return self._devices("ORDER BY gbid", ())
+        return list(self._devices("ORDER BY gbid", ()))
 
     def _devices(self, clause: str, values: tuple[Any, ...]) -> Iterator[DeviceRecord]:
         query = f"SELECT gbid, name, vendor_serial, status, registered FROM devices {clause}"  # noqa: S608 - our own clauses
@@ -204,6 +204,13 @@ class Registry:
         """The active certificate of a holder and profile, or None."""
         clause = "WHERE holder = ? AND profile = ? AND status = 'active'"
         return next(self._certificates(clause, (holder, profile)), None)
+
+    def holders(self, profile: str) -> list[str]:
+        """Who has an active certificate of a profile, latest first."""
+        query = (
+            "SELECT holder FROM certificates WHERE profile = ? AND status = 'active' ORDER BY not_before DESC, holder"
+        )
+        return [row[0] for row in self._db.execute(query, (profile,))]
 
     def pending(self, holder: str, profile: str) -> CertificateRecord | None:
         """The row of an interrupted issue, or None."""

@@ -122,7 +122,7 @@ def _publish(site: Site) -> list[Path]:
         revoked = list(site.registry.revoked(name))
         with site.registry.transaction():
             number = site.registry.next_crl_number(name)
-        days = _ROOT_DAYS if name == ROOT else site.settings.crl_days
+        days = _ROOT_DAYS if name == ROOT else site.config.crl_days
         crl = build_crl(certificate, signer, revoked, number=number, at=now, days=days)
         data = crl.public_bytes(Encoding.DER)
         if crl.next_update_utc is not None and crl.next_update_utc > certificate.not_valid_after_utc <= now:

@@ -10,10 +10,10 @@ from cryptography import x509
 from secguard.core import Clock, FormatError, UsageError
 from secguard.events import Actor, Event, Receipt, Recorder, new_event_id
 from secguard.identity.build import ROOT
+from secguard.identity.config import IdentityConfig
 from secguard.identity.profiles import Profile, load_profiles
 from secguard.identity.records import CaRecord, CertificateRecord
 from secguard.identity.registry import Registry
-from secguard.identity.settings import Settings
 from secguard.keys import Signer, key_id, load_signer
 
 __all__ = ["Site", "no_certificate"]
@@ -26,7 +26,7 @@ class Site:
         folder: `state/identity` of the workspace.
         certs: folder of the profiles and of the root certificate.
         registry: the open registry.
-        settings: the site.
+        config: the site.
         clock: gives validity and times of events.
         recorder: the ledger.
         actor: who acts.
@@ -42,7 +42,7 @@ class Site:
         *,
         certs: Path,
         registry: Registry,
-        settings: Settings,
+        config: IdentityConfig,
         clock: Clock,
         recorder: Recorder,
         actor: Actor,
@@ -51,7 +51,7 @@ class Site:
         self.folder = folder
         self.certs = certs
         self.registry = registry
-        self.settings = settings
+        self.config = config
         self.clock = clock
         self.passphrase = passphrase
         self._recorder = recorder

@@ -46,7 +46,7 @@ def sequence(*elements: bytes) -> bytes:
 
 
 def oid(dotted: str) -> bytes:
-    """An OBJECT IDENTIFIER (X.690, 8.19); arcs may be of any size, as 2.25.<UUID> needs."""
+    """An OBJECT IDENTIFIER (X.690, 8.19); arcs may be of any size."""
     first, second, *rest = (int(part) for part in dotted.split("."))
     content = bytearray()
     for arc in (first * 40 + second, *rest):

@@ -2,7 +2,10 @@
 
 A purpose is stated twice: by an extended key usage (RFC 5280, 4.2.1.12), which other software understands, and by a
 certificate policy (4.2.1.4), which an issuing CA must carry too, so that a CA can only hand out its own purposes.
-Purposes without a standard extended key usage have one under our own arc, 2.25.<UUID> (ITU-T X.667).
+Purposes without a standard extended key usage have one under our own arc. It is made of the UUID
+cfc6afa4-3d5e-47f8-8bab-ee486d3799b3, whose digits stand in seven small arcs below the one that Microsoft lays open for
+GUIDs. The plain form, 2.25.<UUID> of ITU-T X.667, is one arc of 128 bits: Go's crypto/x509 and others refuse a whole
+certificate for an arc of more than 31 bits.
 """
 
 from dataclasses import dataclass
@@ -13,8 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 __all__ = ["ARC", "GBID_ASSIGNER", "GB_SCOPE", "HARDWARE_ARC", "Purpose", "PurposeOids", "oids_of"]
 
-# UUID cfc6afa4-3d5e-47f8-8bab-ee486d3799b3. Never changes: certificates in the field carry it.
-ARC = "2.25.276181832339559337442235694007939733939"
+# Never changes: certificates in the field carry it.
+ARC = "1.2.840.113556.1.8000.2554.53190.44964.15710.18424.35755.15616109.3643827"
 
 GB_SCOPE = ObjectIdentifier(f"{ARC}.3.1")
 """Certificate extension: the GB/T 28181 IDs that a CA may certify (`secguard.trust.scope`)."""
