@@ -1,0 +1,227 @@
+"""`secguard video`: sign, verify and inspect recordings; each command is one call of `secguard.video`."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secguard.cli.frame import Context, Result, Table, act_options, command, require_option
+from secguard.core.clock import SystemClock, parse_time
+from secguard.core.errors import UsageError
+from secguard.core.verdict import Axis
+
+if TYPE_CHECKING:
+    from secguard.events import Receipt
+    from secguard.trust import TrustPolicy
+    from secguard.workspace import Workspace
+
+__all__ = ["video"]
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_MAX_ROWS = 40
+
+
+@click.group()
+def video() -> None:
+    """Sign and verify video."""
+
+
+def _receipt(receipt: "Receipt") -> dict[str, Any]:
+    return {"event_id": receipt.event_id, "index": receipt.index, "origin": receipt.origin}
+
+
+@command("video.sign", "sign")
+@click.argument("source", type=_FILE, metavar="IN")
+@click.argument("target", type=_FILE, metavar="OUT")
+@click.option("--device", required=True, metavar="GBID", help="GB/T 28181 ID of the camera.")
+@click.option("--key", metavar="REF", help="Media signing key, file:PATH.  [default: the workspace's for the device]")
+@click.option("--chain", type=_FILE, help="Its certificates in PEM, leaf first; with --key.")
+@click.option("--start", "begin", metavar="TIME", help="Time of the first frame.  [default: as the file says]")
+@click.option("--passphrase-file", type=_FILE, help="Opens the key.")
+@act_options
+def sign_(
+    ctx: Context,
+    *,
+    source: Path,
+    target: Path,
+    device: str,
+    key: str | None,
+    chain: Path | None,
+    begin: str | None,
+    passphrase_file: Path | None,
+    case: str,
+    reason: str,
+    yes: bool,
+) -> Result:
+    """Sign the recording IN (MP4, H.264 or H.265) and write OUT and OUT.manifest.json.
+
+    The act is recorded in the workspace's ledger before the files get their names.
+    """
+    from secguard.gbid import GbId
+    from secguard.keys import load_signer
+    from secguard.trust import read_certificates
+    from secguard.video import sign
+
+    del yes  # nothing is asked
+    if (key is None) != (chain is None):
+        raise UsageError("video.sign.key", "--key and --chain belong together")
+    gbid = GbId.parse(device)
+    start = parse_time(begin) if begin else None
+    with ctx.workspace() as ws:
+        if key is not None and chain is not None:
+            signer, certificates = load_signer(key, ws.passphrase(passphrase_file)), read_certificates(chain)
+        else:
+            signer, certificates = ws.media_signer(gbid, passphrase_file)
+        progress = ctx.progress(f"signing {source.name}")
+        with sign(
+            source,
+            target,
+            signer=signer,
+            chain=certificates,
+            device=gbid,
+            clock=ws.clock,
+            start=start,
+            progress=progress,
+        ) as done:
+            receipt = ws.record("video.signed", gbid.value, case=case, reason=reason, data=done.event_data())
+    values = {
+        "output": done.output,
+        "manifest": done.manifest,
+        "device": gbid.value,
+        **done.event_data(),
+        "seis": done.seis,
+        "frames": done.frames,
+        "size": done.size,
+        "start": done.start,
+        "end": done.end,
+    }
+    return Result(
+        data=values,
+        receipt=_receipt(receipt),
+        lines=[
+            f"{done.output}: {done.frames} frames in {done.gops} GOPs signed by {gbid.value}",
+            f"{done.manifest}: keep it with the recording; it proves that nothing was cut off",
+        ],
+    )
+
+
+def _trust(ws: "Workspace | None", root: Path | None, crls: tuple[Path, ...]) -> "TrustPolicy":
+    from secguard.trust import TrustPolicy, read_certificates, read_crls
+
+    if ws is not None:
+        return ws.trust(root, crls)
+    if root is None:
+        raise UsageError("video.verify.root", "no root certificate to believe", hint="give --root CA.pem")
+    return TrustPolicy(read_certificates(root), read_crls(crls))
+
+
+@command("video.verify", "verify")
+@click.argument("file", type=_FILE)
+@click.option("--root", type=_FILE, help="Root certificate(s), PEM.  [default: the workspace's]")
+@click.option("--crl", type=click.Path(path_type=Path), multiple=True, help="Revocation list, PEM or DER (repeatable).")
+@click.option("--at", "moment", metavar="TIME", help="Judge certificates for this time.  [default: now]")
+@click.option("--manifest", type=_FILE, help="Segment manifest.  [default: FILE.manifest.json, if it is there]")
+@click.option("--device", metavar="GBID", help="The camera that the recording must come from.")
+@require_option
+def verify_(
+    ctx: Context,
+    *,
+    file: Path,
+    root: Path | None,
+    crl: tuple[Path, ...],
+    moment: str | None,
+    manifest: Path | None,
+    device: str | None,
+    require: tuple[Axis, ...],
+) -> Result:
+    """Judge the recording FILE: unchanged, complete, shown as it was taken, whose, not revoked.
+
+    Exit code 0: all of it is proven; 1: something is wrong; 3: something could not be proven.
+    """
+    from secguard.core.limits import read_bounded
+    from secguard.gbid import GbId
+    from secguard.video import Expectation, manifest_path, verify
+    from secguard.video.story import make_report
+
+    at: datetime = parse_time(moment) if moment else SystemClock().now()
+    beside = manifest_path(file)
+    if manifest is None and beside.is_file():
+        manifest = beside
+    expected = Expectation(
+        device=GbId.parse(device) if device else None,
+        manifest=read_bounded(manifest) if manifest is not None else None,
+    )
+    ws = ctx.workspace_or_none()
+    try:
+        answer = verify(
+            file,
+            _trust(ws, root, crl),
+            at,
+            expected,
+            require=require,
+            progress=ctx.progress(f"verifying {file.name}"),
+        )
+        receipt = None
+        if ws is not None:
+            outcome = answer.verdict.outcome.value
+            subject = answer.device.value if answer.device else ""
+            receipt = _receipt(ws.record("video.verified", subject, data={"file": file.name, "outcome": outcome}))
+    finally:
+        if ws is not None:
+            ws.close()
+    rows = list(answer.timeline.rows())
+    wrong = [row for row in rows if row["state"] != "intact"]
+    shown = (wrong or rows)[:_MAX_ROWS]
+    title = f"{len(rows)} GOPs, {len(wrong)} not as signed" if wrong else f"{len(rows)} GOPs as signed"
+    columns = ("gop", "first_frame", "frames", "start", "end", "state", "sei")
+    return Result.of(
+        answer.verdict,
+        data={
+            "device": answer.device.value if answer.device else None,
+            "manifest": manifest,
+            "codec": answer.codec,
+            "frames": answer.frames,
+            "gops": answer.gops,
+            "nals": answer.nals,
+            "seis": answer.seis,
+            "valid_seis": answer.valid_seis,
+            "slices": answer.slices,
+            "proven": answer.proven,
+            "timeline": rows,
+            "nal_status": answer.nal_status,
+        },
+        receipt=receipt,
+        tables=[Table(title, columns, [[row[name] for name in columns] for row in shown])],
+        jsonl=rows,
+        report=lambda _: make_report(answer),
+    )
+
+
+@command("video.inspect", "inspect")
+@click.argument("file", type=_FILE)
+def inspect_(ctx: Context, *, file: Path) -> Result:
+    """Show what FILE holds: tracks, GOPs, NAL units by type, and its signing data, without judging it."""
+    from secguard.video.inspection import inspect
+
+    found = inspect(file)
+    return Result(
+        data=found,
+        tables=[
+            Table(
+                "tracks", ("handler", "codec", "entry", "timescale"), [list(row.values()) for row in found["tracks"]]
+            ),
+            Table("NAL units", ("type", "count", "bytes"), [list(row.values()) for row in found["nal_types"]]),
+            Table(
+                "signing data (not verified)",
+                ("counter", "slices", "partial", "start", "end", "bytes", "serial", "problem"),
+                [list(row.values()) for row in found["seis"][:_MAX_ROWS]],
+            ),
+        ],
+        lines=[f"{found['frames']} frames, {found['gops']} GOPs, {found['nals']} NAL units, {found['seconds']:.2f} s"],
+    )
+
+
+video.add_command(sign_)
+video.add_command(verify_)
+video.add_command(inspect_)
