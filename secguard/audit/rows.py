@@ -1,7 +1,7 @@
 """The index row of an event: every column can be computed again from the ledger's bytes, so any change shows."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -69,17 +69,18 @@ def microseconds(time: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield str(value)
+def _collect(values: Iterable[Any], texts: list[str]) -> None:
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, bool) or value is None:
+            continue
+        elif isinstance(value, int | float):
+            texts.append(str(value))
+        elif isinstance(value, dict):
+            _collect(value.values(), texts)
+        elif isinstance(value, list):
+            _collect(value, texts)
 
 
 def row_of(seq: int, body: bytes) -> Row:
@@ -95,8 +96,9 @@ def row_of(seq: int, body: bytes) -> Row:
         kept = [value.replace("\0", "\ufffd") for value in kept]
     reason = document((event.reason,)) if event.reason else ""
     # The words of a question are left out: a search would find all earlier searches for the same words.
-    texts = () if event.kind == "audit.searched" else _texts(event.data)
-    text = document([*filter(None, kept), *texts])
+    texts = [value for value in kept if value]
+    if event.data and event.kind != "audit.searched":
+        _collect(event.data.values(), texts)
     name, role, org, address, subject, case, approver = kept
     return Row(
         seq,
@@ -114,7 +116,7 @@ def row_of(seq: int, body: bytes) -> Row:
         1 if reason else 0,
         hashlib.sha256(body).digest(),
         reason,
-        text,
+        document(texts),
     )
 
 

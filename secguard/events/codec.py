@@ -1,6 +1,8 @@
 """Events as JSON bytes: deterministic on the way out, strict on the way in (no duplicate keys, no NaN, UTC only)."""
 
 import json
+import re
+from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
 
@@ -16,6 +18,8 @@ MAX_EVENT = 60_000
 """Bytes of an encoded event."""
 
 _MAX_DEPTH = 32
+_INFINITE = (float("inf"), float("-inf"))
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(Event)
 
@@ -62,22 +66,28 @@ def _no_constant(text: str) -> Any:
 _strict = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
-def _check(value: Any, depth: int = 0) -> None:
+def _check_text(text: str) -> None:
+    if _SURROGATE.search(text):
+        raise FormatError("events.text.surrogate", "a string holds half of a surrogate pair")
+
+
+def _check(values: Iterable[Any], depth: int = 0) -> None:
     if depth > _MAX_DEPTH:
         raise FormatError("events.depth", f"nested deeper than {_MAX_DEPTH} levels")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check(key, depth)
-            _check(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check(item, depth + 1)
-    elif isinstance(value, float) and value in {float("inf"), float("-inf")}:
-        raise FormatError("events.number.not-finite", "a number is out of range")
-    elif isinstance(value, int) and not -(1 << 63) <= value < (1 << 64):
-        raise FormatError("events.number.range", "an integer is out of range")
-    elif isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise FormatError("events.text.surrogate", "a string holds half of a surrogate pair")
+    for value in values:
+        if isinstance(value, str):
+            if not value.isascii():
+                _check_text(value)
+        elif isinstance(value, dict):
+            _check(value, depth + 1)
+            _check(value.values(), depth + 1)
+        elif isinstance(value, list):
+            _check(value, depth + 1)
+        elif isinstance(value, float):
+            if value in _INFINITE:
+                raise FormatError("events.number.not-finite", "a number is out of range")
+        elif isinstance(value, int) and not -(1 << 63) <= value < (1 << 64):
+            raise FormatError("events.number.range", "an integer is out of range")
 
 
 def decode_untrusted(data: bytes | str) -> Event:
@@ -91,7 +101,7 @@ def decode_untrusted(data: bytes | str) -> Event:
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         value = _strict.decode(text)
-        _check(value)
+        _check((value,))
         event = msgspec.convert(value, Event)
     except UnicodeDecodeError as error:
         raise FormatError(
