@@ -11,6 +11,8 @@ from secguard.ledger.receipts import (
     receipt_chain,
     receipt_origin,
 )
+from secguard.ledger.sequencer import serve
+from secguard.ledger.verify import verify_log
 
 __all__ = [
     "Anchor",
@@ -26,4 +28,6 @@ __all__ = [
     "parse_checkpoint",
     "receipt_chain",
     "receipt_origin",
+    "serve",
+    "verify_log",
 ]

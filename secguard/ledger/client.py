@@ -1,17 +1,20 @@
 """Recording through the service: a length-prefixed JSON request over its Unix socket, an answer after fdatasync."""
 
 import base64
+import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from secguard.core.errors import FormatError, RefusedError, SecguardError, SystemPartError, UsageError
 from secguard.events import Event, Receipt
+from secguard.ledger.journal import MAX_FRAME_EVENTS
 
-__all__ = ["MAX_MESSAGE", "Answer", "Refusal", "Request", "pack", "record_remotely"]
+__all__ = ["MAX_MESSAGE", "Answer", "Refusal", "Request", "pack", "record_remotely", "socket_address"]
 
 MAX_MESSAGE = 64 << 20
 """Bytes of a request or an answer."""
@@ -62,17 +65,41 @@ def _receive(connection: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
+@contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """An address for `path` that fits into the 108 bytes that the kernel has for it, however deep the folder lies."""
+    if len(os.fsencode(path)) < 100:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
 def record_remotely(path: Path, events: Sequence[Event], origin: str) -> list[Receipt] | None:
-    """Have the service record; None if no service listens at `path`.
+    """Have the service record, at most `MAX_FRAME_EVENTS` at a time; None if no service listens at `path`.
 
     Raises:
         SecguardError: what the service answered, or `ledger.service.lost`: it may or may not be recorded; a retry with
             the same event IDs is safe.
     """
+    receipts: list[Receipt] = []
+    for at in range(0, len(events), MAX_FRAME_EVENTS):
+        part = _record_part(path, events[at : at + MAX_FRAME_EVENTS], origin)
+        if part is None:
+            return None
+        receipts += part
+    return receipts
+
+
+def _record_part(path: Path, events: Sequence[Event], origin: str) -> list[Receipt] | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT)
         try:
-            connection.connect(str(path))
+            with socket_address(path) as address:
+                connection.connect(address)
         except OSError:
             return None
         try:

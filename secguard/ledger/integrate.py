@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,24 @@ class State:
     def copy(self) -> "State":
         """An independent copy."""
         return State(self.size, [bytearray(row) for row in self.rows])
+
+    def push(self, root: bytes) -> list[tuple[int, int, bytes]]:
+        """Add a full bundle by its subtree's root; returns the tiles it filled as (level, number, hashes)."""
+        filled = []
+        level, number = 1, self.size // BUNDLE
+        while True:
+            if len(self.rows) < level:
+                self.rows.append(bytearray())
+            row = self.rows[level - 1]
+            row += root
+            if len(row) < BUNDLE * HASH_SIZE:
+                break
+            filled.append((level, number >> 8 * level, bytes(row)))
+            root = root_of(row)
+            row.clear()
+            level += 1
+        self.size += BUNDLE
+        return filled
 
     def root(self, tail: bytes) -> bytes:
         """The tree's root with the joined leaf hashes `tail` after the full bundles."""
@@ -199,20 +218,8 @@ class _Builder:
         self._write(self._layout.public / tile_path(0, number), hashes)
         self._write(self._layout.bodies / body_path(number), pack_bodies(salts, bodies), 0o640)
         self._ids.insert(self.state.size, event_ids(bodies))
-        level, root = 1, root_of(hashes)
-        while True:
-            if len(self.state.rows) < level:
-                self.state.rows.append(bytearray())
-            row = self.state.rows[level - 1]
-            row += root
-            if len(row) < BUNDLE * HASH_SIZE:
-                break
-            place = number >> 8 * level
-            self._write(self._layout.public / tile_path(level, place), bytes(row))
-            root = root_of(row)
-            row.clear()
-            level += 1
-        self.state.size += BUNDLE
+        for level, place, row in self.state.push(root_of(hashes)):
+            self._write(self._layout.public / tile_path(level, place), row)
         self._since += 1
 
     def _write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -228,6 +235,8 @@ class _Builder:
             self._ids.sync()
             _sync_files(self._layout.root, self._written)
             save_state(self._layout, self.state)
+            for path in self._written:  # partial versions of what is full and durable now
+                shutil.rmtree(path.with_name(path.name + ".p"), ignore_errors=True)
             self._written.clear()
             self._since = 0
 

@@ -199,6 +199,10 @@ class Journal:
         payload = os.pread(descriptor, frame.length - _HEADER.size, frame.offset + _HEADER.size)
         return _crc(header, [payload]) == int.from_bytes(header[-4:], "big")
 
+    def place(self) -> str:
+        """Where reading stopped: file and byte."""
+        return f"{self.path(self._segment).name} byte {self._end}"
+
     def repair(self) -> str:
         """Cut off a torn tail (writer only, under the lock).
 

@@ -162,9 +162,14 @@ class Ledger:
 
     def _ready(self) -> Writer:
         if self._writer is None:
-            self._writer = Writer(self._layout, self.origin, self.notices, self._reader.leaf)
-            self._writer.refresh()
-            check_history(self._layout, self._config, self._writer.size)
+            writer = Writer(self._layout, self.origin, self.notices, self._reader.leaf)
+            try:
+                writer.refresh()
+                check_history(self._layout, self._config, writer.size)
+            except BaseException:
+                writer.close()
+                raise
+            self._writer = writer
         elif self._held == 1:
             self._writer.refresh()
         return self._writer

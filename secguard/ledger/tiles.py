@@ -16,6 +16,8 @@ __all__ = [
     "format_number",
     "needed_tiles",
     "pack_bundle",
+    "parse_number",
+    "parse_path",
     "tile_path",
     "unpack_bundle",
 ]
@@ -84,6 +86,29 @@ def unpack_bundle(data: bytes, width: int, where: str = "") -> bytes:
     if len(data) != 34 * width or lengths != b"\x00" * width + b"\x20" * width:
         raise FormatError("ledger.bundle.format", f"not a bundle of {width} commitments", where=where)
     return b"".join([data[i + 2 : i + 34] for i in range(0, len(data), 34)])
+
+
+def parse_number(text: str) -> int | None:
+    """The tile number that a path as `format_number` makes it stands for, or None."""
+    groups = text.split("/")
+    digits = "".join(part.removeprefix("x") for part in groups)
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else -1
+    return number if number >= 0 and format_number(number) == text else None
+
+
+def parse_path(text: str) -> tuple[int, int, int] | None:
+    """(level, number, width) of a path below `public`; level -1 is an entry bundle; None if it is no tile's."""
+    parts = text.split("/", 2)
+    if len(parts) < 3 or parts[0] != "tile":
+        return None
+    place, found, width = parts[2].partition(".p/")
+    number = parse_number(place)
+    level = -1 if parts[1] == "entries" else int(parts[1]) if parts[1].isdigit() and len(parts[1]) < 3 else -2
+    count = int(width) if width.isdigit() and len(width) < 4 else BUNDLE
+    if number is None or level < -1 or not 0 < count <= BUNDLE or (found and not 0 < count < BUNDLE):
+        return None
+    made = bundle_path(number, count) if level < 0 else tile_path(level, number, count)
+    return (level, number, count) if made == text else None
 
 
 class TileReader:

@@ -1,0 +1,391 @@
+"""Verifying a whole log, from the bodies up; nothing that is stored is believed.
+
+Every body is held against its commitment, every commitment and hash against the tiles, the tree against the signed
+checkpoint, the checkpoint against the anchor, and every stored file against what it must hold. Where body, entry and
+tile disagree, the one that the other two contradict is named.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from secguard.core import Axis, Finding, Progress, Throttle, Verdict, finding, judge, silent
+from secguard.core.errors import FormatError, RefusedError, SecguardError
+from secguard.ledger.anchor import Anchor
+from secguard.ledger.bodies import commit_many, leaf_hashes, unpack_bodies
+from secguard.ledger.integrate import State, load_state
+from secguard.ledger.journal import Journal, Retired
+from secguard.ledger.layout import Config, Layout, read_config
+from secguard.ledger.merkle import HASH_SIZE, leaf_hash, root_of
+from secguard.ledger.note import Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
+from secguard.ledger.publish import read_checkpoint
+from secguard.ledger.tiles import BUNDLE, body_path, bundle_path, parse_number, parse_path, tile_path, unpack_bundle
+
+__all__ = ["verify_log"]
+
+_ZERO = bytes(HASH_SIZE)
+
+
+class _PrunedData(msgspec.Struct):
+    """The part of an `audit.pruned` event's data that names deleted bodies: ranges [first, last]."""
+
+    indexes: list[tuple[int, int]] = []
+
+
+class _PrunedEvent(msgspec.Struct):
+    kind: str
+    data: _PrunedData = msgspec.field(default_factory=_PrunedData)
+
+
+@dataclass(slots=True)
+class _Check:
+    """One verification under way."""
+
+    layout: Layout
+    findings: list[Finding] = field(default_factory=list)
+    tree: State = field(default_factory=State)
+    marks: dict[int, list[tuple[Checkpoint, str]]] = field(default_factory=lambda: defaultdict(list))
+    partials: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    bundles: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    pruned: list[int] = field(default_factory=list)
+    cited: list[tuple[int, int]] = field(default_factory=list)
+
+    def say(self, code: str, where: str, **data: Any) -> None:
+        self.findings.append(finding(code, where, **data))
+
+    def say_error(self, error: SecguardError, code: str, where: str) -> None:
+        self.say(code, where, reason=error.message)
+
+    def name(self, path: Path) -> str:
+        return str(path.relative_to(self.layout.root))
+
+    def read(self, path: Path, code: str) -> bytes | None:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            self.say(code, self.name(path), reason=error.strerror or "")
+            return None
+
+    # what the folder holds
+
+    def list_files(self, size: int) -> None:
+        """Sort the stored tiles; name what no tree of this log can have."""
+        public = self.layout.public
+        for path in sorted(public.rglob("*")):
+            if path.is_dir() or path == self.layout.checkpoint:
+                continue
+            level, number, width = parse_path(path.relative_to(public).as_posix()) or (0, size, 1)
+            covered = size >> 8 * max(level, 0)
+            if number * BUNDLE + width > covered:
+                self.say("ledger.file.unexpected", self.name(path))
+            elif width < BUNDLE:
+                (self.bundles[number] if level < 0 else self.partials[level, number]).append(width)
+        for path in sorted(self.layout.bodies.rglob("*")):
+            if path.is_file():
+                place = parse_number(path.relative_to(self.layout.bodies).as_posix())
+                if place is None or (place + 1) * BUNDLE > size:
+                    self.say("ledger.file.unexpected", self.name(path))
+
+    # entries
+
+    def bundle(self, number: int) -> None:
+        """Verify a full bundle: bodies, entries, level-0 tile, and the tiles above that it fills."""
+        layout, first = self.layout, number * BUNDLE
+        body_file = layout.bodies / body_path(number)
+        entry_file, tile_file = layout.public / bundle_path(number), layout.public / tile_path(0, number)
+        raw_bodies = self.read(body_file, "ledger.body.missing")
+        raw_entries = self.read(entry_file, "ledger.bundle.missing")
+        tile = self.read(tile_file, "ledger.tile.missing")
+        span = f"entries {first}-{first + BUNDLE - 1}"
+        bodies = entries = None
+        if raw_bodies is not None:
+            try:
+                bodies = unpack_bodies(raw_bodies, self.name(body_file))
+            except FormatError as error:
+                self.say_error(error, "ledger.body.damaged", f"{error.where}, {span}")
+        if raw_entries is not None:
+            try:
+                entries = unpack_bundle(raw_entries, BUNDLE)
+            except FormatError as error:
+                self.say_error(error, "ledger.bundle.damaged", f"{self.name(entry_file)}, {span}")
+        if tile is not None and len(tile) != BUNDLE * HASH_SIZE:
+            self.say("ledger.tile.damaged", self.name(tile_file), bytes=len(tile))
+            tile = None
+        computed = self.commitments(bodies, entries, first)
+        hashes = leaf_hashes(computed)
+        joined = b"".join(computed)
+        if joined != entries or hashes != tile:
+            hashes = self.blame(first, bodies, computed, entries, tile, files=(body_file, entry_file, tile_file))
+        self.check_partials(number, b"".join(computed), hashes)
+        self.check_marks(number, hashes)
+        for level, place, row in self.tree.push(root_of(hashes)):
+            path = layout.public / tile_path(level, place)
+            self.compare_tile(path, self.read(path, "ledger.tile.missing"), row, level, place)
+            self.check_row(level, place, row)
+
+    def commitments(
+        self, bodies: tuple[bytes, list[bytes | None]] | None, entries: bytes | None, first: int
+    ) -> list[bytes]:
+        """What the bodies say the entries are; where a body is gone, what the bundle says."""
+        stored = [entries[at : at + 32] for at in range(0, len(entries), 32)] if entries else [_ZERO] * BUNDLE
+        if bodies is None:
+            return stored
+        salts, events = bodies
+        for slot, event in enumerate(events):
+            if event is not None and b'"audit.pruned"' in event:
+                self.cite(event)
+            if event is None:
+                self.pruned.append(first + slot)
+        full = [event for event in events if event is not None]
+        if len(full) == len(events):
+            return commit_many(salts, full)
+        kept = b"".join([salts[at * 16 : at * 16 + 16] for at, event in enumerate(events) if event is not None])
+        made = iter(commit_many(kept, full))
+        return [next(made) if event is not None else stored[slot] for slot, event in enumerate(events)]
+
+    def cite(self, event: bytes) -> None:
+        try:
+            record = msgspec.json.decode(event, type=_PrunedEvent)
+        except msgspec.MsgspecError:
+            return
+        if record.kind == "audit.pruned":
+            self.cited += record.data.indexes
+
+    def blame(
+        self,
+        first: int,
+        bodies: tuple[bytes, list[bytes | None]] | None,
+        computed: list[bytes],
+        entries: bytes | None,
+        tile: bytes | None,
+        *,
+        files: tuple[Path, Path, Path],
+    ) -> bytes:
+        """Name what is wrong, entry by entry; returns the most credible leaf hashes, to go on with."""
+        body_name, entry_name, tile_name = map(self.name, files)
+        best = []
+        for slot, commitment in enumerate(computed):
+            index, at = first + slot, slot * 32
+            has_body = bodies is not None and bodies[1][slot] is not None
+            entry = entries[at : at + 32] if entries is not None else None
+            leaf = tile[at : at + 32] if tile is not None else None
+            mine = leaf_hash(commitment)
+            theirs = leaf_hash(entry) if entry is not None else None
+            if has_body and entry is not None and commitment != entry:
+                if leaf == mine:
+                    self.say("ledger.bundle.mismatch", f"{entry_name}, entry {index}", index=index)
+                else:
+                    self.say("ledger.body.mismatch", f"{body_name}, entry {index}", index=index)
+                    if leaf is not None and leaf != theirs:
+                        self.say("ledger.bundle.mismatch", f"{entry_name}, entry {index}", index=index)
+                best.append(leaf or theirs or mine)
+                continue
+            if leaf is not None and leaf != mine:
+                self.say("ledger.tile.mismatch", f"{tile_name}, leaf {index}", index=index, level=0)
+            best.append(mine if has_body or entry is not None else leaf or _ZERO)
+        return b"".join(best)
+
+    # tiles
+
+    def compare_tile(self, path: Path, stored: bytes | None, row: bytes, level: int, number: int) -> None:
+        if stored is None or stored == row:
+            return
+        if len(stored) != len(row):
+            self.say("ledger.tile.damaged", self.name(path), bytes=len(stored))
+            return
+        slot = next(at for at in range(0, len(row), 32) if stored[at : at + 32] != row[at : at + 32]) // 32
+        index = (number * BUNDLE + slot) << 8 * level
+        self.say("ledger.tile.mismatch", f"{self.name(path)}, hash {slot}", index=index, level=level)
+
+    def check_row(self, level: int, number: int, row: bytes) -> None:
+        """Stored partial versions of a tile against its hashes."""
+        for width in self.partials.pop((level, number), ()):
+            path = self.layout.public / tile_path(level, number, width)
+            self.compare_tile(path, self.read(path, "ledger.tile.missing"), row[: width * HASH_SIZE], level, number)
+
+    def check_partials(self, number: int, commitments: bytes, hashes: bytes) -> None:
+        """Stored partial versions of a bundle and of its level-0 tile."""
+        self.check_row(0, number, hashes)
+        for width in self.bundles.pop(number, ()):
+            path = self.layout.public / bundle_path(number, width)
+            data = self.read(path, "ledger.bundle.missing")
+            try:
+                entries = unpack_bundle(data or b"", width)
+            except FormatError as error:
+                self.say_error(error, "ledger.bundle.damaged", f"{self.name(path)}, from entry {number * BUNDLE}")
+                continue
+            for slot in range(width):
+                if entries[slot * 32 : slot * 32 + 32] != commitments[slot * 32 : slot * 32 + 32]:
+                    index = number * BUNDLE + slot
+                    self.say("ledger.bundle.mismatch", f"{self.name(path)}, entry {index}", index=index)
+
+    def check_marks(self, number: int, hashes: bytes) -> None:
+        """Roots of the checkpoints whose size falls into this bundle."""
+        for size in [size for size in self.marks if size // BUNDLE == number]:
+            root = self.tree.root(hashes[: size % BUNDLE * HASH_SIZE])
+            for signed, where in self.marks.pop(size):
+                if root != signed.root:
+                    self.say("ledger.root.mismatch", where, size=size, computed=root.hex(), signed=signed.root.hex())
+
+    def need_partials(self, size: int) -> None:
+        """The partial tiles and bundle that a reader of the checkpoint of this size needs."""
+        public, level = self.layout.public, 0
+        last, rest = divmod(size, BUNDLE)
+        if rest and not any((public / bundle_path(last, w)).exists() for w in (rest, BUNDLE)):
+            self.say("ledger.bundle.missing", self.name(public / bundle_path(last, rest)), reason="")
+        while size >> 8 * level:
+            number, width = divmod(size >> 8 * level, BUNDLE)
+            if width and not any((public / tile_path(level, number, w)).exists() for w in (width, BUNDLE)):
+                self.say("ledger.tile.missing", self.name(public / tile_path(level, number, width)), reason="")
+            level += 1
+
+    # the journal's tail
+
+    def tail(self, journal: Journal) -> None:
+        """Everything after the full bundles, from the journal."""
+        salts, bodies = b"", []
+        try:
+            for frame in list(journal.frames):
+                columns = journal.read(frame)
+                skip = max(0, self.tree.size - frame.first)
+                if skip < frame.events:
+                    salts += columns.salts[skip * 16 :]
+                    bodies += columns.bodies[skip:]
+        except (RefusedError, Retired) as error:
+            where = error.where if isinstance(error, RefusedError) else ""
+            self.say("ledger.journal.damaged", Path(where).name, reason=str(error))
+        for event in bodies:
+            if b'"audit.pruned"' in event:
+                self.cite(event)
+        for at in range(0, len(bodies) - BUNDLE + 1, BUNDLE):
+            self._end_block(salts[at * 16 : (at + BUNDLE) * 16], bodies[at : at + BUNDLE])
+        rest = len(bodies) // BUNDLE * BUNDLE
+        self._end_block(salts[rest * 16 :], bodies[rest:])
+        for level, row in enumerate(self.tree.rows, 1):
+            self.check_row(level, self.tree.size >> 8 * (level + 1), bytes(row))
+
+    def _end_block(self, salts: bytes, bodies: Sequence[bytes]) -> None:
+        commitments = commit_many(salts, bodies)
+        hashes = leaf_hashes(commitments)
+        number = self.tree.size // BUNDLE
+        self.check_partials(number, b"".join(commitments), hashes)
+        self.check_marks(number, hashes)
+        if len(bodies) == BUNDLE:
+            for level, place, row in self.tree.push(root_of(hashes)):
+                self.check_row(level, place, row)
+
+    def judge_pruned(self) -> None:
+        ranges = sorted(self.cited)
+        for index in self.pruned:
+            if not any(low <= index <= high for low, high in ranges):
+                where = f"{self.name(self.layout.bodies / body_path(index // BUNDLE))}, entry {index}"
+                self.say("ledger.body.missing", where, reason="deleted, and no audit.pruned event says so", index=index)
+
+
+def _notes(check: _Check, config: Config, keys: Sequence[NoteKey]) -> Iterator[Checkpoint]:
+    """Judge the stored checkpoint and the anchored one; yield those that can be read."""
+    layout = check.layout
+    anchor = Anchor(layout.root / config.anchor)
+    raw: dict[str, bytes | None] = {}
+    for name in ("checkpoint", "anchor"):
+        try:
+            raw[name] = note = read_checkpoint(layout) if name == "checkpoint" else anchor.read()
+        except SecguardError as error:
+            check.say_error(error, "ledger.checkpoint.damaged", name)
+            continue
+        if note is None:
+            continue
+        try:
+            signed = open_checkpoint(note, keys, name) if keys else parse_checkpoint(note, name)
+        except FormatError as error:
+            check.say_error(error, "ledger.checkpoint.damaged", name)
+            continue
+        except RefusedError as error:
+            check.say_error(error, "ledger.checkpoint.signature", name)
+            signed = parse_checkpoint(note, name)
+        if signed.origin != config.origin:
+            check.say("ledger.checkpoint.foreign", name, origin=signed.origin, expected=config.origin)
+            continue
+        check.marks[signed.size].append((signed, name))
+        yield signed
+    local, far = raw.get("checkpoint"), raw.get("anchor")
+    if local is not None and far is None and "anchor" in raw:
+        check.say("ledger.anchor.missing", str(anchor.path))
+    elif far is not None and local is None and "checkpoint" in raw:
+        check.say("ledger.checkpoint.missing", check.name(layout.checkpoint))
+    elif local is not None and far is not None and local != far:
+        check.say("ledger.checkpoint.behind", check.name(layout.checkpoint), anchor=str(anchor.path))
+
+
+def _count_bundles(layout: Layout) -> int:
+    number = 0
+    while (layout.bodies / body_path(number)).exists():
+        number += 1
+    return number
+
+
+def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progress: Progress = silent) -> Verdict:
+    """Verify a whole log: tiles, bundles, bodies, journal, checkpoint and anchor; takes no lock and changes nothing.
+
+    Args:
+        root: the log's folder.
+        keys: keys that the caller believes to be the log's; without any, provenance is unknown.
+        at: time of judgement, aware.
+        progress: told the entries done.
+
+    Returns:
+        A verdict over integrity, completeness and provenance; every finding names file and index.
+
+    Raises:
+        UsageError: there is no log here.
+        FormatError: its configuration is damaged.
+    """
+    layout = Layout(root)
+    config = read_config(layout)
+    check = _Check(layout)
+    report = Throttle(progress)
+    signed = list(_notes(check, config, keys))
+    try:
+        state = load_state(layout)
+    except SecguardError as error:
+        check.say_error(error, "ledger.state.damaged", check.name(layout.state))
+        state = State(_count_bundles(layout) * BUNDLE)
+    journal = Journal(layout.journal)
+    try:
+        try:
+            journal.load(state.size)
+        except RefusedError as error:
+            check.say_error(error, "ledger.journal.damaged", error.where)
+        if journal.garbage:
+            check.say("ledger.journal.torn", journal.place(), bytes=journal.garbage)
+        total = max(journal.size, state.size)
+        check.list_files(total)
+        for number in range(state.size // BUNDLE):
+            check.bundle(number)
+            report((number + 1) * BUNDLE, total, "entries")
+        if state.rows and check.tree.rows != state.rows:
+            check.say("ledger.state.damaged", check.name(layout.state), reason="it does not match the tree")
+        check.tail(journal)
+        report(total, total, "entries")
+    finally:
+        journal.close()
+    for size, notes in check.marks.items():
+        for _, where in notes:
+            check.say("ledger.checkpoint.rollback", where, size=size, have=total)
+    if signed:
+        check.need_partials(min(total, signed[0].size))
+    check.judge_pruned()
+    examined = {Axis.INTEGRITY, Axis.COMPLETENESS}
+    if signed and keys:
+        examined.add(Axis.PROVENANCE)
+    elif not signed:
+        check.say("ledger.checkpoint.none", check.name(layout.checkpoint))
+    else:
+        check.say("ledger.checkpoint.unverified", check.name(layout.checkpoint))
+    default = (Axis.INTEGRITY, Axis.COMPLETENESS, Axis.PROVENANCE)
+    return judge(f"{config.origin} ({total} entries)", at, examined=examined, findings=check.findings, default=default)
