@@ -251,7 +251,7 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
             for family in (4, 6):
                 if a.address(family) and b.address(family):
                     _pair(build, policy, flows, (family, src, dst))
-                elif _wants(policy, a.zone, family) or _wants(policy, b.zone, family):
+                elif _wants(policy, a.zone, family) and _wants(policy, b.zone, family):
                     uncovered.append((a.zone, b.zone, family))
     if not len(build.table):
         raise UsageError("isolation.plan.empty", "no two agents share an address family: nothing to probe")

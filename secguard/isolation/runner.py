@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secguard.core import (
     Axis,
@@ -84,7 +85,8 @@ class RunResult:
         columns: cases and results as columns (`secguard.isolation.result.case_columns`).
         matrix: ordered pairs of zones.
         observations: by agent.
-        envelopes: signed documents by file name: `plan.json`, `observations-AGENT.json`, `result.json`.
+        envelopes: signed documents by file name: `plan.json`, `observations-AGENT.json`, `result.json`, and
+            `signer.pem`, the public key of the plan's signer.
         seconds: wall time of the run.
     """
 
@@ -369,8 +371,9 @@ def conclude(
         FormatError: not a plan, not observations.
         RefusedError: a wrong signature, observations of another run, or two of one agent.
     """
+    keys = list(keys)
     plan, digest = open_plan(envelope, keys)
-    agent_keys = {item.name: parse_key(item.key) for item in plan.agents}
+    agent_keys = {item.name: parse_key(item.key) for item in plan.agents if item.key}
     envelopes = {"plan.json": envelope}
     seen: list[Observations] = []
     digests: dict[str, str] = {}
@@ -383,6 +386,8 @@ def conclude(
         digests[name] = item_digest
         envelopes[f"observations-{name}.json"] = data
     judgement = judge(plan, digest, seen, (clock or SystemClock()).now(), require=require)
+    if len(keys) == 1:
+        envelopes["signer.pem"] = keys[0].public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     if signer is not None:
         envelopes["result.json"] = seal_result(plan, digest, digests, judgement, signer)
     return RunResult(
