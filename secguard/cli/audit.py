@@ -181,7 +181,7 @@ def search(
         outcome=outcome,
         findings=page.findings,
         tables=[Table("", [column[0 if ctx.lang == "en" else 1] for column in _COLUMNS], _rows(page))] if hits else (),
-        lines=[_reach(page)],
+        lines=[_reach(page, ctx.lang)],
         jsonl=hits,
         report=lambda _: _search_report(page, origin, made),
     )
@@ -194,11 +194,17 @@ def _rows(page: "Page") -> "list[tuple[str | datetime, ...]]":
     ]
 
 
-def _reach(page: "Page") -> str:
+def _reach(page: "Page", lang: str) -> str:
+    shown = len(page.hits)
+    if lang == "zh":
+        signed = f"检查点覆盖 {page.checkpoint['size']} 条" if page.checkpoint else "尚无检查点"
+        more = f"；下一页：--after {page.next}" if page.next else ""
+        reach = f"账本 {page.size} 条事件中已索引 {page.position} 条，{signed}"
+        return f"匹配 {page.total} 条事件，显示 {shown} 条；{reach}{more}"
     signed = f"checkpoint at {page.checkpoint['size']}" if page.checkpoint else "no checkpoint yet"
     more = f"; next page: --after {page.next}" if page.next else ""
-    shown = f"{page.total} events match, {len(page.hits)} shown"
-    return f"{shown}; index {page.position} of {page.size} events, {signed}{more}"
+    reach = f"index {page.position} of {page.size} events, {signed}"
+    return f"{page.total} events match, {shown} shown; {reach}{more}"
 
 
 def _search_report(page: "Page", origin: str, made: "datetime") -> "Report":
