@@ -174,4 +174,8 @@ def read_claims(stream: Stream) -> Claims:
     result.claims.sort(key=lambda claim: (claim.session, claim.sei.counter))
     for previous, claim in zip(result.claims, result.claims[1:], strict=False):
         claim.unit.continues = previous.sei.partial and previous.session == claim.session
+        if previous.session == claim.session:
+            claim.unit.skipped = max(claim.sei.counter - previous.sei.counter - 1, 0)
+    if result.claims and any(result.claims[0].sei.link_hash):
+        result.claims[0].unit.skipped = max(result.claims[0].sei.counter - 1, 0)
     return result

@@ -1,6 +1,9 @@
 """Compare a recording with its segment manifest: what is missing, what was changed, how it is shown."""
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,64 +15,113 @@ from secguard.video.match import common
 from secguard.video.nal import Stream
 from secguard.video.timeline import Pictures
 
-__all__ = ["compare"]
+__all__ = ["Compared", "compare"]
+
+_MAX_FINDINGS = 1000
+_TOLD = {"changed", "incomplete", "repeated", "foreign", "moved"}
+_CUT = {"video.tail.truncated", "video.head.truncated", "video.gop.missing"}
+_LOST_SEI = {"video.sei.missing", "video.sei.malformed", "video.gop.missing"}
 
 
-def _gop_findings(gops: Gops, manifest: Manifest, pictures: Pictures) -> list[Finding]:
-    """GOPs of the file against those of the manifest, in order; what the SEIs already told is not said again."""
-    sealed = manifest.gops
-    if gops.sha256 == sealed.sha256:
-        return []
-    places: dict[str, list[int]] = {}
-    for number, value in enumerate(sealed.sha256):
-        places.setdefault(value, []).append(number)
-    pairs = common([places.get(value, ()) for value in gops.sha256])
-    if not pairs and len(sealed.sha256) > 2:
-        return [finding("video.manifest.mismatch", "", device=manifest.device)]
-    timeline = pictures.timeline
-    told = {
-        first: number
-        for number, (first, state) in enumerate(zip(timeline.first_frame, timeline.state, strict=True))
-        if first and state in {"changed", "incomplete", "repeated", "foreign", "moved"}
-    }
-    missing_told = sum(1 for state in timeline.state if state == "missing")
-    findings: list[Finding] = []
-    heads = np.cumsum([0, *gops.frames]).tolist()
-    total = len(sealed.sha256)
-    ends = [(-1, -1), *pairs, (len(gops.sha256), total)]
-    for (here, there), (next_here, next_there) in itertools.pairwise(ends):
-        mine, theirs = list(range(here + 1, next_here)), list(range(there + 1, next_there))
-        last = next_there == total
-        for own, wanted in zip(mine, theirs, strict=False):
-            cut = last and wanted == theirs[-1] and own == mine[-1] and gops.frames[own] < sealed.frames[wanted]
-            where = f"GOP {wanted + 1}, frames {heads[own] + 1}-{heads[own + 1]}"
-            if cut:
-                lost = sealed.frames[wanted] - gops.frames[own]
-                findings.append(finding("video.tail.truncated", f"GOP {wanted + 1}", gops=0, frames=lost))
-            elif heads[own] + 1 not in told:
-                findings.append(finding("video.gop.manifest-mismatch", where, gop=wanted + 1))
-        gone = theirs[len(mine) :]
-        if gone and last:
-            frames = sum(sealed.frames[number] for number in gone)
-            findings.append(finding("video.tail.truncated", f"GOP {gone[0] + 1}", gops=len(gone), frames=frames))
-        elif gone and there < 0:
-            frames = sum(sealed.frames[number] for number in gone)
-            findings.append(finding("video.head.truncated", f"GOP {gone[-1] + 1}", gops=len(gone), frames=frames))
-        else:
-            for number in gone:
-                if missing_told > 0:
-                    missing_told -= 1
-                else:
-                    findings.append(finding("video.gop.missing", f"GOP {number + 1}", gop=number + 1))
-        findings += [
-            finding("video.gop.unsealed", f"frames {heads[number] + 1}-{heads[number + 1]}", frames=gops.frames[number])
-            for number in mine[len(theirs) :]
-            if heads[number] + 1 not in told
-        ]
-    return findings[:1000]
+@dataclass(slots=True)
+class Compared:
+    """What a manifest says against the file.
+
+    Attributes:
+        findings: what is wrong.
+        proven: numbers of the first frames of GOPs that are as sealed, whatever the SEIs can tell.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    proven: set[int] = field(default_factory=set)
 
 
-def compare(stream: Stream, gops: Gops, claims: Claims, pictures: Pictures, manifest: Manifest) -> list[Finding]:
+class _Gops:
+    """GOPs of the file against those of the manifest; what the SEIs already told is not said again."""
+
+    def __init__(self, gops: Gops, sealed: Gops, pictures: Pictures) -> None:
+        self.gops, self.sealed = gops, sealed
+        self.heads = np.cumsum([1, *gops.frames]).tolist()  # number of each GOP's first frame
+        self.result = Compared()
+        timeline = pictures.timeline
+        rows = list(zip(timeline.gop, timeline.first_frame, timeline.frames, timeline.state, strict=True))
+        self.told = [(first, first + frames) for _, first, frames, state in rows if frames and state in _TOLD]
+        self.broken = {gop for gop, _, _, state in rows if state in _TOLD}
+        self.missing = sum(1 for *_, state in rows if state == "missing")
+        self.present = set(gops.sha256)
+
+    def say(self, code: str, where: str, **data: Any) -> None:
+        if len(self.result.findings) < _MAX_FINDINGS:
+            self.result.findings.append(finding(code, where, **data))
+
+    def known(self, own: int) -> bool:
+        """The SEIs told something of this GOP's frames."""
+        low, high = self.heads[own], self.heads[own + 1]
+        return any(first < high and low < stop for first, stop in self.told)
+
+    def run(self) -> None:
+        places: dict[str, list[int]] = {}
+        for number, value in enumerate(self.sealed.sha256):
+            places.setdefault(value, []).append(number)
+        pairs = common([places.get(value, ()) for value in self.gops.sha256])
+        self.result.proven = {self.heads[own] for own, _ in pairs}
+        ends = [(-1, -1), *pairs, (len(self.gops.sha256), len(self.sealed.sha256))]
+        for (here, there), (next_here, next_there) in itertools.pairwise(ends):
+            mine, theirs = list(range(here + 1, next_here)), list(range(there + 1, next_there))
+            last = next_there == len(self.sealed.sha256)
+            if there < 0 and not last:
+                # The beginning: what is left of a cut GOP belongs to the latest one.
+                spare = max(len(theirs) - len(mine), 0)
+                self.head(theirs[:spare])
+                theirs = theirs[spare:]
+            for own, wanted in zip(mine, theirs, strict=False):
+                self.pair(own, wanted, last=last and own == mine[-1], gone=theirs[len(mine) :])
+            if theirs[len(mine) :] and not (last and mine and self.short(mine[-1], theirs[len(mine) - 1])):
+                self.gone(theirs[len(mine) :], last=last)
+            for own in mine[len(theirs) :]:
+                if not self.known(own):
+                    where = f"frames {self.heads[own]}-{self.heads[own + 1] - 1}"
+                    self.say("video.gop.unsealed", where, frames=self.gops.frames[own])
+
+    def short(self, own: int, wanted: int) -> bool:
+        return self.gops.frames[own] < self.sealed.frames[wanted] and not self.known(own)
+
+    def pair(self, own: int, wanted: int, *, last: bool, gone: Sequence[int]) -> None:
+        """A GOP that stands where another one was sealed."""
+        frames, sealed = self.gops.frames[own], self.sealed.frames[wanted]
+        if last and self.short(own, wanted):
+            lost = sealed - frames + sum(self.sealed.frames[number] for number in gone)
+            self.say("video.tail.truncated", f"GOP {wanted + 1}", gops=len(gone), frames=lost)
+        elif last and frames > sealed and not self.known(own):
+            first, stop = self.heads[own] + sealed, self.heads[own + 1]
+            self.say("video.gop.unsealed", f"frames {first}-{stop - 1}", frames=stop - first)
+        elif not self.known(own):
+            where = f"GOP {wanted + 1}, frames {self.heads[own]}-{self.heads[own + 1] - 1}"
+            self.say("video.gop.manifest-mismatch", where, gop=wanted + 1)
+
+    def head(self, gone: Sequence[int]) -> None:
+        if gone:
+            frames = sum(self.sealed.frames[number] for number in gone)
+            self.say("video.head.truncated", f"GOP {gone[-1] + 1}", gops=len(gone), frames=frames)
+
+    def gone(self, gone: Sequence[int], *, last: bool) -> None:
+        """Sealed GOPs that are not in their place."""
+        if last and not any(self.sealed.sha256[number] in self.present for number in gone):
+            frames = sum(self.sealed.frames[number] for number in gone)
+            self.say("video.tail.truncated", f"GOP {gone[0] + 1}", gops=len(gone), frames=frames)
+            return
+        for number in gone:
+            if self.missing > 0:
+                self.missing -= 1
+            elif number + 1 in self.broken:
+                continue
+            else:
+                code = "video.gop.moved" if self.sealed.sha256[number] in self.present else "video.gop.missing"
+                if code != "video.gop.moved" or not self.told:
+                    self.say(code, f"GOP {number + 1}", gop=number + 1)
+
+
+def compare(stream: Stream, gops: Gops, claims: Claims, pictures: Pictures, manifest: Manifest) -> Compared:
     """What a believed manifest says against the file.
 
     Args:
@@ -79,25 +131,27 @@ def compare(stream: Stream, gops: Gops, claims: Claims, pictures: Pictures, mani
         pictures: what they told.
         manifest: what was sealed.
     """
-    movie, samples = stream.movie, stream.samples
-    if manifest.codec != stream.track.codec:
-        return [finding("video.manifest.mismatch", "", device=manifest.device)]
-    findings = _gop_findings(gops, manifest, pictures)
+    sealed = manifest.gops
+    foreign = len(sealed.sha256) > 1 and not set(sealed.sha256) & set(gops.sha256)
+    if manifest.codec != stream.track.codec or foreign:
+        return Compared([finding("video.manifest.mismatch", device=manifest.device)])
+    rows = _Gops(gops, sealed, pictures)
+    rows.run()
+    result = rows.result
+    findings = result.findings
     seis = sum(1 for claim in claims.claims if claim.sei.signature)
     told = {item.code for item in pictures.findings}
-    whole = not any(
-        item.code in {"video.tail.truncated", "video.head.truncated", "video.gop.missing"} for item in findings
-    )
-    if seis < manifest.seis and whole and not told & {"video.sei.missing", "video.sei.malformed", "video.gop.missing"}:
-        findings.append(finding("video.sei.removed", "", expected=manifest.seis, found=seis))
+    if seis < manifest.seis and not _CUT & {item.code for item in findings} and not told & _LOST_SEI:
+        findings.append(finding("video.sei.removed", expected=manifest.seis, found=seis))
     if digest_sets(stream).hex() != manifest.parameter_sets:
         findings.append(finding("video.parameter-sets.changed"))
-    complete = len(samples) and not any(item.axis is Axis.COMPLETENESS for item in (*findings, *pictures.findings))
+    complete = not any(item.axis is Axis.COMPLETENESS for item in (*findings, *pictures.findings))
     if digest_presentation(stream).hex() != manifest.presentation:
         # A cut file has other sample times by necessity; that is said already, and nothing more is known.
         findings.append(finding("video.presentation.changed" if complete else "video.presentation.unproven"))
     if not findings and not any(item.outcome != "pass" for item in pictures.findings):
-        same = len(movie.data) == manifest.size and hash_range(movie.data, 0, len(movie.data)).hex() == manifest.sha256
+        data = stream.movie.data
+        same = len(data) == manifest.size and hash_range(data, 0, len(data)).hex() == manifest.sha256
         if not same:
             findings.append(finding("video.file.differs"))
-    return findings
+    return result

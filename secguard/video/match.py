@@ -41,6 +41,7 @@ class Unit:
         link_hash: first hash of the claim before.
         count: slices it claims.
         continues: it goes on with the GOP of the claim before.
+        skipped: running numbers left out before it: claims that the stream lost.
         anchor: H(I) of its GOP as signed; empty if no list tells it.
         first, stop: the slices it was found to cover, when they are all in place.
         exact: they are.
@@ -51,6 +52,7 @@ class Unit:
     link_hash: bytes
     count: int
     continues: bool = False
+    skipped: int = 0
     anchor: bytes = b""
     first: int = -1
     stop: int = -1
@@ -217,7 +219,9 @@ class _Matcher:
                 self.unit[start : start + room] = before
                 low = start + room
             if after < len(self.units):
-                room = min(self.ahead(after), high - low)
+                # Where a claim was lost, what begins a GOP is that claim's, not the beginning of the next one.
+                whole = self.units[after].skipped > 0 and heads and heads[0] == low
+                room = 0 if whole else min(self.ahead(after), high - low)
                 self.unit[high - room : high] = after
                 high -= room
             if low == high:
@@ -229,7 +233,7 @@ class _Matcher:
                 if not pieces:
                     break
                 linked = [n for n, piece in enumerate(pieces) if self.linked(piece[0]) == self.units[number].link_hash]
-                del pieces[: linked[-1] + 1 if linked else 0]
+                del pieces[: max(linked[-1] + 1 if linked else 0, min(self.units[number].skipped, len(pieces)))]
                 if pieces:
                     begin, end = pieces.pop(0)
                     self.unit[begin:end] = number
@@ -272,7 +276,10 @@ class _Matcher:
                 options.append((at - unit.first,))
             else:
                 options.append(self.places.get(at, ()))
-        pairs = common(options)
+        if unit.exact:
+            pairs = [(position, at - unit.first) for position, at in enumerate(slices) if unit.first <= at < unit.stop]
+        else:
+            pairs = common(options)
         taken = {place for _, place in pairs}
         present = {place for places in options for place in places}
         for position, _ in pairs:
@@ -317,7 +324,7 @@ def common(options: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
             if rank == len(tails):
                 tails.append(place)
                 heads.append(len(links) - 1)
-            else:
+            elif place < tails[rank]:  # of equal ones the first stays: a copy comes after what it copies
                 tails[rank] = place
                 heads[rank] = len(links) - 1
     chosen = []

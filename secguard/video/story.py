@@ -17,6 +17,7 @@ STATES: dict[str, tuple[Text, Outcome]] = {
     "repeated": (Text("repeated", "重复"), Outcome.FAIL),
     "moved": (Text("moved", "位置改变"), Outcome.FAIL),
     "foreign": (Text("put in", "被插入"), Outcome.FAIL),
+    "sealed": (Text("as sealed in the manifest", "与分段清单一致"), Outcome.PASS),
     "unsigned": (Text("not covered by a signature", "无签名覆盖"), Outcome.UNKNOWN),
 }
 """What a GOP turned out to be: words, and how it is drawn."""

@@ -36,7 +36,8 @@ class Timeline:
         first_frame: number of its first frame in the file, from 1; 0 where nothing of it is there.
         frames: frames in the file.
         start, end: when it is shown, seconds from the beginning of the track.
-        state: `intact`, `changed`, `missing`, `incomplete`, `unsigned`, `repeated`, `moved`, `foreign`.
+        state: `intact`, `changed`, `missing`, `incomplete`, `unsigned`, `repeated`, `moved`, `foreign`,
+            `sealed` (proven by the manifest alone).
         sei: its signature: `valid`, `bad`, `none`.
         reason: code of the first finding about it; empty if nothing is wrong.
         counter: running number in its SEI; -1 without one.
@@ -149,7 +150,7 @@ class _Builder:
             rows += [_Row(-1, slices[:0], begins=True, kind="gap") for _ in range(max(gap, 0))]
             rows.append(_Row(number, kept, begins=not claim.unit.continues))
             if again is not None:
-                rows.append(_Row(number, slices[again], begins=True, kind="again"))
+                rows.append(_Row(number, slices[again], begins=False, kind="again"))
             seen_stop = max(seen_stop, int(kept[-1]) + 1 if len(kept) else 0)
         for piece in bare:
             tail = int(piece[0]) > last_stop
@@ -163,10 +164,7 @@ class _Builder:
         """SEIs whose numbers are skipped before a claim."""
         if number == 0:
             return 0
-        before, here = self.claims.claims[number - 1], self.claims.claims[number]
-        if before.session != here.session:
-            return 0
-        return min(max(here.sei.counter - before.sei.counter - 1, 0), 1000)
+        return min(self.claims.claims[number].unit.skipped, _MAX_FINDINGS)
 
     def _pieces(self, slices: "NDArray[np.int64]") -> "list[NDArray[np.int64]]":
         """Unclaimed slices, cut where they are not neighbours and where a GOP begins."""
@@ -210,6 +208,9 @@ class _Builder:
     def judge(self, row: _Row) -> None:
         """Findings and the line of one row."""
         mark = len(self.findings)
+        if self._before_the_file(row):
+            self.say("video.head.trimmed", "", counter=self.claims.claims[row.claim].sei.counter)
+            return None
         self.number += row.begins or self.number == 0
         frames = self.frames(row.slices)
         where, gop = self.span(frames), self.number
@@ -218,31 +219,34 @@ class _Builder:
             return self.add(row, "missing", "none", mark)
         if row.kind == "lost":
             self.say("video.sei.missing", where, gop=gop)
-            self.say("video.gop.unproven", where, gop=gop, frames=len(frames))
+            self.say("video.gop.unproven", where, gop=gop, frames=len(frames), first=_first(frames))
             return self.add(row, "unsigned", "none", mark)
         if row.kind == "foreign":
             own = self.nals.vcl[self.hashed.nal[row.slices]].any()
             self.say("video.gop.foreign" if own else "video.sei.foreign", where, gop=gop, frames=len(frames))
             return self.add(row, "foreign", "none", mark)
         if row.kind == "tail":
-            self.say("video.tail.unsigned", where, gop=gop, frames=len(frames))
+            self.say("video.tail.unsigned", where, gop=gop, frames=len(frames), first=_first(frames))
             return self.add(row, "unsigned", "none", mark)
         if row.kind == "again":
             self.say("video.gop.repeated", where, gop=gop, frames=len(frames))
             return self.add(row, "repeated", "valid", mark)
         return self._claimed(row, where, frames, mark)
 
+    def _before_the_file(self, row: _Row) -> bool:
+        """The first SEI covers a GOP that ends where the file begins: a clip, not a loss."""
+        if row.claim != 0 or len(row.slices) or not len(self.hashed):
+            return False
+        claim = self.claims.claims[0]
+        return claim.valid and claim.nal < int(self.hashed.nal[0])
+
     def _claimed(self, row: _Row, where: str, frames: "NDArray[np.int64]", mark: int) -> None:
         claim = self.claims.claims[row.claim]
         if not claim.valid:
             code = "video.sei.signature" if claim.sei.signature else "video.sei.unlisted"
             self.say(code, f"GOP {self.number}", gop=self.number)
-            self.say("video.gop.unproven", where, gop=self.number, frames=len(frames))
+            self.say("video.gop.unproven", where, gop=self.number, frames=len(frames), first=_first(frames))
         if not len(row.slices):
-            # The claim of a GOP before the file's first: a clip begins here.
-            if row.claim == 0 and claim.nal < int(self.hashed.nal[min(1, len(self.hashed) - 1)]):
-                self.say("video.head.trimmed", "", counter=claim.sei.counter)
-                return self.add(row, "missing", "valid" if claim.valid else "bad", mark)
             self.say("video.gop.missing", where, gop=self.number)
             return self.add(row, "missing", "valid" if claim.valid else "bad", mark)
         state = self.found.state[row.slices]
@@ -342,6 +346,10 @@ class _Builder:
         for place in reversed(gaps[:_MAX_FINDINGS]):
             text = text[:place] + "M" + text[place:]
         return text
+
+
+def _first(frames: "NDArray[np.int64]") -> int:
+    return int(frames[0]) if len(frames) else 0
 
 
 def build(stream: Stream, hashed: Hashed, claims: Claims, found: Match) -> Pictures:

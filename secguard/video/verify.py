@@ -25,7 +25,7 @@ from secguard.core import Axis, Finding, Outcome, Progress, Verdict, finding, ju
 from secguard.gbid import GbId
 from secguard.trust import Purpose, TrustPolicy
 from secguard.video.claims import Claims, read_claims
-from secguard.video.compare import compare
+from secguard.video.compare import Compared, compare
 from secguard.video.hashing import Hashed, hash_nals
 from secguard.video.manifest import OpenedManifest, gops_of
 from secguard.video.match import INTACT, Match, match
@@ -160,9 +160,9 @@ def verify(
     if opened is not None and judged.manifest_believed:
         examined |= {Axis.COMPLETENESS, Axis.PRESENTATION}
         compared = _sealed(stream, hashed, claims, pictures, opened)
-        if not any(item.axis is Axis.INTEGRITY for item in compared):
+        if len(compared.proven) == len(opened.manifest.gops.sha256):
             examined.add(Axis.INTEGRITY)  # the manifest's own hashes prove the pictures
-        findings += compared
+        findings = [*_settle(pictures, findings, compared, opened), *compared.findings]
     elif opened is None:
         findings += [finding("video.completeness.unproven"), finding("video.presentation.unproven")]
     else:
@@ -265,9 +265,23 @@ def _certificates(
     return judged
 
 
-def _sealed(
-    stream: Stream, hashed: Hashed, claims: Claims, pictures: Pictures, opened: OpenedManifest
-) -> list[Finding]:
+def _settle(pictures: Pictures, findings: list[Finding], compared: Compared, opened: OpenedManifest) -> list[Finding]:
+    """Pictures that the manifest proves are no longer in doubt, whatever SEIs were lost; their loss stays a finding."""
+    timeline = pictures.timeline
+    for row, first in enumerate(timeline.first_frame):
+        if timeline.state[row] == "unsigned" and first in compared.proven:
+            timeline.state[row] = "sealed"
+    pictures.findings[:] = [
+        item
+        for item in pictures.findings
+        if item.code not in {"video.gop.unproven", "video.tail.unsigned"} or item.data["first"] not in compared.proven
+    ]
+    if len(compared.proven) == len(opened.manifest.gops.sha256) and "unsigned" not in timeline.state:
+        return [item for item in findings if item.code != "video.sei.none"]
+    return findings
+
+
+def _sealed(stream: Stream, hashed: Hashed, claims: Claims, pictures: Pictures, opened: OpenedManifest) -> Compared:
     """What a believed manifest tells beyond the SEIs."""
     nals = stream.nals
     if claims.hash_name != "sha256" or len(hashed) != int(nals.vcl.sum()) + len(claims.unsigned):
