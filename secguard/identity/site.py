@@ -57,6 +57,7 @@ class Site:
         self._recorder = recorder
         self._actor = actor
         self._signers: dict[str, Signer] = {}
+        self.receipts: list[Receipt] = []
         self.cas: Mapping[str, CaRecord] = registry.authorities()
         if ROOT not in self.cas:
             raise UsageError(
@@ -138,9 +139,9 @@ class Site:
             data=data,
         )
 
-    def record(self, events: Sequence[Event]) -> Sequence[Receipt]:
-        """Record events; if this raises, nothing may be released."""
-        return self._recorder.record(events)
+    def record(self, events: Sequence[Event]) -> None:
+        """Record events and keep their receipts; if this raises, nothing may be released."""
+        self.receipts += self._recorder.record(events)
 
 
 def no_certificate(holder: str, profile: str) -> UsageError:

@@ -2,7 +2,7 @@
 
 from secguard.keys.dsse import Envelope, pae, seal, unseal
 from secguard.keys.files import check_private, load_signer, save_private_key
-from secguard.keys.passphrase import find_passphrase
+from secguard.keys.passphrase import find_passphrase, make_passphrase
 from secguard.keys.signer import Algorithm, KeySigner, Signer, algorithm_of, generate, key_id, verify_signature
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "generate",
     "key_id",
     "load_signer",
+    "make_passphrase",
     "pae",
     "save_private_key",
     "seal",

@@ -1,14 +1,16 @@
 """Where a passphrase comes from: a file, never an argument or the value of an environment variable."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 from secguard.core.errors import UsageError
+from secguard.core.files import atomic_write
 from secguard.core.limits import read_bounded
 from secguard.keys.files import check_private
 
-__all__ = ["find_passphrase"]
+__all__ = ["find_passphrase", "make_passphrase"]
 
 _CREDENTIAL = "secguard-passphrase"
 _MAX = 4096
@@ -53,3 +55,14 @@ def find_passphrase(
         answer = prompt().encode()
         return answer or None
     return None
+
+
+def make_passphrase(path: Path) -> bytes:
+    """Write a fresh passphrase of 256 random bits into a file of mode 0600, and return it.
+
+    Raises:
+        SystemPartError: it cannot be written.
+    """
+    value = secrets.token_urlsafe(32).encode()
+    atomic_write(path, value + b"\n", mode=0o600)
+    return value

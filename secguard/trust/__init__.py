@@ -2,7 +2,7 @@
 
 from secguard.trust.crl import EXPIRED_CERTS_ON_CRL, CrlList, Revocation
 from secguard.trust.names import common_name, gbid_of, hardware_module_name, permanent_identifier, title
-from secguard.trust.oids import Purpose, PurposeOids, oids_of
+from secguard.trust.oids import Purpose, PurposeOids, oids_of, stated_purposes
 from secguard.trust.pem import (
     MAX_CERTIFICATES,
     chain_pem,
@@ -38,5 +38,6 @@ __all__ = [
     "read_crls",
     "scope_extension",
     "scope_of",
+    "stated_purposes",
     "title",
 ]

@@ -11,10 +11,11 @@ certificate for an arc of more than 31 bits.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cryptography import x509
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-__all__ = ["ARC", "GBID_ASSIGNER", "GB_SCOPE", "HARDWARE_ARC", "Purpose", "PurposeOids", "oids_of"]
+__all__ = ["ARC", "GBID_ASSIGNER", "GB_SCOPE", "HARDWARE_ARC", "Purpose", "PurposeOids", "oids_of", "stated_purposes"]
 
 # Never changes: certificates in the field carry it.
 ARC = "1.2.840.113556.1.8000.2554.53190.44964.15710.18424.35755.15616109.3643827"
@@ -85,3 +86,17 @@ _TABLE = {
 def oids_of(purpose: Purpose) -> PurposeOids:
     """The identifiers of a purpose."""
     return _TABLE[purpose]
+
+
+def stated_purposes(certificate: x509.Certificate) -> list[Purpose]:
+    """The purposes whose policies a certificate carries; a claim, to be judged.
+
+    Raises:
+        ValueError: the certificate's extensions cannot be parsed.
+    """
+    try:
+        policies = certificate.extensions.get_extension_for_class(x509.CertificatePolicies).value
+    except x509.ExtensionNotFound:
+        return []
+    stated = {item.policy_identifier for item in policies}
+    return [purpose for purpose, oids in _TABLE.items() if oids.policy in stated]

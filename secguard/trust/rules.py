@@ -27,6 +27,10 @@ _T = TypeVar("_T", bound=x509.ExtensionType)
 _DOCUMENT_SIGNING = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.36")  # RFC 9336
 _MIN_RSA_BITS = 2048
 _WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+_EKU_NAMES = {oids_of(purpose).eku: str(purpose) for purpose in Purpose} | {
+    ExtendedKeyUsageOID.CLIENT_AUTH: "TLS client",
+    ExtendedKeyUsageOID.SERVER_AUTH: "TLS server",
+}
 # Purposes whose keys belong to a device, so that their certificates must name it.
 _OF_DEVICES = {Purpose.DEVICE, Purpose.MEDIA_SIGNING}
 
@@ -73,35 +77,41 @@ def _hash(certificate: x509.Certificate) -> hashes.HashAlgorithm | None:
 
 def purpose_rules(path: Path, purpose: Purpose, *, foreign: bool) -> Iterator[Finding]:
     """The end entity's key must be certified for `purpose`, and every CA above it must be allowed to do so."""
+    if foreign and _extension(path.leaf, x509.ExtendedKeyUsage) is None:
+        yield finding("trust.purpose.unstated", title(path.leaf), purpose=purpose, root=title(path.anchor))
+    for certificate in path.certificates[:1] if foreign else path.certificates[:-1]:
+        reason = _unfit(certificate, purpose, leaf=certificate is path.leaf, foreign=foreign)
+        if reason:
+            yield finding("trust.purpose.wrong", title(certificate), purpose=purpose, reason=reason)
+
+
+def _unfit(certificate: x509.Certificate, purpose: Purpose, *, leaf: bool, foreign: bool) -> str:
+    """Why a certificate may not stand in a path for `purpose`; empty if it may."""
     wanted = oids_of(purpose)
-    leaf = path.leaf
-    name = title(leaf)
-    basic = _extension(leaf, x509.BasicConstraints)
-    if basic is not None and basic.ca:
-        yield finding("trust.purpose.wrong", name, purpose=purpose, reason="it is a CA certificate")
-    usage = _extension(leaf, x509.KeyUsage)
-    if (usage is None and not foreign) or (usage is not None and not usage.digital_signature):
-        yield finding("trust.purpose.wrong", name, purpose=purpose, reason="its key usage is not digitalSignature")
-    extended = _extension(leaf, x509.ExtendedKeyUsage)
+    accepted = {wanted.eku}
     if foreign:
-        accepted = {wanted.eku, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+        accepted.add(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
         if purpose is Purpose.MEDIA_SIGNING:
             accepted.add(_DOCUMENT_SIGNING)
-        if extended is None:
-            yield finding("trust.purpose.unstated", name, purpose=purpose, root=title(path.anchor))
-        elif not accepted & set(extended):
-            yield finding("trust.purpose.wrong", name, purpose=purpose, reason=_stated(extended))
-        return
-    if extended is None or wanted.eku not in extended:
-        yield finding("trust.purpose.wrong", name, purpose=purpose, reason=_stated(extended))
-    for certificate in path.certificates[:-1]:
+    if leaf:
+        basic = _extension(certificate, x509.BasicConstraints)
+        if basic is not None and basic.ca:
+            return "it is a CA certificate"
+        usage = _extension(certificate, x509.KeyUsage)
+        if (usage is None and not foreign) or (usage is not None and not usage.digital_signature):
+            return "its key usage is not digitalSignature"
+    extended = _extension(certificate, x509.ExtendedKeyUsage)
+    if extended is None:
+        if leaf and not foreign:
+            return "it states no extended key usage"
+    elif not accepted & set(extended):
+        names = [_EKU_NAMES.get(item, item.dotted_string) for item in list(extended)[:8]]
+        return f"it is for {', '.join(names)}"
+    if not foreign:
         policies = _extension(certificate, x509.CertificatePolicies)
         if policies is None or wanted.policy not in {item.policy_identifier for item in policies}:
-            yield finding("trust.purpose.wrong", title(certificate), purpose=purpose, reason="its policy is another")
-    for issuer in path.certificates[1:-1]:
-        allowed = _extension(issuer, x509.ExtendedKeyUsage)
-        if allowed is not None and wanted.eku not in allowed:
-            yield finding("trust.purpose.wrong", title(issuer), purpose=purpose, reason=_stated(allowed))
+            return "its certificate policy does not allow it"
+    return ""
 
 
 def scope_rules(path: Path) -> Iterator[Finding]:
@@ -138,13 +148,6 @@ def device_rules(
         scope = scope_of(issuer)
         if scope is not None and not scope.covers(stated):
             yield finding("trust.scope.device", name, gbid=stated.value, issuer=title(issuer), scope=scope.text)
-
-
-def _stated(extended: x509.ExtendedKeyUsage | None) -> str:
-    if extended is None:
-        return "it states no extended key usage"
-    names = {oids_of(purpose).eku: str(purpose) for purpose in Purpose}
-    return f"it is for {', '.join(names.get(item, item.dotted_string) for item in list(extended)[:8])}"
 
 
 def _extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
