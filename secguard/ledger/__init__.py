@@ -9,6 +9,7 @@ from secguard.ledger.receipts import (
     check_receipt,
     check_receipts,
     receipt_chain,
+    receipt_crls,
     receipt_origin,
 )
 from secguard.ledger.sequencer import serve
@@ -27,6 +28,7 @@ __all__ = [
     "open_checkpoint",
     "parse_checkpoint",
     "receipt_chain",
+    "receipt_crls",
     "receipt_origin",
     "serve",
     "verify_log",

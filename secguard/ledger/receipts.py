@@ -27,10 +27,11 @@ __all__ = [
     "format_receipt",
     "parse_proof",
     "receipt_chain",
+    "receipt_crls",
     "receipt_origin",
 ]
 
-MAX_RECEIPT = 1 << 20
+MAX_RECEIPT = 16 << 20
 """Bytes of a receipt document."""
 SCHEMA = "secguard.ledger.receipt/1"
 _PROOF = "c2sp.org/tlog-proof@v1"
@@ -109,6 +110,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salt: str
     event: str
     chain: list[str] = []
+    crls: list[str] = []
 
 
 def format_proof(index: int, hashes: Sequence[bytes], checkpoint: bytes) -> bytes:
@@ -159,10 +161,15 @@ def _unbase64(text: str, what: str, where: str) -> bytes:
     return value
 
 
-def format_receipt(proof: bytes, salt: bytes, body: bytes, chain: Sequence[str]) -> bytes:
+def format_receipt(proof: bytes, salt: bytes, body: bytes, chain: Sequence[str], crls: Sequence[bytes] = ()) -> bytes:
     """The receipt document: one line of JSON and a newline."""
     document = _Document(
-        SCHEMA, proof.decode(), base64.b64encode(salt).decode(), base64.b64encode(body).decode(), list(chain)
+        SCHEMA,
+        proof.decode(),
+        base64.b64encode(salt).decode(),
+        base64.b64encode(body).decode(),
+        list(chain),
+        [base64.b64encode(item).decode() for item in crls],
     )
     return msgspec.json.encode(document) + b"\n"
 
@@ -176,8 +183,8 @@ def _parse(data: bytes, where: str) -> _Document:
         raise _bad(str(error), where) from None
     if document.schema != SCHEMA:
         raise _bad(f"its schema is {document.schema[:60]!r}", where)
-    if len(document.chain) > _MAX_CHAIN:
-        raise _bad("its certificate chain is too long", where)
+    if len(document.chain) > _MAX_CHAIN or len(document.crls) > _MAX_CHAIN:
+        raise _bad("it carries too many certificates or revocation lists", where)
     return document
 
 
@@ -188,6 +195,15 @@ def receipt_chain(data: bytes, where: str = "receipt") -> list[str]:
         FormatError: `ledger.receipt.format`.
     """
     return list(_parse(data, where).chain)
+
+
+def receipt_crls(data: bytes, where: str = "receipt") -> list[bytes]:
+    """The revocation lists that a receipt carries, DER or PEM; NOT verified.
+
+    Raises:
+        FormatError: `ledger.receipt.format`.
+    """
+    return [_unbase64(item, "a revocation list", where) for item in _parse(data, where).crls]
 
 
 def receipt_origin(data: bytes, where: str = "receipt") -> str:
