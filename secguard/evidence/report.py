@@ -36,7 +36,7 @@ def bundle_report(answer: BundleVerdict) -> Report:
         recording = manifest.recording
         facts = [
             (Text("Case", "案件"), manifest.case),
-            (Text("Exported", "导出时间"), manifest.created),
+            (Text("Exported", "导出时间"), manifest.created.replace("T", " ")),
             (Text("Operator", "操作员"), manifest.operator),
             (Text("Reason", "事由"), manifest.reason or None),
             (Text("Camera", "摄像机"), Code(recording.device) if recording.device else None),

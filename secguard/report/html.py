@@ -134,6 +134,8 @@ class _Page:
         sections = [self.section(index, item) for index, item in enumerate(report.sections)]
         tool = self.text(_format(LABELS["tool"], version=__version__))
         made = self.text(_format(LABELS["made-at"], time=times(report.made))) if report.made else ""
+        if report.at is not None:
+            made = self.text(_format(LABELS["judged-for"], time=times(report.at))) + made
         return (
             f'<!doctype html>\n<html lang="{_TAGS.get(self._lang, "en")}">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'

@@ -64,6 +64,8 @@ def render_junit(report: Report, lang: str = "en") -> str:
     if report.made is not None:
         suite.set("timestamp", report.made.isoformat(timespec="seconds"))
     properties = list(report.facts)
+    if report.at is not None:
+        properties.append((LABELS["judged"], report.at))
     if report.subject:
         properties.insert(0, ("subject", report.subject))
     if properties:

@@ -205,6 +205,7 @@ class Report:
         narrowed: the axes that decide were narrowed by the caller; the report says so.
         required: the axes that decide.
         facts: names and values right under the verdict.
+        at: the time that was judged for, aware; None leaves it out.
         made: when it was made, aware; None leaves it out.
     """
 
@@ -217,6 +218,7 @@ class Report:
     required: frozenset[Axis] = frozenset()
     narrowed: bool = False
     facts: Sequence[tuple[Words, Value]] = ()
+    at: datetime | None = None
     made: datetime | None = None
 
     @classmethod
@@ -229,5 +231,5 @@ class Report:
             axes=verdict.axes,
             required=verdict.required,
             narrowed=verdict.narrowed,
-            **{"subject": Code(verdict.subject), "made": verdict.at, **values},
+            **{"subject": Code(verdict.subject), "at": verdict.at, **values},
         )

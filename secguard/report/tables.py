@@ -80,6 +80,8 @@ def _head(report: Report) -> tuple[Words, Sequence[Words], Rows]:
         rows.append((LABELS["summary"], report.summary))
     rows.extend((AXES[axis], outcome) for axis, outcome in report.axes.items())
     rows.extend(report.facts)
+    if report.at is not None:
+        rows.append((LABELS["judged"], report.at))
     if report.made is not None:
         rows.append((LABELS["made"], report.made))
     return report.title, (LABELS["name"], LABELS["value"]), rows

@@ -43,6 +43,8 @@ LABELS = {
     "hint": Text("What to do: ", "建议："),
     "language": Text("Language", "语言"),
     "made": Text("Made", "生成时间"),
+    "judged-for": Text("Judged for {time}. ", "判定时间点：{time}。"),
+    "judged": Text("Judged for", "判定时间点"),
     "made-at": Text("Made at {time}. ", "生成于 {time}。"),
     "more": Text("{shown} of {total} rows are shown.", "共 {total} 行，显示前 {shown} 行。"),
     "name": Text("Name", "名称"),

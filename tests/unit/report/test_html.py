@@ -190,6 +190,7 @@ def test_report_of_a_verdict() -> None:
     assert code in text
     assert "GOP 3" in text
     assert "Judged by these axes only" in text
+    assert "Judged for 2026-11-23 01:30:00 UTC" in text
 
 
 def test_long_tables_are_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
