@@ -30,10 +30,10 @@ def test_secrets_in_texts(text: str, expected: str) -> None:
     assert (clean.reason, clean.subject, clean.data) == (expected, expected, {"a": [{"b": expected}]})
 
 
-_SECRET_KEYS = (
-    "password Passwd pwd user.password db-secret api_key apikey api-keys 密码 口令 access_token AUTHORIZATION private_key "
-    "passphrase cookies accessToken userPassword apiKey"
-).split()
+_SECRET_KEYS = [
+    *("password", "Passwd", "pwd", "user.password", "db-secret", "api_key", "apikey", "api-keys", "密码", "口令"),
+    *("access_token", "AUTHORIZATION", "private_key", "passphrase", "cookies", "accessToken", "userPassword", "apiKey"),
+]
 
 
 @pytest.mark.parametrize("key", _SECRET_KEYS)
