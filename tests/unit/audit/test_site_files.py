@@ -50,17 +50,9 @@ def test_the_mapping_is_strict_and_holds_every_column() -> None:
     assert mapping["dynamic"] == "strict"
     assert template["index_patterns"] == ["secguard-audit-*"]
     found = dict(fields(mapping))
-    assert {value["type"] for value in found.values()} <= {
-        "keyword",
-        "text",
-        "ip",
-        "date",
-        "long",
-        "boolean",
-        "flattened",
-    }
-    assert set(COLUMNS) == set(columns)
-    assert set(COLUMNS.values()) <= found.keys()
+    assert {value["type"] for value in found.values()} <= _TYPES
+    assert _PLACES.keys() == set(COLUMNS)
+    assert set(_PLACES.values()) <= found.keys()
     for name in ("reason", "text"):
         assert found[f"secguard.words.{name}"]["analyzer"] == "whitespace"
     assert set(template["template"]["settings"]["index"]["sort.field"]) <= found.keys()
