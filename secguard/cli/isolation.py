@@ -165,7 +165,8 @@ def plan(
 
     from secguard.core.clock import SystemClock
     from secguard.core.files import atomic_write
-    from secguard.isolation.plan import AgentInfo, compile_plan, open_plan, seal_plan
+    from secguard.isolation.compiler import compile_plan
+    from secguard.isolation.plan import AgentInfo, open_plan, seal_plan
     from secguard.isolation.policy import load_policy
     from secguard.keys import Algorithm, generate
 

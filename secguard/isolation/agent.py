@@ -88,11 +88,12 @@ class _Agent:
         self.hop: dict[str, str] = {}
         self.beacon_targets: dict[int, set[str]] = {4: set(), 6: set()}
         self.tried: set[int] = set()
+        self.permitted: set[str] = set()
         self.connections: list[socket.socket] = []
 
     def ready(self) -> None:
-        """Start hearing, open the listeners that allowed flows expect, find the next hops, load the templates."""
-        from secguard.isolation import headers, packets, wire
+        """Start hearing, open the listeners that allowed flows expect, find the next hops."""
+        from secguard.isolation import headers, wire
 
         cases, agents = self.plan.cases, self.plan.agents
         self.wire.start()
@@ -125,14 +126,6 @@ class _Agent:
             self.problems.append(f"next hop {hop} does not answer")
         self.sensor.beacons[4].neighbour[:] = [0, 0, 0]
         self.sensor.beacons[6].neighbour[:] = [0, 0, 0]
-        # Templates are built before the first packet leaves, so that scapy's pace is never the scan's.
-        for case in range(len(cases)):
-            if cases.src[case] == self.me:
-                for kind in packets.kinds(cases.profile[case], cases.protocol[case]):
-                    packets.template(kind, cases.family[case])
-        for family in (4, 6):
-            packets.template("udp", family)
-            packets.template("echo", family)
 
     def _listen(self, protocol: str, family: int, port: int) -> None:
         if protocol not in {"tcp", "udp"} or (protocol, family, port) in self.open_ports:
@@ -158,6 +151,7 @@ class _Agent:
     def _ask(self, hop: str) -> bytes:
         """An ARP request or a neighbour solicitation for a next hop."""
         from secguard.isolation import headers
+        from secguard.isolation.packets import checksum
 
         mac = self.wire.interface.mac
         target = headers.packed(hop)
@@ -165,11 +159,12 @@ class _Agent:
             source = headers.packed(self.info.address(4))
             body = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + mac + source + b"\0" * 6 + target
             return b"\xff" * 6 + mac + b"\x08\x06" + body
-        from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
-
-        group = b"\xff\x02" + b"\0" * 9 + b"\x01\xff" + target[-3:]
-        solicit = IPv6(src=self.info.address(6), dst=headers.text(group), hlim=255)
-        body = bytes(solicit / ICMPv6ND_NS(tgt=hop) / ICMPv6NDOptSrcLLAddr(lladdr=mac.hex(":")))
+        # RFC 4861, 4.3: type 135, the target, our link-layer address, to the target's solicited-node group.
+        source, group = headers.packed(self.info.address(6)), b"\xff\x02" + b"\0" * 9 + b"\x01\xff" + target[-3:]
+        solicit = b"\x87\0\0\0" + b"\0" * 4 + target + b"\x01\x01" + mac
+        total = checksum(source + group + struct.pack(">II", len(solicit), 58) + solicit)
+        solicit = solicit[:2] + struct.pack(">H", total) + solicit[4:]
+        body = struct.pack(">IHBB", 6 << 28, len(solicit), 58, 255) + source + group + solicit
         return b"\x33\x33" + group[-4:] + mac + b"\x86\xdd" + body
 
     def _frame(
@@ -178,8 +173,11 @@ class _Agent:
         """A finished frame; empty if the next hop is unknown. The last guard: never outside the policy's blocks."""
         from secguard.isolation import headers, packets
 
-        if not (self.plan.permits(destination) or destination in self.beacon_targets[6 if ":" in destination else 4]):
-            raise PermissionError(destination)
+        if destination not in self.permitted:
+            near = self.beacon_targets[6 if ":" in destination else 4]
+            if not (self.plan.permits(destination) or destination in near):
+                raise PermissionError(f"{destination} is outside the policy's blocks")
+            self.permitted.add(destination)
         hop = headers.packed(self.hop.get(destination, destination))
         mac = self.sensor.neighbours.get(hop)
         if mac is None:
@@ -192,7 +190,7 @@ class _Agent:
         if other is not None and other.address(rest) and self.info.address(rest):
             inner = headers.packed(other.address(rest))
             ends[len(inner)] = (headers.packed(self.info.address(rest)), inner)
-        body = packets.fill(packets.template(kind, family), ends, token, ports=ports, isn=isn, ident=ident)
+        body = packets.fill(self.plan.templates[f"{kind}/{family}"], ends, token, ports=ports, isn=isn, ident=ident)
         return mac + self.wire.interface.mac + (b"\x08\x00" if family == 4 else b"\x86\xdd") + body
 
     def _probes(self, phase: int, cases: list[int]) -> Iterator[bytes]:
@@ -408,8 +406,6 @@ def main() -> int:
         signer = generate(Algorithm.ED25519)
         addresses = [text for item in wire.interfaces() for text in item.addresses]
         _say(hello=options.name, addresses=addresses, key=spki(signer.public_key()))
-        from scapy.layers import inet, inet6  # noqa: F401 - loaded while the controller compiles the plan
-
         _serve(options.name, options.trust, signer)
     except SecguardError as error:
         _say(error={"code": error.code, "message": error.message, "hint": error.hint, "where": error.where})

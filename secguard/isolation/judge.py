@@ -26,6 +26,7 @@ from secguard.core import Axis, Finding, Outcome, Verdict, finding
 from secguard.core import judge as conclude
 from secguard.isolation.observations import Observations
 from secguard.isolation.plan import Plan
+from secguard.isolation.templates import dissect
 from secguard.isolation.tokens import phase_of
 
 __all__ = ["AXES", "CaseResults", "Cell", "Judgement", "judge"]
@@ -82,6 +83,7 @@ class _Evidence:
     def __init__(self, plan: Plan, seen: Sequence[Observations]) -> None:
         self.plan = plan
         self.by_agent = {item.agent: item for item in seen}
+        self._carried = {item.agent: [dissect(_bytes(text)) for _, _, text in item.packets] for item in seen}
         self.arrived: dict[int, list[tuple[Observations, int]]] = defaultdict(list)
         self.words: dict[int, set[str]] = defaultdict(set)
         self.hints: set[int] = set()
@@ -99,6 +101,11 @@ class _Evidence:
             self.hints.update(case for case in item.hints if cases.dst[case] == item.agent)
         self._health: dict[tuple[int, int], str] = {}
         self._lost_canaries = self._canaries()
+
+    def carried(self, item: Observations, row: int) -> tuple[str, str, str]:
+        """How an arrival was carried, and its outer addresses."""
+        packet = item.arrivals.packet[row]
+        return self._carried[item.agent][packet] if packet >= 0 else ("unknown", "", "")
 
     def _canaries(self) -> set[tuple[str, str]]:
         plan, cases = self.plan, self.plan.cases
@@ -156,6 +163,13 @@ class _Evidence:
         return 1 - heard / sent if sent else 1.0
 
 
+def _bytes(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
+
+
 def _result(evidence: _Evidence, case: int) -> tuple[str, str]:
     """Result and detail of one case."""
     plan, cases = evidence.plan, evidence.plan.cases
@@ -167,14 +181,15 @@ def _result(evidence: _Evidence, case: int) -> tuple[str, str]:
         here = [(item, row) for item, row in rows if item.agent == dst]
         if not here:
             return "stray", plan.agents[rows[0][0].agent].zone
-        carriers = {item.arrivals.carrier[row] for item, row in here}
+        carried = [evidence.carried(item, row) for item, row in here]
+        carriers = {carrier for carrier, _, _ in carried}
         if "plain" not in carriers:
             tunnels = sorted(carriers & _TUNNELS)
             if tunnels:
                 return "tunnel", tunnels[0]
             return ("fragment", said) if "fragment" in carriers else ("one-way", ", ".join(sorted(carriers)))
         usual = plan.agents[src].address(family), plan.agents[dst].address(family)
-        ends = [(i.arrivals.source[r], i.arrivals.destination[r]) for i, r in here if i.arrivals.carrier[r] == "plain"]
+        ends = [(source, destination) for carrier, source, destination in carried if carrier == "plain"]
         if usual not in ends:
             after_handshake = all(phase_of(item.arrivals.seq[row]) == 0 for item, row in here)
             return ("relay" if after_handshake else "translated"), f"{ends[0][0]} -> {ends[0][1]}"

@@ -108,6 +108,8 @@ def run_lab(
             assert process.stdin is not None
             assert process.stdout is not None
             _write(process, msgspec.json.encode(request))
+            import scapy.layers.inet6  # noqa: F401 - the judge takes hits apart; loaded while the lab is built
+
             for line in process.stdout:
                 said = msgspec.json.decode(line)
                 if "progress" in said:
@@ -147,10 +149,9 @@ def _last_words(process: "subprocess.Popen[bytes]") -> str:
 def _finish(
     said: Mapping[str, Any], closing: dict[str, Any], signer: Signer | None, clock: Clock | None, began: float
 ) -> LabResult:
-    envelopes = {name: str(text).encode() for name, text in said["done"].items()}
     result = conclude(
-        envelopes.pop("plan.json"),
-        list(envelopes.values()),
+        str(said["plan"]).encode(),
+        [str(text).encode() for text in said["reports"]],
         [parse_key(said["key"])],
         clock=clock,
         signer=signer or generate(Algorithm.ED25519),

@@ -9,17 +9,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from secguard.core.clock import SystemClock
 from secguard.core.errors import SecguardError, SystemPartError
 from secguard.isolation.agent import spki
 from secguard.isolation.namespaces import Namespaces, die_with_parent, isolate
 from secguard.isolation.policy import load_policy
-from secguard.isolation.runner import Action, run
+from secguard.isolation.runner import Action, collect
 from secguard.isolation.wire import tool
 from secguard.keys import Algorithm, generate
 
@@ -27,7 +28,6 @@ __all__ = ["Request", "main"]
 
 ZONES = {"int": 1, "ext": 2, "dmz": 3}
 _ACTION_SECONDS = 20
-_OWN = {"result.json", "signer.pem"}  # the parent judges again, and makes its own
 
 
 class Request(msgspec.Struct):
@@ -105,13 +105,11 @@ def _perform(spaces: Namespaces, actions: tuple[Action, ...], when: str, pids: M
             )
 
 
-@contextlib.contextmanager
-def _recorded(digest: str) -> Iterator[dict[str, Any]]:
+def _recorded(digest: str) -> None:
     """Tell the plan's digest, and send nothing before its start is recorded."""
     _say(planned=digest)
     if sys.stdin.readline().strip() != "go":
         sys.exit(2)
-    yield {}
 
 
 def main() -> int:
@@ -133,19 +131,20 @@ def main() -> int:
         _build(spaces, request.rules)
         _perform(spaces, request.actions, "start", {})
         signer = generate(Algorithm.ED25519)
-        result = run(
+        found = collect(
             load_policy(request.policy.encode(), "lab.yaml"),
             {zone: spaces.path(zone) for zone in ZONES},
             signer=signer,
-            act=_recorded,
+            clock=SystemClock(),
+            start=_recorded,
             progress=lambda done, total, unit: _say(progress=[done, total, unit]),
             perform=lambda when, pids: _perform(spaces, request.actions, when, pids),
         )
     except SecguardError as error:
         _say(error={"code": error.code, "message": error.message, "hint": error.hint, "where": error.where})
         return 2
-    envelopes = {name: data.decode() for name, data in result.envelopes.items() if name not in _OWN}
-    _say(done=envelopes, key=spki(signer.public_key()), problems=result.problems)
+    reports = [data.decode() for data in found.reports]
+    _say(done=True, plan=found.plan.decode(), reports=reports, key=spki(signer.public_key()), problems=found.problems)
     return 0
 
 

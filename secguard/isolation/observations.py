@@ -24,18 +24,20 @@ __all__ = [
 OBSERVATIONS_TYPE = "application/vnd.secguard.isolation.observations+json"
 PHASES = ("before", "during", "after")
 _MAX_ROWS = 4_000_000
+_MAX_HEAD = 2048
 
 
 class Arrivals(msgspec.Struct, forbid_unknown_fields=True):
-    """Authenticated probes of others that reached this agent: first arrival of each (case, seq), and its count."""
+    """Authenticated probes of others that reached this agent: first arrival of each (case, seq), its count, its packet.
+
+    `packet` is the position of a kept packet of the same case and shape, -1 when no more were kept.
+    """
 
     case: list[int] = []
     seq: list[int] = []
     time: list[int] = []
     count: list[int] = []
-    carrier: list[str] = []
-    source: list[str] = []
-    destination: list[str] = []
+    packet: list[int] = []
 
 
 class Answers(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,7 +83,7 @@ class Observations(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         beacons: per family ("4", "6").
         drops: frames lost by the sensor.
         problems: what went wrong, in words.
-        packets: first packet of each arrived case: (case, nanoseconds, hex), bounded.
+        packets: kept packets: (case, nanoseconds, hex of the first bytes from layer 3 on).
     """
 
     run: str
@@ -147,5 +149,9 @@ def _check(seen: Observations, cases: int, agents: int) -> None:
             raise ValueError("columns of different or too great length")
     if any(len(item.sent) != len(PHASES) for item in seen.beacons.values()) or set(seen.beacons) - {"4", "6"}:
         raise ValueError("beacons do not fit the phases")
+    if any(not -1 <= position < len(seen.packets) for position in seen.arrivals.packet):
+        raise ValueError("names a packet that was not kept")
+    if any(len(text) > 2 * _MAX_HEAD for _, _, text in seen.packets):
+        raise ValueError("a packet that is too long")
     if any(not 0 <= case < cases for column in (seen.arrivals.case, seen.answers.case, seen.hints) for case in column):
         raise ValueError("names a case that is not in the plan")

@@ -6,18 +6,12 @@ Agents are child processes; they end with the run, with this process, or when th
 
 import contextlib
 import hashlib
-import os
-import selectors
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from typing import Any
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -27,7 +21,6 @@ from secguard.core import (
     Outcome,
     Progress,
     RefusedError,
-    SecguardError,
     SystemClock,
     SystemPartError,
     UsageError,
@@ -35,17 +28,18 @@ from secguard.core import (
     silent,
 )
 from secguard.isolation.agent import parse_key, spki
+from secguard.isolation.compiler import compile_plan
 from secguard.isolation.judge import Cell, judge
-from secguard.isolation.observations import Observations, open_observations
-from secguard.isolation.plan import AgentInfo, Plan, compile_plan, open_plan, seal_plan
+from secguard.isolation.observations import PHASES, Observations, open_observations
+from secguard.isolation.plan import AgentInfo, Plan, open_plan, seal_plan
 from secguard.isolation.policy import Policy
+from secguard.isolation.process import AgentProcess, failure, gather
 from secguard.isolation.result import case_columns, seal_result
 from secguard.keys import Algorithm, Signer, generate
 
-__all__ = ["Act", "Action", "RunResult", "conclude", "no_act", "run"]
+__all__ = ["Act", "Action", "Collected", "RunResult", "collect", "conclude", "no_act", "run"]
 
 _START_TIMEOUT = 30.0
-_MAX_LINE = 64 << 20
 _STEPS = 7
 
 Act = Callable[[str], AbstractContextManager[dict[str, Any]]]
@@ -72,6 +66,15 @@ class Action:
     when: str
     zone: str
     argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a run brought back: the signed plan, the agents' signed observations, and problems in words."""
+
+    plan: bytes
+    reports: list[bytes]
+    problems: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,97 +115,6 @@ class RunResult:
         }
 
 
-class _Process:
-    """One agent process and its lines."""
-
-    def __init__(self, name: str, zone: str, namespace: str, trust: str) -> None:
-        self.name = name
-        self.zone = zone
-        self.error = ""
-        self._buffer = b""
-        command = [sys.executable, "-m", "secguard.isolation.agent", "--name", name, "--netns", namespace]
-        self.process = subprocess.Popen(
-            [*command, "--trust", trust, "--parent", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
-
-    def say(self, **values: Any) -> None:
-        """Send a command; a dead agent is noticed when it does not answer."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.write(msgspec.json.encode(values) + b"\n")
-            self.process.stdin.flush()
-
-    def take(self) -> dict[str, Any] | None:
-        """The next whole line, if there is one."""
-        stream = self.process.stdout
-        assert stream is not None
-        piece = stream.read(1 << 20)
-        if piece:
-            self._buffer += piece
-        elif piece == b"":
-            self.error = self.error or "ended"
-        if b"\n" not in self._buffer:
-            if len(self._buffer) > _MAX_LINE:
-                self.error = "sent a line without end"
-            return None
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        try:
-            value = msgspec.json.decode(line)
-        except msgspec.MsgspecError:
-            self.error = "sent something that is not JSON"
-            return None
-        return value if isinstance(value, dict) else None
-
-    def close(self) -> None:
-        """End the process and its pipes."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        self.process.wait()
-
-
-def _gather(agents: Iterable[_Process], seconds: float) -> dict[str, dict[str, Any]]:
-    """One line of each agent that still lives, within a time; who does not answer is marked."""
-    waiting = {agent.name: agent for agent in agents if not agent.error}
-    answers: dict[str, dict[str, Any]] = {}
-    end = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        for agent in waiting.values():
-            selector.register(agent.process.stdout, selectors.EVENT_READ, agent)  # type: ignore[arg-type]
-        while waiting and time.monotonic() < end:
-            for key, _ in selector.select(0.1):
-                agent = key.data
-                line = agent.take()
-                if line is not None:
-                    answers[agent.name] = line
-                if line is not None or agent.error:
-                    waiting.pop(agent.name, None)
-                    selector.unregister(key.fileobj)
-    for agent in waiting.values():
-        agent.error = "did not answer in time"
-    return answers
-
-
-def _failed(answer: Mapping[str, Any]) -> SecguardError | None:
-    error = answer.get("error")
-    if not isinstance(error, dict):
-        return None
-    return SystemPartError(
-        str(error.get("code", "isolation.agent.failed")),
-        str(error.get("message", "the agent failed")),
-        hint=str(error.get("hint", "")),
-        where=str(error.get("where", "")),
-    )
-
-
 def _names(policy: Policy, namespaces: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(agent, zone, namespace) for what the caller named: zones, or agents where a zone has several."""
     found = []
@@ -240,6 +152,99 @@ def _addresses(policy: Policy, name: str, zone: str, found: Sequence[str]) -> tu
     return tuple(text for text in chosen if text)
 
 
+def collect(
+    policy: Policy,
+    namespaces: Mapping[str, str],
+    *,
+    signer: Signer,
+    clock: Clock,
+    progress: Progress = silent,
+    start: Callable[[str], None] = lambda _digest: None,
+    perform: Callable[[str, Mapping[str, int]], None] = lambda _when, _pids: None,
+) -> Collected:
+    """Probe between network namespaces by a policy, and bring back what the agents signed.
+
+    Args:
+        policy: the checked policy.
+        namespaces: zone (or agent) -> path of its network namespace.
+        signer: signs the plan.
+        clock: the time of the plan.
+        progress: called a step.
+        start: called with the plan's digest before anything is sent; if it raises, nothing is.
+        perform: called at `before`, `during`, `after` with the agents' process IDs by zone; a lab breaks things here.
+
+    Raises:
+        UsageError: namespaces or addresses that do not fit the policy.
+        SystemPartError: agents cannot be started, or lack permissions.
+    """
+    agents: list[AgentProcess] = []
+    try:
+        for name, zone, path in _names(policy, namespaces):
+            agents.append(AgentProcess(name, zone, path, spki(signer.public_key())))
+        import scapy.layers.inet6  # noqa: F401 - while the agents start
+
+        hellos = gather(agents, _START_TIMEOUT)
+        progress(1, _STEPS, "steps")
+        infos = []
+        for agent in agents:
+            hello = hellos.get(agent.name)
+            if hello is None:
+                raise SystemPartError(
+                    "isolation.agent.start", f"agent {agent.name} did not start: {agent.last_words()}"
+                )
+            if error := failure(hello):
+                raise error
+            addresses = _addresses(policy, agent.name, agent.zone, [str(text) for text in hello["addresses"]])
+            infos.append(AgentInfo(agent.name, agent.zone, addresses, str(hello["key"])))
+        envelope = seal_plan(compile_plan(policy, infos, clock.now()), signer)
+        plan, digest = open_plan(envelope, [signer.public_key()])
+        start(digest)
+        return _lead(plan, envelope, agents, progress=progress, perform=perform)
+    finally:
+        for agent in agents:
+            agent.close()
+
+
+def _lead(
+    plan: Plan,
+    envelope: bytes,
+    agents: list[AgentProcess],
+    *,
+    progress: Progress,
+    perform: Callable[[str, Mapping[str, int]], None],
+) -> Collected:
+    pids = {agent.zone: agent.process.pid for agent in agents}
+    problems: list[str] = []
+
+    def ask(seconds: float, **command: Any) -> dict[str, dict[str, Any]]:
+        for agent in agents:
+            if not agent.error:
+                agent.say(**command)
+        return gather(agents, seconds)
+
+    for name, answer in ask(_START_TIMEOUT, op="plan", envelope=envelope.decode()).items():
+        if error := failure(answer):
+            raise error
+        problems += [f"{name}: {text}" for text in answer.get("problems", ())]
+    progress(2, _STEPS, "steps")
+    estimate = len(plan.cases) * plan.attempts * 2 / plan.rate
+    for number, when in enumerate(PHASES, 1):
+        perform(when, pids)
+        answers = ask(10 + (estimate * 2 if number == 2 else 0), op="phase", number=number)
+        problems += [f"{name}: {error}" for name, answer in answers.items() if (error := failure(answer))]
+        progress(2 + number, _STEPS, "steps")
+    time.sleep(plan.timeout)
+    answers = ask(20 + len(plan.cases) / 1000, op="report")
+    reports = [str(answer["envelope"]).encode() for answer in answers.values() if "envelope" in answer]
+    problems += [
+        f"{agent.name}: no report ({agent.error or 'refused'})"
+        for agent in agents
+        if "envelope" not in answers.get(agent.name, ())
+    ]
+    progress(_STEPS - 1, _STEPS, "steps")
+    return Collected(envelope, reports, problems)
+
+
 def run(
     policy: Policy,
     namespaces: Mapping[str, str],
@@ -248,7 +253,6 @@ def run(
     clock: Clock | None = None,
     progress: Progress = silent,
     act: Act = no_act,
-    perform: Callable[[str, Mapping[str, int]], None] = lambda _when, _pids: None,
 ) -> RunResult:
     """Probe between network namespaces by a policy, and judge.
 
@@ -259,7 +263,6 @@ def run(
         clock: the time of plan and verdict.
         progress: called a step.
         act: records the run (`secguard.events.long_act` bound to a ledger).
-        perform: called at `before`, `during`, `after` with the agents' process IDs by zone; a lab breaks things here.
 
     Raises:
         UsageError: namespaces or addresses that do not fit the policy.
@@ -268,84 +271,19 @@ def run(
     clock = clock or SystemClock()
     signer = signer or generate(Algorithm.ED25519)
     began = time.monotonic()
-    agents: list[_Process] = []
-    try:
-        for name, zone, path in _names(policy, namespaces):
-            agents.append(_Process(name, zone, path, spki(signer.public_key())))
-        hellos = _gather(agents, _START_TIMEOUT)
-        progress(1, _STEPS, "steps")
-        infos = []
-        for agent in agents:
-            hello = hellos.get(agent.name)
-            if hello is None:
-                raise SystemPartError(
-                    "isolation.agent.start", f"agent {agent.name} did not start: {_last_words(agent)}"
-                )
-            if error := _failed(hello):
-                raise error
-            addresses = _addresses(policy, agent.name, agent.zone, [str(text) for text in hello["addresses"]])
-            infos.append(AgentInfo(agent.name, agent.zone, addresses, str(hello["key"])))
-        envelope = seal_plan(compile_plan(policy, infos, clock.now()), signer)
-        plan, digest = open_plan(envelope, [signer.public_key()])
-        with act(digest) as closing:
-            result = _lead(plan, envelope, agents, signer=signer, clock=clock, progress=progress, perform=perform)
-            closing.update(result.summary())
-    finally:
-        for agent in agents:
-            agent.close()
+    with contextlib.ExitStack() as stack:
+        closing: dict[str, Any] = {}
+
+        def start(digest: str) -> None:
+            nonlocal closing
+            closing = stack.enter_context(act(digest))
+
+        found = collect(policy, namespaces, signer=signer, clock=clock, progress=progress, start=start)
+        result = conclude(found.plan, found.reports, [signer.public_key()], clock=clock, signer=signer)
+        closing.update(result.summary())
     progress(_STEPS, _STEPS, "steps")
-    return replace(result, seconds=round(time.monotonic() - began, 3))
-
-
-def _last_words(agent: _Process) -> str:
-    stream: IO[bytes] | None = agent.process.stderr
-    if agent.process.poll() is None or stream is None:
-        return agent.error
-    lines = stream.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:200] if lines else agent.error
-
-
-def _lead(
-    plan: Plan,
-    envelope: bytes,
-    agents: list[_Process],
-    *,
-    signer: Signer,
-    clock: Clock,
-    progress: Progress,
-    perform: Callable[[str, Mapping[str, int]], None],
-) -> RunResult:
-    pids = {agent.zone: agent.process.pid for agent in agents}
-    problems: list[str] = []
-    for agent in agents:
-        agent.say(op="plan", envelope=envelope.decode())
-    for name, answer in _gather(agents, _START_TIMEOUT).items():
-        if error := _failed(answer):
-            raise error
-        problems += [f"{name}: {text}" for text in answer.get("problems", ())]
-    progress(2, _STEPS, "steps")
-    estimate = len(plan.cases) * plan.attempts * 2 / plan.rate
-    for number, when in enumerate(("before", "during", "after"), 1):
-        perform(when, pids)
-        for agent in agents:
-            if not agent.error:
-                agent.say(op="phase", number=number)
-        _gather(agents, 10 + (estimate * 2 if number == 2 else 0))
-        progress(2 + number, _STEPS, "steps")
-    time.sleep(plan.timeout)
-    for agent in agents:
-        if not agent.error:
-            agent.say(op="report")
-    reports: dict[str, bytes] = {}
-    for name, answer in _gather(agents, 20 + len(plan.cases) / 1000).items():
-        if "envelope" in answer:
-            reports[name] = str(answer["envelope"]).encode()
-        else:
-            problems.append(f"{name}: {answer.get('error', 'no report')}")
-    problems += [f"{agent.name}: {agent.error}" for agent in agents if agent.error and agent.error != "ended"]
-    progress(6, _STEPS, "steps")
-    result = conclude(envelope, list(reports.values()), [signer.public_key()], clock=clock, signer=signer)
-    return replace(result, problems=list(dict.fromkeys([*problems, *result.problems])))
+    problems = list(dict.fromkeys([*found.problems, *result.problems]))
+    return replace(result, seconds=round(time.monotonic() - began, 3), problems=problems)
 
 
 def conclude(

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from secguard.isolation import headers, packets
+from secguard.isolation import headers
 from secguard.isolation.headers import Header
 from secguard.isolation.observations import Answers, Arrivals, Beacons, Strange
 from secguard.isolation.plan import Plan
@@ -12,7 +12,7 @@ __all__ = ["BEACON_SPORT", "Sensor"]
 
 BEACON_SPORT = 0x5347
 _MAX_STRANGE = 1000
-_MAX_PACKETS = 1000
+_MAX_PACKETS = 100_000
 _PACKET_HEAD = 512
 _NUMBERS = {"tcp": 6, "udp": 17}
 
@@ -35,10 +35,11 @@ class Sensor:
         self.arrived: deque[tuple[int, int]] = deque()
         self.strange_total = 0
         self._strange = Strange()
-        self._arrivals: dict[tuple[int, int], list[object]] = {}
+        self._arrivals: dict[tuple[int, int], list[int]] = {}
         self._answers: dict[tuple[int, str, bytes], int] = {}
         self._hints: set[int] = set()
-        self._packets: dict[int, tuple[int, bytes]] = {}
+        self._packets: list[tuple[int, int, str]] = []
+        self._shapes: dict[tuple[int, int, int, bytes, bytes], int] = {}
         self._mine: dict[tuple[int, bytes, bytes, int, int], int] = {}
         self._theirs: dict[tuple[int, bytes, bytes, int, int], int] = {}
         addresses = [{family: headers.packed(a.address(family) or "::") for family in (4, 6)} for a in plan.agents]
@@ -120,12 +121,22 @@ class Sensor:
             word = said[0] if said else "echo" if headers.echo_reply(packet, header) else "reflected"
             self._answer(token.case, word, header)
             return
-        entry = self._arrivals.setdefault((token.case, token.seq), [at, 0, packet[:_PACKET_HEAD]])
-        entry[1] += 1  # type: ignore[operator]
-        if entry[1] == 1:
+        entry = self._arrivals.get((token.case, token.seq))
+        if entry is None:
+            self._arrivals[token.case, token.seq] = [at, 1, self._keep(token.case, packet, header, at)]
             self.arrived.append((token.case, token.seq))
-            if token.case not in self._packets and len(self._packets) < _MAX_PACKETS:
-                self._packets[token.case] = (at, packet[:_PACKET_HEAD])
+        else:
+            entry[1] += 1
+
+    def _keep(self, case: int, packet: bytes, header: Header, at: int) -> int:
+        """Keep the first packet of a case and shape (addresses, protocol, where the upper layer starts) as evidence."""
+        shape = (case, header.protocol, header.start, header.source, header.destination)
+        if shape not in self._shapes:
+            if len(self._packets) >= _MAX_PACKETS:
+                return -1
+            self._shapes[shape] = len(self._packets)
+            self._packets.append((case, at, packet[:_PACKET_HEAD].hex()))
+        return self._shapes[shape]
 
     def _unmarked(self, packet: bytes) -> None:
         header = headers.parse(packet)
@@ -177,16 +188,14 @@ class Sensor:
             self._strange.time.append(at)
 
     def arrivals(self) -> Arrivals:
-        """Arrivals so far; scapy tells how the first packet of each was carried."""
+        """Arrivals so far."""
         table = Arrivals()
         for (case, seq), (at, count, packet) in sorted(self._arrivals.items()):
-            carrier, source, destination = packets.dissect(packet)  # type: ignore[arg-type]
-            for column, value in zip(
-                (table.case, table.seq, table.time, table.count, table.carrier, table.source, table.destination),
-                (case, seq, at, count, carrier, source, destination),
-                strict=True,
-            ):
-                column.append(value)  # type: ignore[attr-defined]
+            table.case.append(case)
+            table.seq.append(seq)
+            table.time.append(at)
+            table.count.append(count)
+            table.packet.append(packet)
         return table
 
     def answers(self) -> Answers:
@@ -208,5 +217,5 @@ class Sensor:
         return sorted(self._hints)
 
     def packets(self) -> list[tuple[int, int, str]]:
-        """First packet of each arrived case: (case, nanoseconds, hex)."""
-        return [(case, at, data.hex()) for case, (at, data) in sorted(self._packets.items())]
+        """Packets kept as evidence: (case, nanoseconds, hex of the first bytes from layer 3 on)."""
+        return self._packets
