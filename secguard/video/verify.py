@@ -208,7 +208,9 @@ def _whole(stream: Stream, claims: Claims, pictures: Pictures, expected: Expecta
     elif pictures.proven < pictures.total:
         findings.append(finding("video.coverage.partial", proven=pictures.proven, total=pictures.total))
     for index in np.flatnonzero(nals.damaged).tolist()[:_MAX_DAMAGED]:
-        place = f"sample {int(nals.sample[index]) + 1}, byte {int(nals.offset[index])}"
+        frame = len(np.unique(nals.sample[: index + 1][nals.vcl[: index + 1]]))
+        gop = int(nals.leads[: index + 1].sum())
+        place = f"GOP {gop}, frame {frame}, byte {int(nals.offset[index])}"
         findings.append(finding("video.sample.damaged", place))
     extra = sum(1 for item in stream.movie.tracks if item.handler == "vide" and item is not stream.track)
     if extra:

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
-import video_kit as kit  # noqa: E402 - found beside the tests
+import video_kit as kit
 
 
 @pytest.fixture(scope="session")

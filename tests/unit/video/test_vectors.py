@@ -48,6 +48,6 @@ def test_unsigned_originals_are_unknown(vectors: Path, name: str) -> None:
     answer = verify(vectors / f"test_{name}.mp4", trust, THEN)
     assert answer.verdict.outcome is Outcome.UNKNOWN
     assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.UNKNOWN
-    assert [item.code for item in answer.verdict.findings][0] == "video.sei.none"
+    assert next(item.code for item in answer.verdict.findings) == "video.sei.none"
     assert set(answer.nal_status) <= {"U", "_"}
     assert "U" in answer.nal_status

@@ -1,0 +1,173 @@
+"""What no SEI signs, the manifest does: times, edit list, rotation, tracks, parameter sets, the manifest itself."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+import video_kit as kit
+
+from secguard.core import Axis, FormatError, Outcome
+from secguard.keys import generate, seal
+from secguard.video import PAYLOAD_TYPE, OpenedManifest, manifest_path
+from secguard.video.mp4 import open_movie
+
+
+def _replaced(signed: Path, kind: bytes, body: bytes, target: Path) -> Path:
+    """The signed file with one box of the same size exchanged."""
+    data = bytearray(signed.read_bytes())
+    movie = open_movie(signed)
+    box = movie.video.tables[kind]
+    assert len(body) == box.end - box.body
+    data[box.body : box.end] = body
+    target.write_bytes(data)
+    return target
+
+
+def test_faster_playback(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    movie = open_movie(signed)
+    box = movie.video.tables[b"stts"]
+    body = bytearray(movie.data[box.body : box.end])
+    for at in range(12, len(body), 8):
+        body[at : at + 4] = (int.from_bytes(body[at : at + 4], "big") // 4).to_bytes(4, "big")
+    path = _replaced(signed, b"stts", bytes(body), tmp_path / "fast.mp4")
+    alone = kit.judge_clip(path, pki)
+    assert alone.verdict.axes[Axis.PRESENTATION] is Outcome.UNKNOWN
+    answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
+    assert "video.presentation.changed" in kit.codes(answer)
+    assert answer.verdict.axes[Axis.PRESENTATION] is Outcome.FAIL
+    assert answer.verdict.axes[Axis.INTEGRITY] is answer.verdict.axes[Axis.COMPLETENESS] is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("kind", "offset"),
+    [(b"elst", 16), (b"tkhd", 7 + 40), (b"mdhd", 16), (b"ctts", 16)],
+    ids=["edit list", "matrix", "timescale", "composition"],
+)
+def test_other_ways_to_show(signed: Path, pki: kit.Pki, tmp_path: Path, kind: bytes, offset: int) -> None:
+    at = signed.read_bytes().find(kind) + 4 + offset - 4 + 3
+    path = kit.flip(signed, tmp_path / "shown.mp4", at, bit=0x04)
+    answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
+    assert "video.presentation.changed" in kit.codes(answer)
+
+
+def test_parameter_sets_in_the_index(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    config = open_movie(signed).video.config
+    at = signed.read_bytes().find(config) + 12  # inside the SPS
+    path = kit.flip(signed, tmp_path / "sps.mp4", at)
+    assert kit.judge_clip(path, pki).verdict.outcome is Outcome.UNKNOWN
+    answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
+    assert kit.codes(answer) == {"video.parameter-sets.changed"}
+    assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.FAIL
+
+
+def test_parameter_sets_in_the_stream(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    samples = kit.take_apart(signed)
+    config = open_movie(signed).video.config
+    size = int.from_bytes(config[6:8], "big")
+    sps = config[8 : 8 + size]
+    samples[20] = samples[20].of([sps, *samples[20].nals])
+    path = kit.put_together(signed, samples, tmp_path / "sps.mp4")
+    answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
+    assert kit.codes(answer) == {"video.parameter-sets.changed"}
+
+
+def test_second_video_track(clip: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "two.mp4"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as sink:
+        video = source.streams.video[0]
+        first, second = sink.add_stream_from_template(video), sink.add_stream_from_template(video)
+        for packet in source.demux(video):
+            if packet.dts is None:
+                continue
+            packet.stream = first
+            sink.mux(packet)
+        source.seek(0)
+        for packet in source.demux(video):
+            if packet.dts is None:
+                continue
+            packet.stream = second
+            sink.mux(packet)
+    kit.sign_clip(path, tmp_path / "signed.mp4", pki.camera)
+    answer = kit.judge_clip(tmp_path / "signed.mp4", pki, manifest=manifest_path(tmp_path / "signed.mp4"))
+    assert "video.track.extra" in kit.codes(answer)
+    assert answer.verdict.axes[Axis.COVERAGE] is Outcome.UNKNOWN
+    assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.PASS
+
+
+def test_edited_manifest(signed: Path, pki: kit.Pki) -> None:
+    envelope = json.loads(manifest_path(signed).read_bytes())
+    payload = json.loads(base64.b64decode(envelope["payload"]))
+    payload["frames"] += 1
+    envelope["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
+    answer = kit.judge_clip(signed, pki, manifest=json.dumps(envelope).encode())
+    assert "video.manifest.signature" in kit.codes(answer)
+    assert answer.verdict.axes[Axis.COMPLETENESS] is Outcome.FAIL
+    assert answer.verdict.axes[Axis.PRESENTATION] is Outcome.UNKNOWN
+
+
+def test_manifest_of_another_recording(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    other = kit.make_clip(tmp_path / "other.mp4", seed=5, noise=40)
+    kit.sign_clip(other, tmp_path / "signed.mp4", pki.camera)
+    answer = kit.judge_clip(signed, pki, manifest=manifest_path(tmp_path / "signed.mp4"))
+    assert kit.codes(answer) == {"video.manifest.mismatch"}
+    assert answer.verdict.outcome is Outcome.FAIL
+
+
+def test_manifest_by_an_unknown_key(signed: Path, pki: kit.Pki) -> None:
+    stranger = kit.make_pki()
+    content = OpenedManifest.read(manifest_path(signed).read_bytes()).manifest
+    import msgspec
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    own = msgspec.structs.replace(content, chain=stranger.camera.chain[0].public_bytes(Encoding.PEM).decode())
+    answer = kit.judge_clip(signed, pki, manifest=own.seal(stranger.camera.signer))
+    assert "video.manifest.unbelieved" in kit.codes(answer)
+    assert answer.verdict.axes[Axis.COMPLETENESS] is Outcome.UNKNOWN
+    assert answer.verdict.axes[Axis.PROVENANCE] is Outcome.FAIL
+    narrowed = kit.judge_clip(signed, pki, manifest=own.seal(stranger.camera.signer), require=(Axis.COMPLETENESS,))
+    assert narrowed.verdict.outcome is not Outcome.PASS
+
+
+def test_manifest_of_another_device_of_ours(signed: Path, pki: kit.Pki) -> None:
+    import msgspec
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    content = OpenedManifest.read(manifest_path(signed).read_bytes()).manifest
+    own = msgspec.structs.replace(content, chain=pki.other.chain[0].public_bytes(Encoding.PEM).decode())
+    answer = kit.judge_clip(signed, pki, manifest=own.seal(pki.other.signer))
+    assert "video.device.mismatch" in kit.codes(answer)
+    assert answer.verdict.axes[Axis.COMPLETENESS] is not Outcome.PASS
+
+
+def test_wrong_device_and_unnamed_device(signed: Path, pki: kit.Pki, vectors: Path) -> None:
+    from datetime import UTC, datetime
+
+    from secguard.trust import TrustPolicy, read_certificates
+    from secguard.video import Expectation, verify
+
+    answer = kit.judge_clip(signed, pki, device=kit.OTHER)
+    assert "video.device.mismatch" in kit.codes(answer)
+    trust = TrustPolicy(read_certificates(vectors / "ca.pem"))
+    then = datetime(2025, 6, 1, tzinfo=UTC)
+    foreign = verify(vectors / "test_signed_h264.mp4", trust, then, Expectation(device=kit.CAMERA))
+    assert "video.device.unnamed" in kit.codes(foreign)
+    assert foreign.verdict.axes[Axis.PROVENANCE] is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"{}", b"[]", b'{"v":1}', b"\xff\xfe", b"[" * 5000, b'{"v":2}'],
+)
+def test_bad_manifests(payload: bytes) -> None:
+    for data in (payload, seal(payload, PAYLOAD_TYPE, generate()), seal(payload, "text/plain", generate())):
+        with pytest.raises(FormatError):
+            OpenedManifest.read(data, "m")
+
+
+def test_hidden_by_an_edit_list_needs_the_manifest(signed: Path, pki: kit.Pki) -> None:
+    answer = kit.judge_clip(signed, pki)
+    assert {"video.completeness.unproven", "video.presentation.unproven"} <= kit.codes(answer)
+    assert answer.verdict.outcome is Outcome.UNKNOWN
