@@ -1,7 +1,7 @@
 """Floor 4: what is believed, for which purpose, at which time: chains, purposes, GB scope, revocation, log keys."""
 
 from secguard.trust.crl import EXPIRED_CERTS_ON_CRL, CrlList, Revocation
-from secguard.trust.names import common_name, gbid_of, hardware_module_name, permanent_identifier, title
+from secguard.trust.names import MALFORMED, common_name, gbid_of, hardware_module_name, permanent_identifier, title
 from secguard.trust.oids import Purpose, PurposeOids, oids_of, stated_purposes
 from secguard.trust.pem import (
     MAX_CERTIFICATES,
@@ -16,6 +16,7 @@ from secguard.trust.scope import decode_scope, encode_scope, scope_extension, sc
 
 __all__ = [
     "EXPIRED_CERTS_ON_CRL",
+    "MALFORMED",
     "MAX_CERTIFICATES",
     "ChainJudgement",
     "CrlList",

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from secguard.core import Finding, Outcome, TimeSource, finding, rfc3339
-from secguard.trust.names import title
+from secguard.trust.names import MALFORMED, title
 
 __all__ = ["EXPIRED_CERTS_ON_CRL", "CrlList", "Revocation", "judge_revocation"]
 
@@ -66,7 +66,7 @@ class CrlList:
             pass
         try:
             return self.crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-        except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
+        except (InvalidSignature, *MALFORMED):
             return False
 
     def entry(self, serial: int) -> Revocation | None:
@@ -155,7 +155,7 @@ def judge_revocation(
             reason = item.usable_for(certificate)
             entry = item.entry(certificate.serial_number)
             kept = item.keeps_expired(certificate.not_valid_after_utc)
-        except ValueError:
+        except MALFORMED:
             reason, entry, kept = "it cannot be parsed", None, False
         if reason:
             problem = problem or finding("trust.crl.unsupported", name, reason=reason)

@@ -1,6 +1,7 @@
 """The GB/T 28181 ID in a certificate: a permanentIdentifier (RFC 4043) in the subject's alternative name."""
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from secguard.core.errors import FormatError, UsageError
@@ -8,7 +9,17 @@ from secguard.gbid import GbId
 from secguard.trust import der
 from secguard.trust.oids import GBID_ASSIGNER, HARDWARE_ARC
 
-__all__ = ["common_name", "gbid_of", "hardware_module_name", "permanent_identifier", "title"]
+__all__ = ["MALFORMED", "common_name", "gbid_of", "hardware_module_name", "permanent_identifier", "title"]
+
+MALFORMED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for what it cannot read; it parses lazily, so any look at a certificate may raise."""
 
 _PERMANENT_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.3")
 _HARDWARE_MODULE_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.4")
@@ -39,7 +50,7 @@ def title(certificate: x509.Certificate) -> str:
     """A short name for findings: the CN, else the subject, at most 80 printable characters."""
     try:
         text = common_name(certificate) or certificate.subject.rfc4514_string()
-    except ValueError:
+    except MALFORMED:
         text = ""
     return "".join(c if c.isprintable() else "?" for c in text[:80]) or "unnamed certificate"
 

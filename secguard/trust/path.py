@@ -10,7 +10,7 @@ from cryptography import x509
 from OpenSSL import crypto
 
 from secguard.core import Finding, finding
-from secguard.trust.names import title
+from secguard.trust.names import MALFORMED, title
 
 __all__ = ["AnchorStore", "Path", "most_telling"]
 
@@ -76,7 +76,7 @@ class AnchorStore:
             number, _, message = error.errors
             name = title(error.certificate.to_cryptography())
             return finding(_CODES.get(number, "trust.chain.rejected"), name, reason=message, number=number)
-        except (crypto.Error, ValueError, TypeError) as error:
+        except (crypto.Error, *MALFORMED) as error:
             return finding("trust.certificate.malformed", title(chain[0]), reason=str(error)[:200])
 
 

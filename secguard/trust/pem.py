@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from secguard.core import FormatError, UsageError
 from secguard.core.limits import MAX_DOCUMENT, MAX_PEM, read_bounded
+from secguard.trust.names import MALFORMED
 
 __all__ = ["MAX_CERTIFICATES", "chain_pem", "parse_certificates", "parse_crls", "read_certificates", "read_crls"]
 
@@ -35,7 +36,7 @@ def parse_certificates(data: bytes, where: str = "") -> list[x509.Certificate]:
         found = x509.load_pem_x509_certificates(data) if count else [x509.load_der_x509_certificate(data)]
         for certificate in found:
             _ = certificate.extensions  # parsed lazily; a duplicate or broken one must show here
-    except ValueError as error:
+    except MALFORMED as error:
         raise FormatError(
             "trust.certificate.format",
             "not a certificate in PEM or DER",
@@ -68,7 +69,7 @@ def parse_crls(data: bytes, where: str = "") -> list[x509.CertificateRevocationL
         if len(blocks) > _MAX_CRLS:
             raise ValueError
         return [x509.load_pem_x509_crl(block[: block.find(_END_CRL) + len(_END_CRL)] + b"\n") for block in blocks]
-    except ValueError as error:
+    except MALFORMED as error:
         raise FormatError("trust.crl.format", "not a certificate revocation list in PEM or DER", where=where) from error
 
 

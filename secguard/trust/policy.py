@@ -14,7 +14,7 @@ from secguard.gbid import GbId
 from secguard.ledger.note import NoteKey
 from secguard.trust import rules
 from secguard.trust.crl import CrlList, judge_revocation
-from secguard.trust.names import common_name, gbid_of, title
+from secguard.trust.names import MALFORMED, common_name, gbid_of, title
 from secguard.trust.oids import Purpose
 from secguard.trust.path import AnchorStore, Path, most_telling
 from secguard.trust.pem import MAX_CERTIFICATES
@@ -129,7 +129,7 @@ class TrustPolicy:
             return ChainJudgement((path,), provenance, None, leaf)
         try:
             return self._judge_path(path, purpose, at, gbid, source)
-        except (FormatError, ValueError) as error:
+        except (FormatError, *MALFORMED) as error:
             # Extensions are parsed lazily; any of the rules may be the first to look.
             problem = finding("trust.certificate.malformed", title(leaf), reason=str(error)[:200])
             return ChainJudgement((problem,), provenance, None, leaf)
