@@ -22,6 +22,7 @@ from secguard.identity.lock import exclusive
 from secguard.identity.profiles import load_profiles
 from secguard.identity.records import CaRecord
 from secguard.identity.registry import Registry
+from secguard.identity.request import check_holder
 from secguard.keys import Signer, generate, key_id, save_private_key
 from secguard.store import atomic_write
 from secguard.trust import chain_pem, title
@@ -76,9 +77,10 @@ def create_authority(
     if not passphrase:
         raise UsageError("keys.passphrase.missing", "no passphrase for the keys", hint="give --passphrase-file FILE")
     profiles = load_profiles(certs)
-    for needed in (LOG_PROFILE, OPERATOR_PROFILE):
-        if needed not in profiles:
-            raise UsageError("identity.profile.unknown", f"no profile {needed!r}", where=str(certs))
+    for profile, holder in ((LOG_PROFILE, origin), (OPERATOR_PROFILE, operator)):
+        if profile not in profiles:
+            raise UsageError("identity.profile.unknown", f"no profile {profile!r}", where=str(certs))
+        check_holder(holder, profiles[profile], config.edition)
     keys = folder / "keys"
     root_file = certs / "root.pem"
     make_folder(folder)
