@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from secguard.core.clock import Clock, SystemClock
-from secguard.core.errors import RefusedError
+from secguard.core.errors import RefusedError, UsageError
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.events import Event, Receipt, decode_stored
 from secguard.keys import Signer
@@ -299,4 +299,6 @@ class Ledger:
         """
         note = self.checkpoint()
         size = parse_checkpoint(note, str(self._layout.checkpoint)).size if note is not None else 0
-        return consistency_proof(TileReader(self._layout.public, min(size, max(size, new))).node, old, min(new, size))
+        if new > size:
+            raise UsageError("ledger.proof.size", f"no checkpoint covers {new} entries", hint="publish first")
+        return consistency_proof(TileReader(self._layout.public, size).node, old, new)

@@ -165,7 +165,7 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pro
     Raises:
         RefusedError: `ledger.consistency.invalid`.
     """
-    _check_hashes("consistency", [old_root, new_root, *proof])
+    _check_hashes("consistency", proof)
     if old <= 0 or new < old:
         raise _refuse("consistency", f"nothing can be said from size {old} to {new}")
     if old == new:

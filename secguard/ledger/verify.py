@@ -198,9 +198,11 @@ class _Check:
         if len(stored) != len(row):
             self.say("ledger.tile.damaged", self.name(path), bytes=len(stored))
             return
-        slot = next(at for at in range(0, len(row), 32) if stored[at : at + 32] != row[at : at + 32]) // 32
-        index = (number * BUNDLE + slot) << 8 * level
-        self.say("ledger.tile.mismatch", f"{self.name(path)}, hash {slot}", index=index, level=level)
+        for slot in range(len(row) // HASH_SIZE):
+            at = slot * HASH_SIZE
+            if stored[at : at + HASH_SIZE] != row[at : at + HASH_SIZE]:
+                index = (number * BUNDLE + slot) << 8 * level
+                self.say("ledger.tile.mismatch", f"{self.name(path)}, hash {slot}", index=index, level=level)
 
     def check_row(self, level: int, number: int, row: bytes) -> None:
         """Stored partial versions of a tile against its hashes."""
@@ -226,7 +228,8 @@ class _Check:
 
     def check_marks(self, number: int, hashes: bytes) -> None:
         """Roots of the checkpoints whose size falls into this bundle."""
-        for size in [size for size in self.marks if size // BUNDLE == number]:
+        have = number * BUNDLE + len(hashes) // HASH_SIZE
+        for size in [size for size in self.marks if size // BUNDLE == number and size <= have]:
             root = self.tree.root(hashes[: size % BUNDLE * HASH_SIZE])
             for signed, where in self.marks.pop(size):
                 if root != signed.root:
