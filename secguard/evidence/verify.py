@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from secguard.core import (
     Axis,
@@ -37,8 +39,7 @@ from secguard.core import (
     silent,
 )
 from secguard.evidence.archive import Member, read_archive
-from secguard.evidence.custody import EXPORTED, SIGNED, judge_custody
-from secguard.evidence.export import (
+from secguard.evidence.bundle import (
     CHECKPOINT,
     LOG_CHAIN,
     MANIFEST,
@@ -47,6 +48,7 @@ from secguard.evidence.export import (
     VERDICT,
     VIDEO,
 )
+from secguard.evidence.custody import EXPORTED, SIGNED, judge_custody
 from secguard.evidence.manifest import BundleManifest, OpenedBundle
 from secguard.ledger import CheckedReceipt, check_receipt, open_checkpoint
 from secguard.trust import Purpose, TrustPolicy, parse_certificates, parse_crls
@@ -215,7 +217,7 @@ def _operator(case: _Case) -> tuple[BundleManifest | None, list[x509.Certificate
     chain = (
         case.attempt(OPERATOR_CHAIN, lambda: parse_certificates(case.data(OPERATOR_CHAIN), OPERATOR_CHAIN), *Axis) or []
     )
-    keys = [chain[0].public_key()] if chain else []
+    keys = case.attempt(OPERATOR_CHAIN, lambda: _keys(chain), *Axis) or []
     opened = case.attempt(MANIFEST, lambda: OpenedBundle.read(case.data(MANIFEST), keys, MANIFEST), *Axis)
     if opened is None:
         return None, chain
@@ -242,6 +244,15 @@ def _operator(case: _Case) -> tuple[BundleManifest | None, list[x509.Certificate
         reason = "its files stand in another order than on the operator's list"
         case.findings.append(finding("evidence.archive.structure", "", reason=reason))
     return opened.manifest, chain
+
+
+def _keys(chain: Sequence[x509.Certificate]) -> list[PublicKeyTypes]:
+    try:
+        return [chain[0].public_key()] if chain else []  # type: ignore[list-item]
+    except (UnsupportedAlgorithm, ValueError) as error:
+        raise FormatError(
+            "evidence.operator.key", "the operator's certificate holds no key that can be used", where=OPERATOR_CHAIN
+        ) from error
 
 
 def _created(case: _Case, manifest: BundleManifest) -> datetime:

@@ -1,0 +1,170 @@
+"""For tests of evidence: a whole site in a folder, made by the real rooms, and bundles taken apart and signed anew."""
+
+import io
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import video_kit as video
+from cryptography import x509
+
+from secguard.core import FixedClock
+from secguard.events import Actor, Assurance, Event, new_event_id
+from secguard.evidence import BundleManifest, BundleVerdict, Exported, Sealers, export, verify_bundle
+from secguard.evidence.archive import Source, read_archive, write_archive
+from secguard.evidence.bundle import MANIFEST
+from secguard.evidence.manifest import Listed, OpenedBundle
+from secguard.gbid import Scope
+from secguard.identity import Authority, IdentityConfig, Registry, Request, create_authority
+from secguard.keys import Signer
+from secguard.ledger import Ledger
+from secguard.trust import TrustPolicy, read_crls
+from secguard.video import sign
+
+START = datetime(2026, 10, 1, 8, 0, tzinfo=UTC)
+CAMERA = video.CAMERA
+OPERATOR = Actor(name="zhang.wei", assurance=Assurance.OS_USER)
+CASE = "A-2026-42"
+_PROFILES = Path(__file__).parents[2] / "certs"
+
+
+@dataclass
+class Ticking:
+    """A clock that goes on by a second at each look."""
+
+    at: datetime = START
+
+    def now(self) -> datetime:
+        self.at += timedelta(seconds=1)
+        return self.at
+
+
+@dataclass
+class Site:
+    """A site with one camera and one signed recording."""
+
+    folder: Path
+    clock: Ticking = field(default_factory=Ticking)
+
+    def __post_init__(self) -> None:
+        certs = self.folder / "certs"
+        shutil.copytree(_PROFILES, certs, ignore=shutil.ignore_patterns("*.pem"))
+        state = self.folder / "state"
+        state.mkdir()
+        self.ledger = Ledger.create(
+            state / "ledger", "log.test/320116", anchor=self.folder / "anchor", clock=self.clock
+        )
+        self.registry = Registry.open(state / "identity" / "registry.db")
+        self.authority: Authority = create_authority(
+            state / "identity",
+            certs=certs,
+            registry=self.registry,
+            config=IdentityConfig(organization="Test", domain="test.internal", crl_days=30),
+            scope=Scope(("320116",)),
+            origin=self.ledger.origin,
+            operator=OPERATOR.name,
+            passphrase=b"test",
+            clock=self.clock,
+            recorder=self.ledger,
+            actor=OPERATOR,
+        )
+        self.authority.issue([Request(CAMERA.value, "camera")])
+        self.plain = video.make_clip(self.folder / "plain.mp4", frames=4, gop=2, size=(32, 32), noise=8)
+        self.signed = self.folder / "signed.mp4"
+        self.sign(self.signed)
+
+    def sign(self, target: Path, **changes: Any) -> None:
+        signer, chain = self.authority.device_signer(CAMERA.value)
+        with sign(
+            self.plain, target, signer=signer, chain=chain, device=CAMERA, clock=FixedClock(self.clock.at)
+        ) as done:
+            self.record("video.signed", CAMERA.value, {**done.event_data(), **changes})
+
+    def record(self, kind: str, subject: str, data: dict[str, Any], **values: Any) -> int:
+        event = Event(
+            id=new_event_id(),
+            kind=kind,
+            time=values.pop("time", self.clock.now()),
+            actor=OPERATOR,
+            subject=subject,
+            data=data,
+            **values,
+        )
+        return self.ledger.record([event])[0].index
+
+    @property
+    def root(self) -> x509.Certificate:
+        return self.authority.root
+
+    @property
+    def trust(self) -> TrustPolicy:
+        return TrustPolicy([self.root], read_crls([self.authority.crl_folder]))
+
+    @property
+    def sealers(self) -> Sealers:
+        return Sealers(*self.authority.operator_signer(OPERATOR.name), *self.authority.log_signer(self.ledger.origin))
+
+    def export(self, output: Path, source: Path | None = None, **values: Any) -> Exported:
+        options: dict[str, Any] = {
+            "ledger": self.ledger,
+            "sealers": self.sealers,
+            "trust": self.trust,
+            "clock": self.clock,
+            "actor": OPERATOR,
+            "case": CASE,
+            "reason": "调取",
+        }
+        return export(source or self.signed, output, **(options | values))
+
+    def verify(self, bundle: Path, **values: Any) -> BundleVerdict:
+        return verify_bundle(bundle, [self.root], **values)
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.registry.close()
+
+
+def unpack(bundle: Path) -> dict[str, bytes]:
+    return {item.name: item.data or b"" for item in read_archive(bundle, {})}
+
+
+def pack(target: Path, files: dict[str, bytes]) -> Path:
+    stream = io.BytesIO()
+    write_archive(stream, [Source.of(name, data) for name, data in files.items()])
+    target.write_bytes(stream.getvalue())
+    return target
+
+
+def manifest_of(files: dict[str, bytes]) -> BundleManifest:
+    return OpenedBundle.read(files[MANIFEST], [], MANIFEST).manifest
+
+
+def resealed(
+    bundle: Path,
+    target: Path,
+    signer: Signer,
+    change: Callable[[dict[str, bytes]], None] = lambda _: None,
+    **fields: Any,
+) -> Path:
+    """A bundle as a dishonest operator would make it: files changed, listed again and signed with their own key."""
+    files = unpack(bundle)
+    manifest = manifest_of(files)
+    change(files)
+    listed = tuple(Source.of(name, data) for name, data in files.items() if name != MANIFEST)
+    made = msgspec.structs.replace(
+        manifest, **{"members": tuple(Listed(item.name, item.size, item.sha256) for item in listed), **fields}
+    )
+    files[MANIFEST] = made.seal(signer)
+    return pack(target, files)
+
+
+def codes(answer: BundleVerdict) -> set[str]:
+    return {item.code for item in answer.verdict.findings if item.outcome != "pass"}
+
+
+def places(answer: BundleVerdict, code: str) -> list[str]:
+    return [item.where for item in answer.verdict.findings if item.code == code]
