@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -29,7 +29,7 @@ class SiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     area: _Area
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "secguard"
     domain: _Domain = "video.internal"
-    edition: int = 2022
+    edition: Literal[2016, 2022] = 2022
 
 
 class LedgerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,7 +40,7 @@ class LedgerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         anchor: folder of the second store, best on another disk; empty: `$XDG_STATE_HOME/secguard/anchors`.
     """
 
-    origin: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9./_-]{1,120}$")]
+    origin: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9./_-]{1,63}$")]
     anchor: str = ""
 
 

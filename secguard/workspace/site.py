@@ -95,7 +95,7 @@ def create_site(
             for folder, source in sources.items():
                 shutil.copytree(source, beside / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
             (beside / "state").mkdir(mode=0o700)
-            origin = f"{domain}/{area}/{secrets.token_hex(4)}"
+            origin = f"{domain[-40:].lstrip('.-')}/{area}/{secrets.token_hex(4)}"  # a certificate's CN holds 64
             text = _CONFIG.format(name=name, area=area, domain=domain, origin=origin, anchor=anchor or "")
             atomic_write(beside / CONFIG_NAME, text.encode())
             if root.exists():  # keep the folder itself: it may be somebody's current directory

@@ -2,13 +2,15 @@
 
 import os
 import pwd
+import secrets
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from secguard.core.clock import Clock, SystemClock
-from secguard.core.errors import UsageError
+from secguard.core.errors import RefusedError, UsageError
+from secguard.core.files import atomic_write
 from secguard.core.progress import Progress, silent
 from secguard.events import Actor, Assurance, Event, Receipt, Result, new_event_id
 from secguard.keys import find_passphrase
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from secguard.audit import SqliteIndex
+    from secguard.evidence import Sealers
     from secguard.gbid import GbId
     from secguard.identity import Authority, IdentityConfig, Registry
     from secguard.keys import Signer
-    from secguard.ledger import Ledger
+    from secguard.ledger import Ledger, NoteKey
     from secguard.trust import TrustPolicy
 
 __all__ = ["Workspace"]
@@ -135,6 +138,7 @@ class Workspace:
             organization=site.name,
             country=section.country,
             domain=site.domain,
+            edition=str(site.edition),
             crl_url=section.crl_url,
             crl_days=section.crl_days,
         )
@@ -142,6 +146,19 @@ class Workspace:
     def passphrase(self, option: Path | None = None) -> bytes | None:
         """The passphrase of the site's keys, from the first source that has one."""
         return find_passphrase(option, fallback=self.state / "passphrase")
+
+    def make_passphrase(self) -> bytes:
+        """Make a random passphrase in `state/passphrase` (0600): the default of a site that named no other source.
+
+        Raises:
+            RefusedError: there is one already.
+        """
+        path = self.state / "passphrase"
+        if path.exists():
+            raise RefusedError("workspace.passphrase.exists", "there is a passphrase already", where=str(path))
+        value = secrets.token_urlsafe(24).encode()
+        atomic_write(path, value + b"\n", mode=0o600)
+        return value
 
     def actor(self) -> Actor:
         """The operating system's user behind this process."""
@@ -207,7 +224,7 @@ class Workspace:
         self, gbid: "GbId", passphrase_file: Path | None = None
     ) -> "tuple[Signer, list[x509.Certificate]]":
         """The key and the chain (leaf first) with which a device's video is signed."""
-        return self.authority(passphrase_file).device_signer(gbid, "media-signing")
+        return self.authority(passphrase_file).device_signer(gbid.value, "media-signing")
 
     def trust(self, root: Path | None = None, crls: Iterable[Path] = ()) -> "TrustPolicy":
         """What this site believes: `root` or its own root, its own CRLs, and `crls`."""
@@ -218,6 +235,21 @@ class Workspace:
     def crl_paths(self) -> list[Path]:
         """The site's current revocation lists."""
         return sorted((self.state / "identity" / "crl").glob("*.crl"))
+
+    def log_chain(self) -> "list[x509.Certificate]":
+        """The certificates of the log's key, leaf first, without the root; needs no passphrase.
+
+        Raises:
+            UsageError: there is no authority yet.
+        """
+        record = self.registry.active(self.ledger.origin, "log")
+        if record is None:
+            raise UsageError("workspace.log.none", "the log has no certificate", hint="run: secguard identity ca init")
+        return [record.x509(), self.registry.authorities()["services"].x509()]
+
+    def log_keys(self) -> "tuple[NoteKey, ...]":
+        """The log keys that the site's root certifies now; empty if none is believed."""
+        return self.trust().log_keys([self.log_chain()], self.clock.now()).keys
 
     def publish(self, passphrase_file: Path | None = None) -> bytes:
         """Sign a checkpoint over everything recorded so far, and return it (C2SP signed note).
@@ -233,6 +265,13 @@ class Workspace:
         from secguard.audit import catch_up
 
         return catch_up(self.index, self.ledger, progress)
+
+    def sealers(self, passphrase_file: Path | None = None, operator: str | None = None) -> "Sealers":
+        """The keys that seal an evidence bundle: an operator's (default: this user's) and the log's."""
+        from secguard.evidence import Sealers
+
+        authority = self.authority(passphrase_file)
+        return Sealers(*authority.operator_signer(operator), *authority.log_signer())
 
     def status(self) -> dict[str, Any]:
         """What the workspace holds; each value is JSON."""

@@ -18,6 +18,7 @@ def make_clip(path: Path, *, seconds: int = 8, width: int = 1280, height: int = 
     """
     try:
         import av
+        from av.video.frame import PictureType
         from av.video.stream import VideoStream
     except ImportError as error:
         raise SystemPartError(
@@ -34,5 +35,6 @@ def make_clip(path: Path, *, seconds: int = 8, width: int = 1280, height: int = 
         for number, frame in enumerate(source.decode(video=0)):
             picture = frame.reformat(format="yuv420p")
             picture.pts, picture.time_base = number, Fraction(1, _RATE)
+            picture.pict_type = PictureType.NONE  # raw frames come marked I, which would make each one a GOP
             sink.mux(stream.encode(picture))
         sink.mux(stream.encode(None))
