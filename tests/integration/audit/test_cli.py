@@ -134,7 +134,7 @@ def test_behind_is_exit_3_until_one_waits(site: Any, events: Events, tmp_path: P
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ("DELETE FROM event WHERE seq = 5", "audit.index.altered"),
+        ("DELETE FROM event WHERE seq = 5", "audit.index.missing"),
         ("DELETE FROM event WHERE seq = 5; DELETE FROM words WHERE rowid = 5", "audit.index.missing"),
         ("UPDATE event SET actor = 'nobody' WHERE seq = 5", "audit.index.altered"),
         ("UPDATE words SET text = 'x' WHERE rowid = 5", "audit.index.altered"),
