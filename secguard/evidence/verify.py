@@ -248,7 +248,7 @@ def _operator(case: _Case) -> tuple[BundleManifest | None, list[x509.Certificate
 
 def _keys(chain: Sequence[x509.Certificate]) -> list[PublicKeyTypes]:
     try:
-        return [chain[0].public_key()] if chain else []  # type: ignore[list-item]
+        return [chain[0].public_key()] if chain else []
     except (UnsupportedAlgorithm, ValueError) as error:
         raise FormatError(
             "evidence.operator.key", "the operator's certificate holds no key that can be used", where=OPERATOR_CHAIN
