@@ -39,6 +39,7 @@ class Hashed:
         plain: H(nal), concatenated.
         linked: what a hash list holds: H(I), or H(anchor || H(nal)); concatenated.
         leads: the unit begins a GOP.
+        own: the unit is an unsigned SEI of ONVIF's.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Hashed:
     plain: bytes
     linked: bytes
     leads: "Bools"
+    own: "Bools"
 
     def __len__(self) -> int:
         return len(self.nal)
@@ -78,8 +80,8 @@ def hash_nals(
     leads = nals.leads[chosen]
     # 1: anchor, 2: hashed alone, 0: linked
     role = leads.astype(np.int8)
-    if own is not None:
-        role[own] = 2
+    own = np.zeros(len(chosen), dtype=np.bool_) if own is None else own
+    role[own] = 2
     plain: list[bytes] = []
     linked: list[bytes] = []
     total, done, released = int((ends - starts).sum()), 0, 0
@@ -105,7 +107,7 @@ def hash_nals(
                 released = done
                 data.madvise(mmap.MADV_DONTNEED)
             progress(done, total, "bytes")
-    return Hashed(name, width, chosen, b"".join(plain), b"".join(linked), leads)
+    return Hashed(name, width, chosen, b"".join(plain), b"".join(linked), leads, own)
 
 
 def hash_range(data: mmap.mmap, start: int, end: int) -> bytes:
@@ -113,6 +115,8 @@ def hash_range(data: mmap.mmap, start: int, end: int) -> bytes:
     digest = hashlib.sha256()
     with memoryview(data) as view:
         for low in range(start, end, _RELEASE):
-            digest.update(view[low : min(low + _RELEASE, end)])
-            data.madvise(mmap.MADV_DONTNEED)
+            high = min(low + _RELEASE, end)
+            digest.update(view[low:high])
+            page = low - low % mmap.PAGESIZE
+            data.madvise(mmap.MADV_DONTNEED, page, high - page)
     return digest.digest()

@@ -133,6 +133,9 @@ class _Matcher:
             starts.setdefault(self.linked(at), []).append(at)
         whole: dict[bytes, int] = {}
         borders = [*self.leads, self.count]
+        for number in range(len(self.leads)):
+            while borders[number] and self.hashed.own[borders[number] - 1]:
+                borders[number] -= 1  # unsigned SEIs stand before the slice that begins a GOP
         for start, end in itertools.pairwise(borders):
             piece = self.hashed.linked[start * self.width : end * self.width]
             whole.setdefault(hashlib.new(self.hashed.name, piece).digest(), start)

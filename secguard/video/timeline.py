@@ -65,12 +65,13 @@ class Timeline:
 
 @dataclass(slots=True)
 class _Row:
-    """A row before it has its number: a claim, the slices found for it, and whether it begins a GOP."""
+    """A row before it has its number: a claim, the slices found for it, their frames, and whether it begins a GOP."""
 
     claim: int
     slices: "NDArray[np.int64]"
     begins: bool
     kind: str = ""
+    frames: "NDArray[np.int64]" = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class _Builder:
 
     def trust(self) -> None:
         """An unsigned SEI is as good as the signed one that lists it, which always comes later."""
-        place = {int(nal): at for at, nal in enumerate(self.hashed.nal.tolist())}
+        place = {int(self.hashed.nal[at]): int(at) for at in np.flatnonzero(self.hashed.own)}
         for claim in sorted(self.claims.claims, key=lambda item: -item.nal):
             if claim.sei.signature:
                 continue
@@ -182,12 +183,12 @@ class _Builder:
 
     def frames(self, slices: "NDArray[np.int64]") -> "NDArray[np.int64]":
         pictures = slices[self.nals.vcl[self.hashed.nal[slices]]]
-        return np.unique(self.frame_of[self.sample[pictures]])
+        return _distinct(self.frame_of[self.sample[pictures]])
 
     def add(self, row: _Row, state: str, sei: str, mark: int) -> None:
         timeline = self.timeline
-        frames = self.frames(row.slices)
-        samples = np.unique(self.sample[row.slices]) if len(row.slices) else np.zeros(0, dtype=np.int64)
+        frames = row.frames
+        samples = _distinct(self.sample[row.slices])
         timeline.gop.append(self.number)
         timeline.first_frame.append(int(frames[0]) if len(frames) else 0)
         timeline.frames.append(len(frames))
@@ -212,7 +213,7 @@ class _Builder:
             self.say("video.head.trimmed", "", counter=self.claims.claims[row.claim].sei.counter)
             return None
         self.number += row.begins or self.number == 0
-        frames = self.frames(row.slices)
+        frames = row.frames = self.frames(row.slices)
         where, gop = self.span(frames), self.number
         if row.kind == "gap":
             self.say("video.gop.missing", where, gop=gop)
@@ -346,6 +347,11 @@ class _Builder:
         for place in reversed(gaps[:_MAX_FINDINGS]):
             text = text[:place] + "M" + text[place:]
         return text
+
+
+def _distinct(values: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    """Ascending values, each once."""
+    return values[np.concatenate(([True], values[1:] != values[:-1]))] if len(values) else values
 
 
 def _first(frames: "NDArray[np.int64]") -> int:

@@ -1,5 +1,6 @@
 """For tests of the video room: clips, a small PKI, and an MP4 file taken apart and put together again."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from secguard.core import FixedClock
@@ -19,6 +20,7 @@ from secguard.trust.names import permanent_identifier
 from secguard.trust.oids import oids_of
 from secguard.video import Expectation, Signed, VideoVerdict, manifest_path, sign, verify
 from secguard.video.mp4 import open_movie
+from secguard.video.sei import UUID
 from secguard.video.splice import _rebuild
 
 NOW = datetime(2026, 10, 1, 8, 0, tzinfo=UTC)
@@ -247,6 +249,83 @@ def flip(path: Path, target: Path, offset: int, bit: int = 0x10) -> Path:
     return target
 
 
+def _tlv(tag: int, value: bytes) -> bytes:
+    return bytes((tag,)) + len(value).to_bytes(2, "big") + value
+
+
+def sign_samples(
+    samples: list[Sample],
+    who: Identity,
+    *,
+    codec: str = "h264",
+    every: int = 1,
+    low_bitrate: bool = False,
+    left_out: Sequence[int] = (),
+    certificate_sei: bool = False,
+    stale_end: bool = False,
+) -> list[Sample]:
+    """A second, plain signer with the modes of the reference: SEIs without emulation prevention, some unsigned."""
+    head = b"\x06\x05" if codec == "h264" else b"\x4e\x01\x05"
+    pem = who.chain[0].public_bytes(serialization.Encoding.PEM)
+    crypto = _tlv(4, b"\x01\x0b" + bytes.fromhex("0609608648016503040201") + bytes(3))
+    hashed: list[bytes] = []
+    link, counter, anchor = bytes(32), 0, bytes(32)
+    pending: list[bytes] = []
+
+    def sei(body: bytes, flags: int, signed: bool) -> bytes:
+        size = 17 + len(body) + (3 + 3 + 72 if signed else 0)
+        text = head + b"\xff" * (size // 255) + bytes((size % 255,)) + UUID + bytes((flags,)) + body
+        if not signed:
+            return text + b"\x80"
+        signature = who.signer.sign(text, "sha256")
+        value = b"\x01" + len(signature).to_bytes(2, "big") + signature + b"\x01" * (72 - len(signature))
+        return text + _tlv(3, value) + b"\x80"
+
+    def close(last: bool) -> bytes:
+        nonlocal link, counter
+        counter += 1
+        signed = last or counter % every == 0
+        listed = b"".join(hashed)
+        gop_hash = hashlib.sha256(b"stale" if last and stale_end else listed).digest()
+        general = b"\x01" + bytes((24, 12, 0, 0)) + bytes(8) + counter.to_bytes(4, "big")
+        general += len(hashed).to_bytes(2, "big") + gop_hash + link
+        body = b"" if certificate_sei else crypto + _tlv(6, b"\x01\x00" + pem)
+        body += _tlv(1, general) + (b"" if low_bitrate else _tlv(2, b"\x01" + listed))
+        link = hashed[0]
+        hashed.clear()
+        made = sei(body, 0, signed)
+        if not signed:
+            pending.append(hashlib.sha256(made).digest())
+        return made
+
+    result = []
+    for number, item in enumerate(samples):
+        nals: list[bytes] = []
+        for nal in item.nals:
+            kind = nal[0] & 31 if codec == "h264" else nal[0] >> 1 & 63
+            irap, vcl = (kind == 5, 1 <= kind <= 5) if codec == "h264" else (16 <= kind <= 21, kind < 22)
+            after = nal[1 if codec == "h264" else 2]
+            if irap and after & 0x80:
+                if hashed:
+                    nals.append(close(last=False))
+                    hashed += pending
+                    pending.clear()
+                anchor = hashlib.sha256(nal).digest()
+                hashed.append(anchor)
+                # An unsigned SEI stands before the slice, so its hash comes first.
+                if len(hashed) > 1:
+                    hashed[:] = [*hashed[:-1], anchor]
+            elif vcl and kind not in left_out:
+                hashed.append(hashlib.sha256(anchor + hashlib.sha256(nal).digest()).digest())
+            nals.append(nal)
+        if number == len(samples) - 1:
+            nals.append(close(last=True))
+        if number == 0 and certificate_sei:
+            nals.insert(0, sei(crypto + _tlv(6, b"\x01\x00" + pem), 0x80, signed=True))
+        result.append(item.of(nals))
+    return result
+
+
 __all__ = [
     "CAMERA",
     "NOW",
@@ -264,5 +343,6 @@ __all__ = [
     "places",
     "put_together",
     "sign_clip",
+    "sign_samples",
     "take_apart",
 ]

@@ -95,11 +95,11 @@ def _without_seis(data: bytes) -> list[bytes]:
 def _decoded(path: Path) -> list[tuple[str, int, bytes]]:
     import av
 
-    found = []
     with av.open(str(path)) as container:
-        for frame in container.decode(*container.streams):
-            found.append((type(frame).__name__, frame.pts, np.ascontiguousarray(frame.to_ndarray()).tobytes()))
-    return found
+        return [
+            (type(frame).__name__, frame.pts, np.ascontiguousarray(frame.to_ndarray()).tobytes())
+            for frame in container.decode(*container.streams)
+        ]
 
 
 def test_changed_sound_is_said(tmp_path: Path, pki: kit.Pki) -> None:
