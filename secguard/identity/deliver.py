@@ -35,11 +35,6 @@ class Bundle:
         return self.folder / f"{self.stem}.key.pem"
 
     @property
-    def reference(self) -> str:
-        """The private key's reference, `file:` with an absolute path."""
-        return f"file:{self.key.resolve()}"
-
-    @property
     def certificate(self) -> Path:
         """The certificate alone."""
         return self.folder / f"{self.stem}.pem"

@@ -23,6 +23,7 @@ from secguard.identity.profiles import load_profiles
 from secguard.identity.records import CaRecord
 from secguard.identity.registry import Registry
 from secguard.identity.request import check_holder
+from secguard.identity.site import relative_reference
 from secguard.keys import Signer, generate, key_id, save_private_key
 from secguard.store import atomic_write
 from secguard.trust import chain_pem, title
@@ -105,7 +106,7 @@ def create_authority(
                 with registry.transaction():
                     for ca, _, certificate in made:
                         data = certificate.public_bytes(Encoding.DER)
-                        registry.add_authority(CaRecord(ca, data, f"file:{_key_file(keys, ca).resolve()}"))
+                        registry.add_authority(CaRecord(ca, data, relative_reference(folder, _key_file(keys, ca))))
             except SecguardError:
                 shutil.rmtree(keys)  # they certify nothing
                 raise

@@ -150,7 +150,7 @@ def renew(site: Site, holder: str, profile: str, folder: Path | None = None) -> 
     if active is None:
         raise no_certificate(holder, profile)
     if folder is None and active.key:
-        folder = Path(active.key.removeprefix("file:")).parent
+        folder = Path(site.locate(active.key).removeprefix("file:")).parent
     job = _plan(site, Request(holder, profile, folder))[0]
     with exclusive(site.lock):
         _open_issuers(site, [job])
@@ -211,13 +211,13 @@ def _find_active(site: Site, job: _Job) -> None:
     if job.public is not None:
         same = active.spki == key_id(job.public)
     else:
-        same = active.key == job.bundle.reference and job.bundle.key.exists()
+        same = active.key == site.reference(job.bundle.key) and job.bundle.key.exists()
     if not same:
         raise RefusedError(
             "identity.certificate.active",
             f"{job.holder} has an active {job.profile.name} certificate, serial {active.serial}",
             hint="use it, renew it (identity renew), or revoke it first (identity revoke)",
-            where=active.key.removeprefix("file:"),
+            where=site.locate(active.key).removeprefix("file:") if active.key else "",
         )
     job.record, job.new = active, False
 
@@ -230,7 +230,7 @@ def _key(site: Site, job: _Job) -> None:
         used = {item.spki for item in site.registry.certificates(job.holder) if item.status in _SPENT}
         make_folder(job.bundle.folder)
         signer, job.made = obtain_key(job.bundle.key, job.profile.key, site.passphrase, used)
-        job.public, job.key = signer.public_key(), job.bundle.reference
+        job.public, job.key = signer.public_key(), site.reference(job.bundle.key)
     for other in site.registry.with_key(key_id(job.public)):
         if other.status != Status.VOID and (other.holder, other.profile) != (job.holder, job.profile.name):
             raise RefusedError(

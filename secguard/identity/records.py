@@ -44,7 +44,7 @@ class CaRecord(msgspec.Struct, frozen=True):
     Attributes:
         name: `root`, `devices` or `services`.
         certificate: DER.
-        key: reference of its private key (`file:...`).
+        key: reference of its private key, `file:` and a path, relative to the site's folder if inside it.
     """
 
     name: str
@@ -70,7 +70,7 @@ class CertificateRecord(msgspec.Struct, frozen=True):
         not_before: RFC 3339.
         not_after: RFC 3339.
         spki: SHA-256 of the public key, hex.
-        key: reference of the private key; empty if the device keeps it (CSR).
+        key: reference of the private key (as for a CA); empty if the device keeps it (CSR).
         event: ID of the event that records the issue.
         certificate: DER; None while only reserved.
         revoked: RFC 3339 time of revocation.

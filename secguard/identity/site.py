@@ -16,7 +16,7 @@ from secguard.identity.records import CaRecord, CertificateRecord
 from secguard.identity.registry import Registry
 from secguard.keys import Signer, key_id, load_signer
 
-__all__ = ["Site", "no_certificate"]
+__all__ = ["Site", "no_certificate", "relative_reference"]
 
 
 class Site:
@@ -89,6 +89,14 @@ class Site:
         """The file that whoever changes something holds."""
         return self.folder / ".lock"
 
+    def reference(self, path: Path) -> str:
+        """How the registry keeps the place of a key file: relative inside the site's folder, so that it can move."""
+        return relative_reference(self.folder, path)
+
+    def locate(self, reference: str) -> str:
+        """The place of a key that the registry keeps, as `file:` with an absolute path."""
+        return f"file:{self.folder.resolve() / reference.removeprefix('file:')}"
+
     def signer(self, name: str) -> Signer:
         """The key of a CA.
 
@@ -97,7 +105,7 @@ class Site:
             RefusedError: the file is readable by others.
         """
         if name not in self._signers:
-            self._signers[name] = load_signer(self.cas[name].key, self.passphrase)
+            self._signers[name] = load_signer(self.locate(self.cas[name].key), self.passphrase)
         return self._signers[name]
 
     def holder_signer(self, holder: str, profile: str) -> tuple[Signer, list[x509.Certificate]]:
@@ -113,13 +121,14 @@ class Site:
             raise no_certificate(holder, profile)
         if not record.key:
             raise UsageError("identity.key.elsewhere", f"the key of {holder} ({profile}) is in the device itself")
-        signer = load_signer(record.key, self.passphrase)
+        reference = self.locate(record.key)
+        signer = load_signer(reference, self.passphrase)
         if key_id(signer.public_key()) != record.spki:
             raise FormatError(
                 "identity.key.other",
                 f"this is not the certified key of {holder} ({profile})",
                 hint="put the right file back, or revoke the certificate and issue a new one",
-                where=record.key.removeprefix("file:"),
+                where=reference.removeprefix("file:"),
             )
         return signer, self.chain(record)
 
@@ -142,6 +151,12 @@ class Site:
     def record(self, events: Sequence[Event]) -> None:
         """Record events and keep their receipts; if this raises, nothing may be released."""
         self.receipts += self._recorder.record(events)
+
+
+def relative_reference(folder: Path, path: Path) -> str:
+    """A `file:` reference, relative to `folder` for a file below it, else absolute."""
+    absolute, base = path.resolve(), folder.resolve()
+    return f"file:{absolute.relative_to(base) if absolute.is_relative_to(base) else absolute}"
 
 
 def no_certificate(holder: str, profile: str) -> UsageError:
