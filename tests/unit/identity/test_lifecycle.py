@@ -8,7 +8,7 @@ from cryptography import x509
 
 from secguard.core import FixedClock, RefusedError, SecguardError, UsageError
 from secguard.gbid import GbId, Scope
-from secguard.identity import REASONS, Request
+from secguard.identity import REASONS, Registry, Request
 from secguard.identity import issue as issuing
 from secguard.trust import Purpose, TrustPolicy, read_crls, scope_of
 
@@ -284,3 +284,15 @@ def test_tampered_key_file(site):
     with pytest.raises(SecguardError) as caught:
         authority.device_signer(CAMERA)
     assert caught.value.code == "identity.key.other"
+
+
+def test_site_that_was_moved(site, tmp_path):
+    site.open().issue([Request(CAMERA, "camera")])
+    assert all(row.key.startswith("file:devices/") for row in site.registry.certificates(CAMERA))
+    site.registry.close()
+    site.root = site.root.rename(tmp_path / "moved")
+    site.registry = Registry.open(site.state / "registry.db")
+    signer, chain = site.open().device_signer(CAMERA)
+    assert signer.public_key() == chain[0].public_key()
+    site.open().publish_crls()
+    assert [item.new for item in site.open().issue([Request(CAMERA, "camera")])] == [False, False]
