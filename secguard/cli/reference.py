@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands themselves and docs/findings.md from the catalogue, so neither can drift.
+"""Write docs/cli.md, docs/findings.md and docs/schemas from the code itself, so that none of them can drift.
 
 Run `python -m secguard.cli.reference` at the top of the repository; `--check` only compares and exits 1 when stale.
 """
@@ -67,9 +67,15 @@ def findings_reference() -> str:
 
 def documents() -> dict[str, str]:
     """File name under docs/ -> its text."""
+    import json
+
+    from secguard.cli.documents import schemas
     from secguard.cli.main import cli
 
-    return {"cli.md": cli_reference(cli), "findings.md": findings_reference()}
+    written = {
+        f"schemas/{name}": json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas().items()
+    }
+    return {"cli.md": cli_reference(cli), "findings.md": findings_reference(), **written}
 
 
 def main(arguments: list[str]) -> int:
@@ -84,6 +90,7 @@ def main(arguments: list[str]) -> int:
             continue
         stale.append(str(path))
         if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, text.encode())
     if stale:
         sys.stderr.write(f"{'stale' if check else 'written'}: {', '.join(stale)}\n")

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import evidence_kit as kit
+import msgspec
 import pytest
+
+from secguard.cli.documents import Document
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -54,7 +57,7 @@ def test_from_the_site_to_the_court(workspace: Path, secguard: Run, tmp_path: Pa
     done = secguard("evidence", "verify", "case.zip", "--root", "root.pem", "--json", "--report", "r.html", cwd=court)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["outcome"] == "pass"
+    assert msgspec.convert(document, Document).outcome == "pass"
     assert set(document["axes"].values()) == {"pass"}
     assert document["data"]["case"] == "A-2026-42"
     assert document["data"]["time_source"] == "ledger"
@@ -73,6 +76,10 @@ def test_from_the_site_to_the_court(workspace: Path, secguard: Run, tmp_path: Pa
         done = secguard("evidence", "verify", *arguments, cwd=court)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
+        done = secguard("evidence", "verify", *arguments, "--json", cwd=court)
+        refused = msgspec.json.decode(done.stdout, type=Document)
+        assert refused.error is not None
+        assert refused.exit == done.returncode == 2
 
 
 def test_verifying_at_the_site_is_recorded(workspace: Path, secguard: Run) -> None:

@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/findings.md say what the code says."""
+"""docs/cli.md, docs/findings.md and docs/schemas say what the code says."""
 
 from pathlib import Path
 
@@ -12,7 +12,10 @@ from secguard.core import catalogue
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize("name", ["cli.md", "findings.md"])
+NAMES = ["cli.md", "findings.md", *(f"schemas/{name}.json" for name in ("bundle", "event", "result", "segment"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_reference_is_current(name: str) -> None:
     text = (DOCS / name).read_text(encoding="utf-8")
     assert text == documents()[name], "run: python -m secguard.cli.reference"
@@ -46,5 +49,5 @@ def test_check_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not list(tmp_path.iterdir())
     assert "stale" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cli.md", "findings.md"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == sorted(NAMES)
     assert main(["--check", str(tmp_path)]) == 0
