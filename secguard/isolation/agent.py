@@ -23,6 +23,8 @@ __all__ = ["main", "parse_key", "spki"]
 
 _BEACONS = 3
 _ANSWER_WAIT = 0.25
+_LATE_WAIT = 1.0
+_ASK_ROUNDS = 30  # of 50 ms
 _CONNECT_WAIT = 0.6
 _PR_SET_PDEATHSIG = 1
 # What is said after a completed handshake: bare, as a proxy's CONNECT, as a SIP request. Each carries a token.
@@ -116,7 +118,7 @@ class _Agent:
                 self.beacon_targets[family].add(other.address(family) if other.zone == self.info.zone else way.hop)
                 self.hop[way.hop] = way.hop
                 self.sensor.hops.add(headers.packed(way.hop))
-        for _ in range(10):
+        for _ in range(_ASK_ROUNDS):
             wanted = {hop for hop in self.hop.values() if headers.packed(hop) not in self.sensor.neighbours}
             if not wanted:
                 break
@@ -261,8 +263,17 @@ class _Agent:
             self.wait(0.03)
         self._beacon(number)
         self.wait(_ANSWER_WAIT)
+        # A busy machine hears late; a broken wire does not hear at all.
+        end = time.monotonic() + _LATE_WAIT
+        while not self._heard(number) and time.monotonic() < end:
+            self.wait(0.05)
         if number == 2:
             self._converse()
+
+    def _heard(self, phase: int) -> bool:
+        """Whether each family that was asked has answered in this phase."""
+        asked = [item for item in self.sensor.beacons.values() if item.sent[phase - 1]]
+        return all(item.heard[phase - 1] and item.neighbour[phase - 1] for item in asked)
 
     def wait(self, seconds: float) -> None:
         """Let answers come in, and answer."""

@@ -38,6 +38,7 @@ _CLOSED = frozenset({"rst", "port-unreachable", "reply-closed"})
 _REFUSED = frozenset({"rst", "port-unreachable", "prohibited", "unreachable"})
 _REACHED = frozenset({"open", "closed", "one-way", "tunnel", "fragment", "translated", "relay", "stray"})
 _SHOWN = 12
+_THROUGHOUT = 0.9  # a lossy line may swallow a case or two
 
 
 class CaseResults(msgspec.Struct):
@@ -257,7 +258,7 @@ def _unfiltered_ipv6(plan: Plan, results: CaseResults) -> set[tuple[str, str]]:
     found = set()
     for (src, dst, family), (total, reached) in counts.items():
         others = counts.get((src, dst, 4), [0, 0])
-        if family == 6 and total >= 2 and reached == total and others[1] * 2 < others[0]:
+        if family == 6 and total >= 2 and reached >= _THROUGHOUT * total and others[1] * 2 < others[0]:
             found.add((src, dst))
     return found
 

@@ -144,12 +144,14 @@ class Wire:
         self._thread.start()
 
     def stop(self) -> int:
-        """Stop hearing and close; returns the frames that the kernel dropped because we were too slow."""
+        """Stop hearing and close; returns the frames lost: dropped by the kernel, or one if hearing broke off."""
+        broken = self._thread.ident is not None and not self._thread.is_alive()
         self._stop.set()
-        self._thread.join(2)
+        if self._thread.ident is not None:
+            self._thread.join(2)
         try:
             statistics = self._ear.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-            return int(struct.unpack("II", statistics)[1])
+            return int(struct.unpack("II", statistics)[1]) + broken
         finally:
             self._ear.close()
             self._mouth.close()
