@@ -11,6 +11,8 @@ chain when one is verified. The extension is not critical: devices and TLS libra
 chain; them, the CA's critical dNSName constraint binds to the region.
 """
 
+from functools import lru_cache
+
 from cryptography import x509
 
 from secguard.core.errors import FormatError, UsageError
@@ -31,6 +33,7 @@ def encode_scope(scope: Scope) -> bytes:
     )
 
 
+@lru_cache(maxsize=256)
 def decode_scope(data: bytes) -> Scope:
     """Read the extension's value.
 
