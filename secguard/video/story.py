@@ -1,7 +1,7 @@
 """The report on a verdict about a recording: a timeline that a judge can read, English and Chinese."""
 
 from secguard.core import Outcome
-from secguard.report import Bar, Code, Facts, Paragraph, Report, Table, Text, Value, Words
+from secguard.report import Bar, Code, Facts, Findings, Paragraph, Report, Table, Text, Value, Words
 from secguard.report import Timeline as Chart
 from secguard.report.model import Section
 from secguard.trust import common_name
@@ -23,6 +23,7 @@ STATES: dict[str, tuple[Text, Outcome]] = {
 """What a GOP turned out to be: words, and how it is drawn."""
 
 _MAX_BARS = 400
+_MAX_ROWS = 500
 _SUMMARY = {
     Outcome.PASS: Text(
         "The recording is what its camera signed: every frame is there, unchanged, in order and shown as it was taken.",
@@ -92,8 +93,13 @@ def _facts(answer: VideoVerdict) -> list[tuple[Words, Value]]:
 
 def make_report(answer: VideoVerdict) -> Report:
     """The report on a verified recording, for `secguard.report.write_report`."""
+    verdict = answer.verdict
+    rows = list(answer.timeline.rows())
+    # A day has tens of thousands of GOPs: a page shows those that are not as they should be.
+    shown = rows if len(rows) <= _MAX_ROWS else [row for row in rows if STATES[row["state"]][1] is not Outcome.PASS]
     sections: list[Section] = [
         Chart(Text("What each GOP is", "各画面组的判定"), _bars(answer), unit="s"),
+        Findings(verdict.findings),
         Table(
             Text("GOPs", "画面组"),
             [
@@ -115,8 +121,9 @@ def make_report(answer: VideoVerdict) -> Report:
                     STATES[row["state"]][0],
                     _SEI[row["sei"]],
                 ]
-                for row in answer.timeline.rows()
+                for row in shown[:_MAX_ROWS]
             ],
+            total=len(rows),
         ),
         Facts(
             Text("Certificates of the signing key", "签名密钥的证书链"),
@@ -138,11 +145,16 @@ def make_report(answer: VideoVerdict) -> Report:
         ),
     ]
     if not answer.chain:
-        del sections[2]
-    return Report.of(
-        answer.verdict,
+        del sections[3]
+    return Report(
         Text("Video verification", "视频验证"),
         sections,
+        subject=Code(verdict.subject),
+        outcome=verdict.outcome,
+        axes=verdict.axes,
+        required=verdict.required,
+        narrowed=verdict.narrowed,
+        made=verdict.at,
         summary=_NARROWED if answer.verdict.narrowed else _SUMMARY[answer.verdict.outcome],
         facts=_facts(answer),
     )

@@ -44,10 +44,10 @@ def _owners(path: Path) -> dict[int, int]:
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_every_signed_byte(codec: str, tmp_path: Path, pki: kit.Pki) -> None:
     options = {"bf": "1", "slices": "2"} if codec == "libx264" else None
-    source = kit.make_clip(tmp_path / "clip.mp4", codec=codec, frames=9, gop=3, size=(48, 32), noise=8, options=options)
+    source = kit.make_clip(tmp_path / "clip.mp4", codec=codec, frames=6, gop=3, size=(64, 64), noise=8, options=options)
     kit.sign_clip(source, tmp_path / "signed.mp4", pki.camera)
     owners = _owners(tmp_path / "signed.mp4")
-    assert len(owners) > 3000
+    assert len(owners) > 2000
     data = bytearray((tmp_path / "signed.mp4").read_bytes())
     path = tmp_path / "changed.mp4"
     unseen: list[tuple[int, int, list[str]]] = []
@@ -72,7 +72,7 @@ def test_mutations_end_in_a_verdict_or_one_error(signed: Path, hevc: Path, tmp_p
     manifest = manifest_path(signed).read_bytes()
     path = tmp_path / "mutated.mp4"
     slowest, rounds = 0.0, 0
-    for number in range(16_000):
+    for number in range(12_000):
         data, (low, high) = sources[number % 2]
         changed = bytearray(data)
         for _ in range(random_.randint(1, 6)):
@@ -95,7 +95,7 @@ def test_mutations_end_in_a_verdict_or_one_error(signed: Path, hevc: Path, tmp_p
         slowest = max(slowest, time.perf_counter() - begin)
     assert rounds > 1000
     assert slowest < 20
-    for _ in range(4_000):
+    for _ in range(8_000):
         changed = bytearray(manifest)
         for _ in range(random_.randint(1, 4)):
             changed[random_.randrange(len(changed))] = random_.randrange(256)
