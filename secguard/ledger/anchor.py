@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from secguard.core.errors import RefusedError, SystemPartError
 from secguard.core.files import atomic_write, translate_os_error
@@ -19,10 +20,10 @@ _MAX = 64 << 10
 
 
 class Anchor:
-    """One file that holds the last signed checkpoint of one log."""
+    """One file that holds the last signed checkpoint of one log, in a folder that may hold those of many."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path, origin: str) -> None:
+        self.path = folder / f"{quote(origin, safe='')}.checkpoint"
 
     def read(self) -> bytes | None:
         """The checkpoint, or None if there is none.

@@ -10,8 +10,8 @@ import mmap
 import os
 import secrets
 import struct
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, takewhile
 from pathlib import Path
 
 from secguard.core.errors import FormatError
@@ -51,6 +51,15 @@ def _secret_prime() -> int:
         number = secrets.randbits(64) | 1 << 63 | 1
         if _is_prime(number):
             return number
+
+
+def _places() -> Iterator[tuple[int, int]]:
+    """First index and size (as a power of two) of each table of a log, in order."""
+    first, bits = 0, _FIRST_BITS
+    while True:
+        yield first, bits
+        first += 1 << bits
+        bits = min(bits + _STEP_BITS, _LAST_BITS)
 
 
 class _Table:
@@ -174,11 +183,14 @@ class IdIndex:
                 number += 1
             at += count
 
+    def covers(self, size: int) -> bool:
+        """Whether there is a table for every leaf below `size`."""
+        return size == 0 or all(
+            first in self._tables for first, _ in takewhile(lambda place: place[0] < size, _places())
+        )
+
     def _table_for(self, index: int) -> _Table:
-        first, bits = 0, _FIRST_BITS
-        while index >= first + (1 << bits):
-            first += 1 << bits
-            bits = min(bits + _STEP_BITS, _LAST_BITS)
+        first, bits = next(place for place in _places() if index < place[0] + (1 << place[1]))
         table = self._tables.get(first)
         if table is None:
             path = self._folder / f"{first:020d}.tab"

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from secguard.core.errors import FormatError, RefusedError
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.core.limits import read_bounded
 from secguard.events import decode_stored
-from secguard.ledger.bodies import commit_many, leaf_hashes, pack_bodies
+from secguard.ledger.bodies import commit_many, leaf_hashes, pack_bodies, unpack_bodies
 from secguard.ledger.ids import IdIndex
 from secguard.ledger.journal import Journal
 from secguard.ledger.layout import Layout
@@ -39,6 +39,7 @@ __all__ = [
     "integrate",
     "integration_lock",
     "load_state",
+    "open_ids",
     "save_state",
     "write_partials",
 ]
@@ -46,6 +47,7 @@ __all__ = [
 _ROUND = 256
 """Bundles between two syncs to the disk (65,536 entries)."""
 _SYNC_ONE_BY_ONE = 24
+_GONE = b"{}"
 
 
 @dataclass(slots=True)
@@ -153,7 +155,7 @@ def event_ids(bodies: Sequence[bytes]) -> list[str]:
         stop = body.find(b'"', 7)
         plain = body.startswith(b'{"id":"') and stop > 0
         name = body[7:stop] if plain else b"\\"
-        names.append(decode_stored(body).id if b"\\" in name else name.decode())
+        names.append(name.decode() if b"\\" not in name else decode_stored(body).id if body != _GONE else "")
     return names
 
 
@@ -197,6 +199,57 @@ def _sync_files(root: Path, paths: Sequence[Path]) -> None:
         fsync_directory(folder)
 
 
+def open_ids(layout: Layout, size: int, *, write: bool = False, locked: bool = False) -> IdIndex:
+    """Open the ID index; where it lacks leaves below `size`, build it again from the bodies first.
+
+    Args:
+        layout: the log's folder.
+        size: entries in body files.
+        write: for inserting.
+        locked: the caller holds `integration_lock`.
+
+    Raises:
+        FormatError: bodies are damaged or missing.
+        SystemPartError: it cannot be written.
+    """
+    try:
+        index = IdIndex(layout.ids, write=write)
+    except (FormatError, FileNotFoundError):
+        pass
+    else:
+        if index.covers(size) and not _building(layout).exists():
+            return index
+        index.close()
+    try:
+        with nullcontext() if locked else integration_lock(layout):
+            _rebuild_ids(layout, size)
+    except OSError as error:
+        raise translate_os_error(error, error.filename or layout.ids) from error
+    return IdIndex(layout.ids, write=write)
+
+
+def _building(layout: Layout) -> Path:
+    return layout.ids / "building"
+
+
+def _rebuild_ids(layout: Layout, size: int) -> None:
+    layout.ids.mkdir(exist_ok=True, mode=0o750)
+    _building(layout).touch()  # until it is gone, nobody believes the tables
+    for path in (*layout.ids.glob("*.tab"), layout.ids / "secret"):
+        path.unlink(missing_ok=True)
+    index = IdIndex(layout.ids, write=True)
+    try:
+        for number in range(size // BUNDLE):
+            path = layout.bodies / body_path(number)
+            _, bodies = unpack_bodies(path.read_bytes(), str(path))
+            # A pruned body has no ID any more; nothing can ask for the one put in its place.
+            index.insert(number * BUNDLE, event_ids([_GONE if body is None else body for body in bodies]))
+        index.sync()
+    finally:
+        index.close()
+    _building(layout).unlink()
+
+
 class _Builder:
     """Takes full bundles and writes their files; nothing counts before `settle`."""
 
@@ -204,7 +257,7 @@ class _Builder:
         self._layout = layout
         self.state = state
         self._written: list[Path] = []
-        self._ids = IdIndex(layout.ids, write=True)
+        self._ids = open_ids(layout, state.size, write=True, locked=True)
         self._since = 0
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ class Layout:
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What never changes in a log's life: its name, and where its anchor is."""
+    """What never changes in a log's life: its name, and the folder of its anchor."""
 
     v: int
     origin: str

@@ -1,6 +1,7 @@
 """The ledger of one site: record durably, read back, publish checkpoints, hand out receipts."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from secguard.core.clock import Clock, SystemClock
-from secguard.core.errors import RefusedError, UsageError
+from secguard.core.errors import RefusedError, SystemPartError, UsageError
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.events import Event, Receipt, decode_stored
 from secguard.keys import Signer
@@ -67,7 +68,8 @@ class Ledger:
         Args:
             root: its folder; made if missing.
             origin: the log's name, part of every checkpoint.
-            anchor: where the last checkpoint is kept apart; best on another disk or machine.
+            anchor: folder where the last checkpoint is kept apart; best on another disk or machine. Many logs may
+                share it: the file is named after the origin.
             clock: default: the machine's.
             socket: where a service listens; default `ledger.sock` beside the folder.
 
@@ -80,7 +82,7 @@ class Ledger:
         check_name(origin)
         if layout.config.exists():
             raise RefusedError("ledger.exists", "there is a ledger already", hint="open it", where=str(root))
-        if Anchor(anchor).read() is not None:
+        if Anchor(anchor, origin).read() is not None:
             raise RefusedError(
                 "ledger.anchor.taken",
                 "the anchor holds a checkpoint: a new log would be a second history",
@@ -88,7 +90,7 @@ class Ledger:
                 where=str(anchor),
             )
         try:
-            for folder in (root, layout.public, layout.bodies, layout.journal, layout.ids, anchor.parent):
+            for folder in (root, layout.public, layout.bodies, layout.journal, layout.ids, anchor):
                 folder.mkdir(parents=True, exist_ok=True)
             for folder in (layout.bodies, layout.journal, layout.ids):
                 folder.chmod(0o750)
@@ -139,8 +141,8 @@ class Ledger:
 
     @property
     def anchor(self) -> Path:
-        """Where the last checkpoint is kept apart."""
-        return self._layout.root / self._config.anchor
+        """The file where the last checkpoint is kept apart."""
+        return Anchor(self._layout.root / self._config.anchor, self.origin).path
 
     @contextmanager
     def hold(self, seconds: float = _WAIT) -> Iterator[Writer]:
@@ -185,10 +187,18 @@ class Ledger:
         if not events:
             return []
         with self._mutex:
-            if not self._held and not self._lock.try_acquire():
-                receipts = record_remotely(self.socket, events, self.origin)
+            deadline = time.monotonic() + _WAIT
+            while not self._held and not self._lock.try_acquire():
+                try:
+                    receipts = record_remotely(self.socket, events, self.origin)
+                except SystemPartError as error:
+                    # The service ended before it answered; trying again records nothing twice.
+                    if error.code != "ledger.service.lost" or time.monotonic() > deadline:
+                        raise
+                    continue
                 if receipts is not None:
                     return receipts
+                break
             with self.hold() as writer:
                 return writer.record(events)
 

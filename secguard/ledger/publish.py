@@ -32,7 +32,7 @@ def check_history(layout: Layout, config: Config, size: int) -> None:
         RefusedError: `ledger.checkpoint.rollback`: entries that a checkpoint covers are not here.
         FormatError: a stored checkpoint is damaged.
     """
-    anchor = Anchor(layout.root / config.anchor)
+    anchor = Anchor(layout.root / config.anchor, config.origin)
     for note, where in ((read_checkpoint(layout), layout.checkpoint), (anchor.read(), anchor.path)):
         if note is None:
             continue
@@ -66,7 +66,7 @@ def publish(layout: Layout, config: Config, signer: Signer, name: str) -> bytes:
         UsageError: the key is no Ed25519 key.
         SystemPartError: the disk failed.
     """
-    anchor = Anchor(layout.root / config.anchor)
+    anchor = Anchor(layout.root / config.anchor, config.origin)
     with integration_lock(layout):
         state = load_state(layout)
         journal = Journal(layout.journal)

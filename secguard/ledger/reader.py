@@ -7,7 +7,7 @@ from secguard.core.errors import FormatError, RefusedError, UsageError
 from secguard.core.limits import read_bounded
 from secguard.ledger.bodies import SALT_SIZE, commit, unpack_bodies
 from secguard.ledger.ids import IdIndex
-from secguard.ledger.integrate import State, event_ids, load_state
+from secguard.ledger.integrate import State, event_ids, load_state, open_ids
 from secguard.ledger.journal import Journal, Retired
 from secguard.ledger.layout import Layout
 from secguard.ledger.merkle import leaf_hash
@@ -156,7 +156,7 @@ class Reader:
         if self.state.size == 0:
             return found
         if self._ids is None:
-            self._ids = IdIndex(self.layout.ids)
+            self._ids = open_ids(self.layout, self.state.size)
         for position, index in self._ids.candidates(names):
             name = names[position]
             if index < self.state.size and index < found.get(name, self.state.size):

@@ -101,7 +101,7 @@ class _Sequencer:
         self._wake_out.close()
 
     def run(self) -> None:
-        while not self._stop.is_set() or self._flying is not None:
+        while not self._stop.is_set() or self._flying is not None or self._calls:
             for key, mask in self._selector.select(0.2):
                 if key.fileobj is self._listener:
                     self._accept()
@@ -111,12 +111,12 @@ class _Sequencer:
                     self._serve_peer(key.data, mask)
             if self._flying is not None and self._flying[1].done():
                 self._finish()
-            if self._flying is None and self._calls and not self._stop.is_set():
+            if self._flying is None and self._calls:
                 self._start()
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        if len(self._peers) >= _CONNECTIONS:
+        if len(self._peers) >= _CONNECTIONS or self._stop.is_set():
             connection.close()
             return
         connection.setblocking(False)

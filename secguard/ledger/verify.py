@@ -293,7 +293,7 @@ class _Check:
 def _notes(check: _Check, config: Config, keys: Sequence[NoteKey]) -> Iterator[Checkpoint]:
     """Judge the stored checkpoint and the anchored one; yield those that can be read."""
     layout = check.layout
-    anchor = Anchor(layout.root / config.anchor)
+    anchor = Anchor(layout.root / config.anchor, config.origin)
     raw: dict[str, bytes | None] = {}
     for name in ("checkpoint", "anchor"):
         try:

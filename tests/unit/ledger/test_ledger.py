@@ -35,7 +35,9 @@ TIME = datetime(2026, 10, 1, 8, tzinfo=UTC)
 def events(count: int, start: int = 0) -> list[Event]:
     actor = Actor(name="王芳")
     return [
-        Event(id=f"event-{k}", kind="video.viewed", time=TIME, actor=actor, subject="32011500001320000001", data={"n": k})
+        Event(
+            id=f"event-{k}", kind="video.viewed", time=TIME, actor=actor, subject="32011500001320000001", data={"n": k}
+        )
         for k in range(start, start + count)
     ]
 
@@ -133,10 +135,10 @@ def test_consistency_between_all_published_sizes(tmp_path_factory: pytest.TempPa
             signed = open_checkpoint(log.publish(SIGNER), [KEY])
             assert signed.size == total
             roots[total] = signed.root
-        for old in roots:
-            for new in roots:
+        for old, before in roots.items():
+            for new, after in roots.items():
                 if 0 < old <= new:
-                    verify_consistency(old, roots[old], new, roots[new], log.consistency(old, new))
+                    verify_consistency(old, before, new, after, log.consistency(old, new))
         with pytest.raises(UsageError):
             log.consistency(0, total)
         with pytest.raises(UsageError):

@@ -20,11 +20,14 @@ ORIGIN = "log.example/320116"
 SIGNER = generate(Algorithm.ED25519)
 KEY = NoteKey(ORIGIN, SIGNER.public_key())
 NOW = datetime(2026, 10, 1, tzinfo=UTC)
+ANCHOR = "anchor/log.example%2F320116.checkpoint"
 
 
 def events(count: int, start: int = 0, **more: object) -> list[Event]:
     actor = Actor(name="a")
-    return [Event(id=f"e{k}", kind="user.logged-in", time=NOW, actor=actor, **more) for k in range(start, start + count)]
+    return [
+        Event(id=f"e{k}", kind="user.logged-in", time=NOW, actor=actor, **more) for k in range(start, start + count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +153,7 @@ def test_every_byte_of_the_checkpoint(folder: Path) -> None:
 
 
 def test_the_anchor_too(folder: Path) -> None:
-    path = folder / "anchor"
+    path = folder / ANCHOR
     original = path.read_bytes()
     for at in range(0, len(original), 7):
         path.write_bytes(original[:at] + bytes([original[at] ^ 1]) + original[at + 1 :])
@@ -202,7 +205,7 @@ def test_one_wrong_entry_is_named(folder: Path) -> None:
         ("public/tile/1/000.p/1", "ledger.tile.missing"),
         ("public/tile/entries/001.p/54", "ledger.bundle.missing"),
         ("public/checkpoint", "ledger.checkpoint.missing"),
-        ("../anchor", "ledger.anchor.missing"),
+        (f"../{ANCHOR}", "ledger.anchor.missing"),
     ],
 )
 def test_missing_files(folder: Path, name: str, code: str) -> None:
@@ -219,7 +222,7 @@ def test_missing_files(folder: Path, name: str, code: str) -> None:
         ("public/tile/0/000", "ledger.tile.damaged"),
         ("public/tile/entries/001.p/44", "ledger.bundle.damaged"),
         ("public/checkpoint", "ledger.checkpoint.damaged"),
-        ("../anchor", "ledger.checkpoint.damaged"),
+        (f"../{ANCHOR}", "ledger.checkpoint.damaged"),
         ("state.json", "ledger.state.damaged"),
     ],
 )
@@ -243,9 +246,9 @@ def test_keys_and_signatures(folder: Path) -> None:
     assert codes(folder, [stranger]) == {"ledger.checkpoint.signature"}
     assert codes(folder, []) == {"ledger.checkpoint.unverified"}
     assert verify_log(folder / "log", [], at=NOW).outcome is Outcome.UNKNOWN
-    signed = parse_checkpoint((folder / "anchor").read_bytes())
+    signed = parse_checkpoint((folder / ANCHOR).read_bytes())
     other = sign_note(format_checkpoint(type(signed)("other.log", signed.size, signed.root)), "other.log", SIGNER)
-    (folder / "anchor").write_bytes(other)
+    (folder / ANCHOR).write_bytes(other)
     assert "ledger.checkpoint.foreign" in codes(folder, [KEY, NoteKey("other.log", SIGNER.public_key())])
 
 
@@ -261,7 +264,7 @@ def test_entries_and_tiles_changed_together(folder: Path, tmp_path: Path) -> Non
         log.publish(generate(Algorithm.ED25519))
     for name in ("checkpoint",):
         shutil.copy(folder / "log" / "public" / name, tmp_path / "log" / "public" / name)
-    shutil.copy(folder / "anchor", tmp_path / "anchor")
+    shutil.copy(folder / ANCHOR, tmp_path / ANCHOR)
     assert codes(tmp_path) == {"ledger.root.mismatch"}
 
 
@@ -280,8 +283,8 @@ def test_the_newest_entries_removed(folder: Path, template: Path, tmp_path: Path
 
 
 def test_a_restored_backup_refuses_to_sign_a_second_history(tmp_path: Path) -> None:
-    anchor = tmp_path / "elsewhere" / "anchor"
-    with Ledger.create(tmp_path / "log", ORIGIN, anchor=anchor) as log:
+    with Ledger.create(tmp_path / "log", ORIGIN, anchor=tmp_path / "elsewhere") as log:
+        anchor = log.anchor
         log.record(events(300))
         log.publish(SIGNER)
         log.close()
@@ -312,7 +315,7 @@ def test_a_restored_backup_refuses_to_sign_a_second_history(tmp_path: Path) -> N
 
 
 def test_a_lost_anchor_stops_publishing(folder: Path) -> None:
-    (folder / "anchor").unlink()
+    (folder / ANCHOR).unlink()
     with Ledger.open(folder / "log") as log:
         log.record(events(1, 400))
         with pytest.raises(RefusedError) as caught:
@@ -327,7 +330,7 @@ def test_two_publishers_meet_at_the_anchor(folder: Path, monkeypatch: pytest.Mon
         stale = log.anchor.read_bytes() + b"x"
         monkeypatch.setattr(Anchor, "read", lambda self, real=Anchor.read: real(self))
         with pytest.raises(RefusedError) as caught:
-            Anchor(log.anchor).swap(stale, b"new")
+            Anchor(log.anchor.parent, ORIGIN).swap(stale, b"new")
         assert caught.value.code == "ledger.anchor.changed"
 
 

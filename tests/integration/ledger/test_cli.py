@@ -1,0 +1,111 @@
+"""`secguard ledger` as people and scripts call it, in processes of its own."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def site(secguard, tmp_path: Path) -> Path:
+    for words in (("init", "site"), ("identity", "ca", "init", "--yes", "-w", "site")):
+        done = secguard(*words)
+        assert done.returncode == 0, done.stderr
+    return tmp_path / "site"
+
+
+def document(done) -> dict:
+    assert done.stdout.count("\n") == 1, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_checkpoint_verify_prove_check(secguard, site: Path, tmp_path: Path) -> None:
+    done = secguard("ledger", "checkpoint", "-w", site, "--json")
+    assert done.returncode == 0, done.stderr
+    signed = document(done)["data"]
+    assert signed["size"] >= 3
+    assert signed["note"].startswith(signed["origin"] + "\n")
+
+    done = secguard("ledger", "verify", "-w", site, "--json")
+    answer = document(done)
+    assert (done.returncode, answer["outcome"], answer["findings"]) == (0, "pass", [])
+    assert answer["schema"] == "secguard.ledger.verify/1"
+    assert answer["axes"]["provenance"] == "pass"
+
+    receipt = tmp_path / "receipt.json"
+    done = secguard("ledger", "prove", "1", "-o", receipt, "-w", site, "--json")
+    assert done.returncode == 0, done.stderr
+    name = document(done)["data"]["event_id"]
+    done = secguard("ledger", "prove", name, "-o", tmp_path / "same.json", "-w", site)
+    assert done.returncode == 0, done.stderr
+
+    court = tmp_path / "court"  # another machine: the root certificate and the receipt, nothing else
+    court.mkdir()
+    shutil.copy(site / "certs" / "root.pem", court)
+    shutil.copy(receipt, court)
+    done = secguard("ledger", "check-receipt", "receipt.json", "--root", "root.pem", "--json", cwd=court)
+    answer = document(done)
+    assert (done.returncode, answer["outcome"]) == (0, "pass"), answer
+    assert answer["data"]["event"]["id"] == name
+    assert answer["data"]["index"] == 1
+    assert secguard("ledger", "check-receipt", "receipt.json", "--root", "root.pem", cwd=court).returncode == 0
+
+    text = json.loads(receipt.read_text())
+    text["salt"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+    (court / "changed.json").write_text(json.dumps(text))
+    done = secguard("ledger", "check-receipt", "changed.json", "--root", "root.pem", "--json", cwd=court)
+    assert done.returncode == 1
+    assert [item["code"] for item in document(done)["findings"]] == ["ledger.receipt.invalid"]
+
+    done = secguard(
+        "ledger", "check-receipt", "receipt.json", "--root", "root.pem", "--at", "2099-01-01T00:00:00Z", cwd=court
+    )
+    assert done.returncode != 0, "an expired key proves nothing"
+    (court / "noise.json").write_text("{")
+    done = secguard("ledger", "check-receipt", "noise.json", "--root", "root.pem", cwd=court)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert secguard("ledger", "check-receipt", "receipt.json", cwd=court).returncode == 2, "no root, no belief"
+
+
+def test_a_stranger_s_root_is_not_believed(secguard, site: Path, tmp_path: Path) -> None:
+    assert secguard("ledger", "prove", "0", "-o", "receipt.json", "-w", site).returncode == 0
+    for words in (("init", "other"), ("identity", "ca", "init", "--yes", "-w", "other")):
+        assert secguard(*words).returncode == 0
+    done = secguard("ledger", "check-receipt", "receipt.json", "--root", "other/certs/root.pem", "--json")
+    assert done.returncode == 1
+    assert document(done)["axes"]["provenance"] == "fail"
+
+
+def test_tampering_is_a_violation(secguard, site: Path) -> None:
+    assert secguard("ledger", "checkpoint", "-w", site).returncode == 0
+    (segment,) = (site / "state" / "ledger" / "journal").iterdir()
+    data = bytearray(segment.read_bytes())
+    data[data.index(b'"kind"')] ^= 1
+    segment.write_bytes(data)
+    done = secguard("ledger", "verify", "-w", site, "--json")
+    assert done.returncode == 1
+    assert document(done)["axes"]["completeness"] == "fail"
+
+
+def test_a_corrupt_checkpoint_is_one_line(secguard, site: Path) -> None:
+    assert secguard("ledger", "checkpoint", "-w", site).returncode == 0
+    (site / "state" / "ledger" / "public" / "checkpoint").write_text("garbage\n")
+    done = secguard("ledger", "checkpoint", "-w", site)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert "checkpoint" in done.stderr
+    assert "(" in done.stderr, "there is a hint"
+    assert secguard("ledger", "verify", "-w", site).returncode == 1
+
+
+def test_what_is_not_there(secguard, site: Path, tmp_path: Path) -> None:
+    for words in (("prove", "nobody"), ("prove", "99999")):
+        done = secguard("ledger", *words, "-o", "receipt.json", "-w", site)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "receipt.json").exists()
