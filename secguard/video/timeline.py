@@ -148,7 +148,8 @@ class _Builder:
                 explained = gap > 0 or number == 0
                 gap -= 1
                 rows.append(_Row(-1, piece, begins=True, kind="lost" if explained else "foreign"))
-            rows += [_Row(-1, slices[:0], begins=True, kind="gap") for _ in range(max(gap, 0))]
+            if number:  # what came before the first claim may lie in another file
+                rows += [_Row(-1, slices[:0], begins=True, kind="gap") for _ in range(max(gap, 0))]
             rows.append(_Row(number, kept, begins=not claim.unit.continues))
             if again is not None:
                 rows.append(_Row(number, slices[again], begins=False, kind="again"))

@@ -124,6 +124,7 @@ def test_edits(
 
 OPEN: list[tuple[str, Edit, str, str, str]] = [
     ("begins with a later GOP", lambda s: s[12:], "video.head.trimmed", "video.head.truncated", "GOP 1"),
+    ("begins two GOPs later", lambda s: s[24:], "video.head.trimmed", "video.head.truncated", "GOP 2"),
     ("ends early at a GOP", lambda s: s[:36], "video.tail.unsigned", "video.tail.truncated", "GOP 4"),
     ("ends inside a GOP", lambda s: s[:41], "video.tail.unsigned", "video.tail.truncated", "GOP 4"),
     ("last frame cut", lambda s: s[:-1], "video.tail.unsigned", "video.tail.truncated", "GOP 5"),
@@ -146,6 +147,7 @@ def test_unknown_alone_fails_with_manifest(
     path = _edited(recording, edit, tmp_path / "edited.mp4")
     alone = kit.judge_clip(path, pki)
     assert alone.verdict.outcome is Outcome.UNKNOWN
+    assert "missing" not in alone.timeline.state
     assert bare in kit.codes(alone)
     answer = kit.judge_clip(path, pki, manifest=manifest_path(recording))
     assert answer.verdict.outcome is Outcome.FAIL
