@@ -24,6 +24,7 @@ _WORD = {
     "zh": {Outcome.PASS: "通过", Outcome.FAIL: "不通过", Outcome.UNKNOWN: "无法判定"},
 }
 _MAX_SHOWN = 50
+_PIPED_WIDTH = 160  # where no terminal says how wide it is; IDs and digests stay on one line
 
 
 def set_logging(verbose: int) -> None:
@@ -116,7 +117,8 @@ def _show_people(context: Context, result: Result) -> None:
     from rich.table import Table as RichTable
 
     # On a terminal everything goes to stdout; piped, the tables move to stderr and stdout stays for data.
-    console = Console(stderr=not sys.stdout.isatty(), highlight=False, soft_wrap=not sys.stdout.isatty())
+    piped = not sys.stdout.isatty()
+    console = Console(stderr=piped, highlight=False, soft_wrap=piped, width=_PIPED_WIDTH if piped else None)
     for table in result.tables:
         _show_table(console, RichTable, table)
     words = _WORD["zh" if context.lang == "zh" else "en"]

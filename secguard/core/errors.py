@@ -13,11 +13,14 @@ class SecguardError(Exception):
         where: file, line, offset or field that the error is about; may be empty.
     """
 
+    default_hint = ""
+    """What to do when the place that raises knows nothing better."""
+
     def __init__(self, code: str, message: str, *, hint: str = "", where: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.default_hint
         self.where = where
 
     def __str__(self) -> str:
@@ -38,9 +41,13 @@ def _rebuild(kind: type[SecguardError], code: str, message: str, hint: str, wher
 class UsageError(SecguardError):
     """The caller asked for something that cannot be: a wrong option, ID, name or combination."""
 
+    default_hint = "the command's --help says what it takes"
+
 
 class FormatError(SecguardError):
     """Bytes from outside are not what they claim to be; `where` holds the file and the byte offset."""
+
+    default_hint = "it is damaged, cut short, or something else than it should be; get it again from where it came"
 
 
 class RefusedError(SecguardError):

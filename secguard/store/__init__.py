@@ -2,6 +2,14 @@
 
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.store.blobs import BlobRef, BlobStore
-from secguard.store.sqlite import open_sqlite
+from secguard.store.sqlite import open_sqlite, sqlite_failure
 
-__all__ = ["BlobRef", "BlobStore", "atomic_write", "fsync_directory", "open_sqlite", "translate_os_error"]
+__all__ = [
+    "BlobRef",
+    "BlobStore",
+    "atomic_write",
+    "fsync_directory",
+    "open_sqlite",
+    "sqlite_failure",
+    "translate_os_error",
+]

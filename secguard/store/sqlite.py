@@ -1,13 +1,35 @@
 """SQLite opened one way everywhere: WAL, foreign keys, a busy timeout, and a schema version that must match."""
 
+import shutil
 import sqlite3
 from pathlib import Path
 
 from secguard.core.errors import FormatError, RefusedError, SystemPartError
 
-__all__ = ["open_sqlite"]
+__all__ = ["open_sqlite", "sqlite_failure"]
 
 _BUSY_MS = 5000
+
+
+_LITTLE = 256 << 10
+"""Bytes of free space below which SQLite's "disk I/O error" means a full disk: its shared memory could not grow."""
+
+
+def sqlite_failure(error: sqlite3.Error, path: Path) -> SystemPartError:
+    """The error a user can act on for what SQLite says: a full disk is named as one."""
+    if "full" in str(error) or ("I/O" in str(error) and shutil.disk_usage(path.parent).free < _LITTLE):
+        return SystemPartError(
+            "store.sqlite.full",
+            "cannot write the database: No space left on device",
+            hint="free some space and run again; nothing was half-written",
+            where=str(path),
+        )
+    return SystemPartError(
+        "store.sqlite.failed",
+        f"the database failed: {error}",
+        hint="check the folder's owner, its disk, and whether another process holds it",
+        where=str(path),
+    )
 
 
 def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) -> sqlite3.Connection:
@@ -28,7 +50,7 @@ def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) 
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
-        raise SystemPartError("store.sqlite.open", f"cannot open the database: {error}", where=str(path)) from error
+        raise sqlite_failure(error, path) from error
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -48,7 +70,7 @@ def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) 
         connection.close()
         if "already exists" in str(error):  # another process made it between our look and our BEGIN
             return open_sqlite(path, schema, version, durable=durable)
-        raise SystemPartError("store.sqlite.write", f"cannot write the database: {error}", where=str(path)) from error
+        raise sqlite_failure(error, path) from error
     except sqlite3.DatabaseError as error:
         connection.close()
         raise FormatError("store.sqlite.format", "not a database, or a damaged one", where=str(path)) from error
