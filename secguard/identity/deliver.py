@@ -70,16 +70,18 @@ def file_name(holder: str) -> str:
     return _UNSAFE.sub("_", holder).lstrip(".") or "_"
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for secrets, mode 0700; one that is there is left as it is.
+def make_folder(folder: Path) -> bool:
+    """Make a folder for secrets, mode 0700, and tell whether it was made; one that is there is left as it is.
 
     Raises:
         SystemPartError: it cannot be made.
     """
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise translate_os_error(error, folder) from error
+    return made
 
 
 def obtain_key(path: Path, algorithm: Algorithm, passphrase: bytes, spent: AbstractSet[str]) -> tuple[Signer, bool]:

@@ -6,6 +6,7 @@ are delivered. A crash at any point leaves a row that the next issue for the sam
 serial number, the same bytes and the same event ID.
 """
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ class _Job:
     public: PublicKeyTypes | None = None
     key: str = ""
     made: bool = False
+    made_folder: bool = False
     record: CertificateRecord | None = None
     new: bool = True
 
@@ -131,9 +133,12 @@ def issue(site: Site, requests: Sequence[Request]) -> list[Issued]:
             _reserve(site, fresh)
             _sign(site, [job for job in jobs if job.row.status == Status.RESERVED])
         except SecguardError:
-            for job in fresh:
+            for job in reversed(fresh):  # the folder was made for the first, so it goes last
                 if job.made:
                     job.bundle.key.unlink(missing_ok=True)
+                if job.made_folder:
+                    with contextlib.suppress(OSError):
+                        job.bundle.folder.rmdir()
             raise
         _record(site, jobs)
         return [_deliver(site, job) for job in jobs]
@@ -180,6 +185,13 @@ def _plan(site: Site, request: Request) -> list[_Job]:
         jobs.append(_Job(request, one, holder, device, Bundle(folder, stem), issuer_of(one.purpose)))
     for job in jobs:
         _check_scope(site, job)
+    known = site.registry.device(holder) if device else None
+    if known is not None and known.vendor_serial and request.vendor_serial not in {"", known.vendor_serial}:
+        raise RefusedError(
+            "identity.device.serial",
+            f"{holder} is registered with the maker's serial number {known.vendor_serial}",
+            hint="another camera needs an ID of its own",
+        )
     return jobs
 
 
@@ -228,7 +240,7 @@ def _key(site: Site, job: _Job) -> None:
         if site.passphrase is None:
             raise UsageError("keys.passphrase.missing", "no passphrase", hint="give --passphrase-file FILE")
         used = {item.spki for item in site.registry.certificates(job.holder) if item.status in _SPENT}
-        make_folder(job.bundle.folder)
+        job.made_folder = make_folder(job.bundle.folder)
         signer, job.made = obtain_key(job.bundle.key, job.profile.key, site.passphrase, used)
         job.public, job.key = signer.public_key(), site.reference(job.bundle.key)
     for other in site.registry.with_key(key_id(job.public)):

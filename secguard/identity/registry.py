@@ -107,14 +107,15 @@ class Registry:
 
     # Devices
 
-    def register(self, record: DeviceRecord) -> bool:
-        """Enter a device inside a transaction; False if it is there already (its record is left alone)."""
-        cursor = self._db.execute(
+    def register(self, record: DeviceRecord) -> None:
+        """Enter a device inside a transaction; one that is there takes a new name, and a serial number if it has none."""
+        self._db.execute(
             "INSERT INTO devices (gbid, name, vendor_serial, status, registered) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT DO NOTHING",
+            "ON CONFLICT (gbid) DO UPDATE SET "
+            "name = CASE excluded.name WHEN '' THEN name ELSE excluded.name END, "
+            "vendor_serial = CASE vendor_serial WHEN '' THEN excluded.vendor_serial ELSE vendor_serial END",
             msgspec.structs.astuple(record),
         )
-        return cursor.rowcount == 1
 
     def device(self, gbid: str) -> DeviceRecord | None:
         """The record of a device, or None."""

@@ -213,6 +213,29 @@ def test_two_requests_of_which_one_is_wrong_make_neither(site):
     assert site.files() == before
 
 
+def test_folder_is_taken_away_when_the_issue_fails(site, tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    site.config = IdentityConfig(domain="elsewhere.example")
+    for request in (
+        Request(CAMERA, "camera", folder=tmp_path / "new"),
+        Request(CAMERA, "camera", csr=csr(key), folder=tmp_path / "new"),
+    ):
+        with pytest.raises(RefusedError):
+            site.open().issue([request])
+        assert not (tmp_path / "new").exists()
+
+
+def test_record_of_a_device_is_filled_in_and_another_serial_refused(site):
+    site.open().issue([Request(CAMERA, "camera")])
+    site.open().revoke(CAMERA, "superseded")
+    site.open().issue([Request(CAMERA, "camera", name="West gate", vendor_serial="SN 1")])
+    device = site.registry.device(CAMERA)
+    assert (device.name, device.vendor_serial) == ("West gate", "SN 1")
+    with pytest.raises(RefusedError) as caught:
+        site.open().issue([Request(CAMERA, "camera", vendor_serial="SN 2")])
+    assert caught.value.code == "identity.device.serial"
+
+
 # CSR in, certificate out
 
 
@@ -263,6 +286,15 @@ def test_one_key_for_two_devices_is_refused(site):
     with pytest.raises(RefusedError) as caught:
         site.open().issue([Request("32011600001320000002", "camera", csr=csr(key))])
     assert caught.value.code == "identity.key.shared"
+
+
+def test_revoked_key_is_not_certified_again(site):
+    key = ec.generate_private_key(ec.SECP256R1())
+    site.open().issue([Request(CAMERA, "camera", csr=csr(key))])
+    site.open().revoke(CAMERA, "keyCompromise")
+    with pytest.raises(RefusedError) as caught:
+        site.open().issue([Request(CAMERA, "camera", csr=csr(key))])
+    assert caught.value.code == "identity.key.revoked"
 
 
 CAMERA_PROFILE = load_profile(PROFILES / "camera.yaml")

@@ -8,7 +8,7 @@ from cryptography import x509
 
 from secguard.core import FixedClock, RefusedError, SecguardError, UsageError
 from secguard.gbid import GbId, Scope
-from secguard.identity import REASONS, Registry, Request
+from secguard.identity import REASONS, Authority, Registry, Request
 from secguard.identity import issue as issuing
 from secguard.trust import Purpose, TrustPolicy, read_crls, scope_of
 
@@ -57,6 +57,37 @@ def test_ledger_that_refuses_leaves_no_ca(empty_site):
     assert not (empty_site.certs / "root.pem").exists()
     empty_site.recorder.broken = False
     empty_site.create()
+
+
+@pytest.mark.parametrize("step", ["issue", "publish_crls"])
+def test_power_cut_while_the_cas_are_made_is_completed(empty_site, monkeypatch, step):
+    def cut(*args):
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Authority, step, cut)
+        with pytest.raises(PowerCut):
+            empty_site.create()
+    assert not (empty_site.certs / "root.pem").exists()
+    with pytest.raises(UsageError, match="does not open"):
+        empty_site.create(passphrase=b"another")
+    made = empty_site.create()
+    assert empty_site.recorder.kinds.count("ca.created") == 1
+    assert len(list(empty_site.registry.certificates())) == 2
+    assert empty_site.policy(made).log_keys([made.log_signer()[1]], empty_site.clock.now()).keys
+
+
+def test_keys_that_never_came_into_force_are_moved_aside(empty_site, monkeypatch):
+    def cut(*args):
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "add_authority", cut)
+        with pytest.raises(PowerCut):
+            empty_site.create()
+    assert (empty_site.state / "keys" / "root.key.pem").exists()
+    empty_site.create()
+    assert len(list(empty_site.state.glob("keys.unused.*"))) == 1
 
 
 def test_root_without_a_registry_is_not_overwritten(empty_site):
