@@ -11,9 +11,7 @@ from secguard.core.errors import UsageError
 from secguard.core.verdict import Axis
 
 if TYPE_CHECKING:
-    from secguard.evidence import Sealers
     from secguard.ledger import CheckedReceipt
-    from secguard.workspace import Workspace
 
 __all__ = ["evidence"]
 
@@ -24,18 +22,6 @@ _CUSTODY = ("entry", "time", "act", "actor", "case", "reason")
 @click.group()
 def evidence() -> None:
     """Export and verify evidence bundles."""
-
-
-def _sealers(ws: "Workspace", operator: str | None, passphrase_file: Path | None) -> "Sealers":
-    from secguard.evidence import Sealers
-
-    authority = ws.authority(passphrase_file)
-    name = operator or ws.actor().name
-    if operator is None and ws.registry.active(name, "operator") is None:
-        # Whoever exports has no certificate of their own: the site's operator signs, if there is just one.
-        holders = {item.holder for item in ws.registry.certificates() if item.profile == "operator"}
-        name = holders.pop() if len(holders) == 1 else name
-    return Sealers(*authority.operator_signer(name), *authority.log_signer(ws.ledger.origin))
 
 
 @command("evidence.export", "export")
@@ -70,7 +56,7 @@ def export_(
             file,
             output,
             ledger=ws.ledger,
-            sealers=_sealers(ws, operator, passphrase_file),
+            sealers=ws.sealers(passphrase_file, operator),
             trust=ws.trust(),
             clock=ws.clock,
             actor=ws.actor(),

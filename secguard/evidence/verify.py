@@ -343,6 +343,8 @@ class _Stated(msgspec.Struct):
 
 def _compare(case: _Case, video: VideoVerdict) -> None:
     """The verdict that the site wrote down at export, against the one reached now."""
+    if any(item.where in {VIDEO, SEGMENT, VERDICT} for item in case.findings):
+        return  # what is compared is not what was exported; that is said already
     stated = case.attempt(VERDICT, lambda: _stated(case.data(VERDICT)))
     if stated is not None and stated.outcome != video.verdict.outcome.value:
         case.findings.append(
