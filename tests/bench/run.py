@@ -15,8 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 HEAD = """# Performance
 
-Made by `make bench` on {day}: {cores} cores, Python {python}, Linux {kernel}. Absolute numbers belong to that machine; what counts is
-the ratio, taken within one run against a peer or a physical limit (bare hashing, a bare journal). Goals come from the design.
+Made by `make bench` on {day}: {cores} cores, Python {python}, Linux {kernel}. Absolute numbers belong to that machine;
+what counts is the ratio, taken within one run against a peer or a physical limit (bare hashing, a bare journal).
 """
 
 
