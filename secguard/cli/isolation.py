@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["isolation"]
 
 _MAX_KEY = 1 << 16
+_WORDS = {
+    "en": {"pass": "pass", "fail": "fail", "unknown": "inconclusive"},
+    "zh": {"pass": "通过", "fail": "不通过", "unknown": "无法判定"},
+}
 
 
 @click.group()
@@ -77,7 +81,7 @@ def _show(result: "RunResult", lang: str, **data: Any) -> Result:
         if pair is None:
             return "-"
         kinds = [getattr(kind_words(kind), lang) for kind in pair.kinds]
-        return f"{pair.outcome}{': ' if kinds else ''}{', '.join(kinds)}"
+        return ": ".join(filter(None, (_WORDS[lang][pair.outcome], ", ".join(kinds))))
 
     matrix = Table(
         "从（行）到（列）" if lang == "zh" else "from (row) to (column)",

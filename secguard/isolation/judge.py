@@ -229,8 +229,10 @@ def _against(expect: str, result: str, words: set[str]) -> str:
 def _label(plan: Plan, case: int) -> str:
     cases = plan.cases
     name = cases.protocol[case].upper()
-    text = f"{name} {cases.dport[case]}" if name in {"TCP", "UDP"} else name
-    return f"{text} from port {cases.sport[case]}" if cases.profile[case] == "source-port" else text
+    if name not in {"TCP", "UDP"}:
+        return name
+    source = f"{cases.sport[case]}→" if cases.profile[case] == "source-port" else ""
+    return f"{name} {source}{cases.dport[case]}"
 
 
 def _pair(plan: Plan, case: int) -> tuple[str, str]:

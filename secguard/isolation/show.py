@@ -1,6 +1,7 @@
 """A run as a report: the matrix of zones, what was found, and every case."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from secguard.core import Outcome
 from secguard.isolation.judge import Cell as Pair
@@ -58,11 +59,12 @@ def case_rows(result: RunResult) -> list[tuple[str, ...]]:
     rows = []
     for case in range(len(columns["result"])):
         protocol = columns["protocol"][case]
-        probe = f"{protocol} {columns['dport'][case]}" if protocol in {"tcp", "udp"} else protocol
-        if columns["profile"][case] == "source-port":
-            probe += f" from {columns['sport'][case]}"
-        elif columns["profile"][case] == "fragments":
-            probe += " in fragments"
+        profile, source = columns["profile"][case], ""
+        if profile == "source-port":
+            source = f"{columns['sport'][case]}→"
+        probe = f"{protocol} {source}{columns['dport'][case]}" if protocol in {"tcp", "udp"} else protocol
+        if profile == "fragments":
+            probe += " [fragments]"
         fixed = (columns[name][case] for name in ("expect", "result", "outcome", "detail"))
         rows.append((columns["src"][case], columns["dst"][case], f"IPv{columns['family'][case]}", probe, *fixed))
     order = {"fail": 0, "unknown": 1, "pass": 2}
@@ -136,4 +138,7 @@ def sections(result: RunResult) -> list[Section]:
 
 def report(result: RunResult) -> Report:
     """The whole report of a run."""
-    return Report.of(result.verdict, Text("Network isolation", "网络隔离"), sections(result))
+    made = Report.of(result.verdict, Text("Network isolation", "网络隔离"))
+    matrix, *rest = sections(result)
+    # What was found comes right after the matrix; the long table of cases comes last.
+    return replace(made, sections=(matrix, *made.sections, *rest))
