@@ -11,11 +11,13 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
-from secguard.core import FormatError, Progress, RefusedError, UsageError, silent
+from secguard.core import FormatError, Progress, RefusedError, SecguardError, SystemPartError, UsageError, silent
+from secguard.core.files import translate_os_error
 from secguard.core.limits import MAX_DOCUMENT
 
 __all__ = ["MAX_ARCHIVE", "MAX_MEMBERS", "Member", "Source", "fingerprint", "read_archive", "write_archive"]
@@ -81,6 +83,7 @@ def fingerprint(name: str, path: Path, progress: Progress = silent) -> Source:
 
     Raises:
         UsageError: there is no such file.
+        SystemPartError: it cannot be read.
     """
     digest, crc, done = hashlib.sha256(), 0, 0
     try:
@@ -91,9 +94,15 @@ def fingerprint(name: str, path: Path, progress: Progress = silent) -> Source:
                 crc = zlib.crc32(chunk, crc)
                 done += len(chunk)
                 progress(done, total, "bytes")
-    except (FileNotFoundError, IsADirectoryError):
-        raise UsageError("evidence.file.missing", "no such file", where=str(path)) from None
+    except OSError as error:
+        raise _unreadable(error, path) from error
     return Source(name, path, done, crc, digest.hexdigest())
+
+
+def _unreadable(error: OSError, path: Path) -> SecguardError:
+    if isinstance(error, FileNotFoundError | IsADirectoryError):
+        return UsageError("evidence.file.missing", "no such file", where=str(path))
+    return SystemPartError("core.file.unreadable", f"cannot read: {error.strerror}", where=str(path))
 
 
 def _local(name: bytes, size: int, crc: int) -> bytes:
@@ -172,6 +181,7 @@ def read_archive(path: Path, spool: Mapping[str, Path], progress: Progress = sil
 
     Raises:
         UsageError: there is no such file.
+        SystemPartError: it cannot be read, or there is no room for what is spooled.
         FormatError: `evidence.bundle.format` if it is no zip file at all; `evidence.archive.structure` with the offset
             of the first byte that the writer would not have written so.
     """
@@ -180,8 +190,8 @@ def read_archive(path: Path, spool: Mapping[str, Path], progress: Progress = sil
             size = file.seek(0, 2)
             file.seek(0)
             return _read(file, size, spool, progress, str(path))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UsageError("evidence.file.missing", "no such file", where=str(path)) from None
+    except OSError as error:
+        raise _unreadable(error, path) from error
 
 
 def _read(file: BinaryIO, size: int, spool: Mapping[str, Path], progress: Progress, where: str) -> list[Member]:
@@ -235,12 +245,12 @@ def _member(file: BinaryIO, head: bytes, offset: int, size: int, spool: Mapping[
         raise _broken(offset + at, f"the header of {name.decode()} is not the one that belongs to it")
     if file.tell() + length > size:
         raise _broken(offset, f"it ends inside {name.decode()}")
-    digest, checksum, left, kept = hashlib.sha256(), 0, length, []
+    digest, checksum, left = hashlib.sha256(), 0, length
+    kept: list[bytes] = []
     target = spool.get(name.decode())
     if target is None and length > MAX_DOCUMENT:
         raise _broken(offset, f"{name.decode()} is larger than {MAX_DOCUMENT} bytes")
-    out = target.open("wb") if target is not None else None
-    try:
+    with _Spool(target) if target is not None else nullcontext(kept) as out:
         while left:
             chunk = file.read(min(left, _CHUNK))
             if not chunk:
@@ -248,12 +258,31 @@ def _member(file: BinaryIO, head: bytes, offset: int, size: int, spool: Mapping[
             digest.update(chunk)
             checksum = zlib.crc32(chunk, checksum)
             left -= len(chunk)
-            if out is not None:
-                out.write(chunk)
-            else:
-                kept.append(chunk)
-    finally:
-        if out is not None:
-            out.close()
-    data = None if out is not None else b"".join(kept)
+            out.append(chunk)
+    data = None if target is not None else b"".join(kept)
     return Member(name.decode(), length, crc, digest.hexdigest(), data, checksum == crc, offset)
+
+
+class _Spool:
+    """A file that takes chunks; a full disk is said as such, with the file's name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = self._path.open("wb", buffering=0)
+        except OSError as error:
+            raise translate_os_error(error, self._path) from error
+        return self
+
+    def append(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise translate_os_error(error, self._path) from error
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secguard.core import FormatError, RefusedError, UsageError
+from secguard.core import FormatError, RefusedError, SystemPartError, UsageError
 from secguard.evidence import archive
 from secguard.evidence.archive import Source, fingerprint, read_archive, write_archive
 
@@ -98,6 +98,14 @@ def test_names_with_tricks_are_refused(tmp_path: Path, name: str) -> None:
     stream.write(data + archive._directory([(raw, 0, 0, 0)], len(data)))
     with pytest.raises(FormatError, match=r"file name|directory"):
         read(tmp_path, stream.getvalue())
+
+
+def test_no_room_for_the_recording(tmp_path: Path) -> None:
+    path = tmp_path / "b.zip"
+    path.write_bytes(build())
+    with pytest.raises(SystemPartError, match="No space") as caught:
+        read_archive(path, {"video/recording.mp4": Path("/dev/full")})
+    assert caught.value.where == "/dev/full"
 
 
 def test_duplicate_names_are_refused(tmp_path: Path) -> None:
