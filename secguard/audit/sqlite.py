@@ -239,17 +239,23 @@ class SqliteIndex:
 
     def _rows(self, span: str, bounds: tuple[int, int], limit: str = "") -> list[Row]:
         # words_content is where FTS5 keeps the text as given: an ordinary table, far faster to read in order.
+        events = f"event WHERE seq {span} ORDER BY seq {limit}"
+        words = f"words_content WHERE id {span} ORDER BY id {limit}"
+        both = f"event JOIN words_content ON words_content.id = seq WHERE seq {span} ORDER BY seq {limit}"
         with self._guard(transaction="BEGIN"):
-            query = f"SELECT * FROM event WHERE seq {span} ORDER BY seq {limit}"  # noqa: S608 - our own constants
-            events = self._db.execute(query, bounds).fetchall()
-            query = f"SELECT id, c0, c1 FROM words_content WHERE id {span} ORDER BY id {limit}"  # noqa: S608 - same
-            words = self._db.execute(query, bounds).fetchall()
-        if [row[0] for row in events] == [row[0] for row in words]:
-            return [Row._make((*row, reason, text)) for row, (_, reason, text) in zip(events, words, strict=True)]
-        texts = {row[0]: row[1:] for row in words}
-        joined = {row[0]: Row._make((*row, *texts.pop(row[0], ("", "")))) for row in events}
-        joined |= {seq: Row.blank(seq, "", reason, text) for seq, (reason, text) in texts.items()}
-        return [joined[seq] for seq in sorted(joined)]
+            query = f"SELECT event.*, c0, c1 FROM {both}"  # noqa: S608 - our own constants, here and below
+            joined = list(map(Row._make, self._db.execute(query, bounds)))
+            counts = [
+                self._db.execute(f"SELECT count(*) FROM (SELECT 1 FROM {table})", bounds).fetchone()[0]  # noqa: S608
+                for table in (events, words)
+            ]
+            if counts == [len(joined)] * 2:
+                return joined
+            rows = self._db.execute(f"SELECT * FROM {events}", bounds).fetchall()  # noqa: S608
+            texts = {row[0]: row[1:] for row in self._db.execute(f"SELECT id, c0, c1 FROM {words}", bounds)}  # noqa: S608
+        found = {row[0]: Row._make((*row, *texts.pop(row[0], ("", "")))) for row in rows}
+        found |= {seq: Row.blank(seq, "", reason, text) for seq, (reason, text) in texts.items()}
+        return [found[seq] for seq in sorted(found)]
 
     def damage(self) -> Damage:
         """Check the tables' definitions, the B-trees, and FTS5's inverted lists against the words they come from.

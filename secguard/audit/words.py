@@ -70,7 +70,14 @@ _SHORT = 64
 
 def document(texts: Iterable[str]) -> str:
     """The words of several fields as one string, a gap between the fields."""
-    fields = [_remembered(text) if len(text) <= _SHORT else _joined(text) for text in texts]
+    fields = [
+        _joined(text)
+        if len(text) > _SHORT
+        else text.lower()  # a number, an ID: one word
+        if text.isascii() and text.isalnum()
+        else _remembered(text)
+        for text in texts
+    ]
     return _BETWEEN.join(filter(None, fields))
 
 
