@@ -108,7 +108,7 @@ class Registry:
     # Devices
 
     def register(self, record: DeviceRecord) -> None:
-        """Enter a device inside a transaction; one that is there takes a new name, and a serial number if it has none."""
+        """Enter a device inside a transaction; a known one takes a new name, and a serial number if it has none."""
         self._db.execute(
             "INSERT INTO devices (gbid, name, vendor_serial, status, registered) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (gbid) DO UPDATE SET "
