@@ -6,7 +6,6 @@ namespaces; no root is needed where user namespaces are allowed.
 
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import msgspec
 from secguard.core import Clock, Progress, SecguardError, SystemPartError, UsageError, silent
 from secguard.isolation.agent import parse_key
 from secguard.isolation.labhost import Request
+from secguard.isolation.process import environment, python
 from secguard.isolation.runner import Act, Action, RunResult, conclude, no_act
 from secguard.isolation.wire import tool
 from secguard.keys import Algorithm, Signer, generate
@@ -40,10 +40,7 @@ PLANTED: Mapping[str, tuple[tuple[str, str], ...]] = {
 """What `leaky` holds: the code of each planted mistake, and the pairs of zones (source, destination) it opens."""
 
 _CHECK_SECONDS = 20
-
-
-def _host(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "secguard.isolation.labhost", *arguments]
+_HOST = "secguard.isolation.labhost"
 
 
 def available() -> str:
@@ -51,7 +48,9 @@ def available() -> str:
     try:
         tool("ip", "iproute2")
         tool("nft", "nftables")
-        done = subprocess.run(_host("--check"), capture_output=True, timeout=_CHECK_SECONDS, check=False)
+        done = subprocess.run(
+            python(_HOST, "--check"), env=environment(), capture_output=True, timeout=_CHECK_SECONDS, check=False
+        )
         line = msgspec.json.decode(done.stdout.partition(b"\n")[0] or b"{}")
         if done.returncode:
             error = line.get("error", {}) if isinstance(line, dict) else {}
@@ -101,7 +100,9 @@ def run_lab(
         actions=tuple(actions),
     )
     began = time.monotonic()
-    process = subprocess.Popen(_host(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        python(_HOST), env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         with contextlib.ExitStack() as stack:
             closing: dict[str, Any] = {}

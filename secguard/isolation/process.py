@@ -8,15 +8,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
 from secguard.core import SecguardError, SystemPartError
 
-__all__ = ["AgentProcess", "failure", "gather"]
+__all__ = ["AgentProcess", "environment", "failure", "gather", "python"]
 
 _MAX_LINE = 64 << 20
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs one of our modules; never a file of the working directory (these processes may be root)."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The environment in which `python` finds this very secguard."""
+    ours = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))}
 
 
 class AgentProcess:
@@ -27,9 +39,10 @@ class AgentProcess:
         self.zone = zone
         self.error = ""
         self._buffer = b""
-        command = [sys.executable, "-m", "secguard.isolation.agent", "--name", name, "--netns", namespace]
+        command = python("secguard.isolation.agent", "--name", name, "--netns", namespace)
         self.process = subprocess.Popen(
             [*command, "--trust", trust, "--parent", str(os.getpid())],
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

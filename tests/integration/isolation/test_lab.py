@@ -390,3 +390,40 @@ def test_missing_nft_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_rules_are_one_clear_error() -> None:
     with pytest.raises(SystemPartError, match="nft failed"):
         run_lab("tight", rules="table nonsense {")
+
+
+_BROKEN_EAR = """
+import socket, subprocess, time
+from secguard.isolation.namespaces import isolate
+from secguard.isolation.wire import Interface, Wire, tool
+isolate()
+subprocess.run([tool("ip", "iproute2"), "link", "set", "lo", "up"], check=True)
+def hear(frame, outgoing, at):
+    raise RuntimeError("broken")
+for ear, lost in ((lambda *_: None, 0), (hear, 1)):
+    wire = Wire(Interface("lo", bytes(6), ("127.0.0.1",)), ear)
+    wire.start()
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9))
+    time.sleep(0.5)
+    assert wire.stop() == lost
+print("both told")
+"""
+
+
+def test_a_sensor_that_breaks_off_counts_as_lost_frames() -> None:
+    done = subprocess.run([sys.executable, "-c", _BROKEN_EAR], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "both told", done.stderr
+
+
+def test_a_file_in_the_working_directory_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('hijacked')")
+    text = "import os; from secguard.isolation.lab import run_lab; os.chdir(os.environ['HOME']); run_lab('tight')"
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
