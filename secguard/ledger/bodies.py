@@ -1,14 +1,15 @@
 """Bodies: salt and event, apart from the tree. A leaf's entry is only a commitment to them.
 
-A file holds the bodies of one full bundle: the magic, then for each a big-endian uint32 length of the event, the salt
-(16 bytes) and the event's bytes. A pruned body is the length 0xFFFFFFFF alone, so that its bytes are really gone
-while all others, and every proof, stay valid.
+A file holds the bodies of one full bundle: the magic, 256 lengths as big-endian uint32, 256 salts of 16 bytes, and the
+events' bytes one after the other. A pruned body has the length 0xFFFFFFFF and a salt of zeros: its bytes are really
+gone, while all others, and every proof, stay valid.
 """
 
 import hashlib
 import hmac
 import struct
 from collections.abc import Collection, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from secguard.core.errors import FormatError
@@ -20,7 +21,9 @@ __all__ = ["SALT_SIZE", "commit", "commit_many", "leaf_hashes", "pack_bodies", "
 SALT_SIZE = 16
 """Bytes of a salt: 128 fresh random bits an event, so that a deleted body cannot be guessed back."""
 _MAGIC = b"SGB1"
-_PRUNED = b"\xff\xff\xff\xff"
+_PRUNED = 0xFFFFFFFF
+_LENGTHS = struct.Struct(f">{BUNDLE}I")
+_START = 4 + _LENGTHS.size + BUNDLE * SALT_SIZE
 _MAX_BODY = 1 << 16
 _INNER = bytes(x ^ 0x36 for x in range(256))
 _OUTER = bytes(x ^ 0x5C for x in range(256))
@@ -36,11 +39,13 @@ def commit(salt: bytes, body: bytes) -> bytes:
 
 def commit_many(salts: bytes, bodies: Sequence[bytes]) -> list[bytes]:
     """`commit` over columns: joined 16-byte salts and as many bodies; two SHA-256 calls each, no HMAC object."""
-    sha, inner_pad, outer_pad = _sha256, _INNER_PAD, _OUTER_PAD
-    inner, outer = salts.translate(_INNER), salts.translate(_OUTER)
+    sha, places = _sha256, range(0, len(salts), SALT_SIZE)
+    left, right, left_pad, right_pad = salts.translate(_INNER), salts.translate(_OUTER), _INNER_PAD, _OUTER_PAD
+    inner = [left[at : at + SALT_SIZE] + left_pad for at in places]
+    outer = [right[at : at + SALT_SIZE] + right_pad for at in places]
     return [
-        sha(outer[at : at + 16] + outer_pad + sha(inner[at : at + 16] + inner_pad + body).digest()).digest()
-        for at, body in zip(range(0, len(salts), 16), bodies, strict=True)
+        sha(second + sha(first + body).digest()).digest()
+        for first, second, body in zip(inner, outer, bodies, strict=True)
     ]
 
 
@@ -50,13 +55,10 @@ def leaf_hashes(commitments: Sequence[bytes]) -> bytes:
     return b"".join([sha(b"\x00" + entry).digest() for entry in commitments])
 
 
-def pack_bodies(salts: bytes, bodies: Sequence[bytes]) -> bytes:
-    """The content of a body file."""
-    pack = struct.Struct(">I").pack
-    parts = [_MAGIC]
-    for at, body in zip(range(0, len(salts), SALT_SIZE), bodies, strict=True):
-        parts += (pack(len(body)), salts[at : at + SALT_SIZE], body)
-    return b"".join(parts)
+def pack_bodies(salts: bytes, bodies: Sequence[bytes | None]) -> bytes:
+    """The content of a body file; the salts of pruned bodies must be zeros."""
+    lengths = [_PRUNED if body is None else len(body) for body in bodies]
+    return b"".join([_MAGIC, _LENGTHS.pack(*lengths), salts, *(body for body in bodies if body)])
 
 
 def unpack_bodies(data: bytes, where: str = "") -> tuple[bytes, list[bytes | None]]:
@@ -65,28 +67,23 @@ def unpack_bodies(data: bytes, where: str = "") -> tuple[bytes, list[bytes | Non
     Raises:
         FormatError: `ledger.body.format`, with the byte at which it stops making sense.
     """
-    salts = bytearray()
-    bodies: list[bytes | None] = []
-    at, end = len(_MAGIC), len(data)
-    if data[:at] != _MAGIC:
+    if data[:4] != _MAGIC:
         raise FormatError("ledger.body.format", "not a body file", where=f"{where} byte 0")
-    for _ in range(BUNDLE):
-        mark = data[at : at + 4]
-        if mark == _PRUNED:
-            salts += bytes(SALT_SIZE)
-            bodies.append(None)
-            at += 4
-            continue
-        length = int.from_bytes(mark, "big")
-        stop = at + 4 + SALT_SIZE + length
-        if len(mark) < 4 or length > _MAX_BODY or stop > end:
-            raise FormatError("ledger.body.format", "a body's length is wrong", where=f"{where} byte {at}")
-        salts += data[at + 4 : at + 20]
-        bodies.append(data[at + 20 : stop])
-        at = stop
-    if at != end:
-        raise FormatError("ledger.body.format", "bytes after the last body", where=f"{where} byte {at}")
-    return bytes(salts), bodies
+    if len(data) < _START:
+        raise FormatError("ledger.body.format", "the file is cut off", where=f"{where} byte {len(data)}")
+    lengths = _LENGTHS.unpack_from(data, 4)
+    salts = data[4 + _LENGTHS.size : _START]
+    pruned = [slot for slot, length in enumerate(lengths) if length == _PRUNED] if _PRUNED in lengths else []
+    real = [0 if length == _PRUNED else length for length in lengths] if pruned else lengths
+    if max(real) > _MAX_BODY or _START + sum(real) != len(data):
+        raise FormatError("ledger.body.format", "the lengths do not add up", where=f"{where} byte 4")
+    bodies: list[bytes | None] = [data[i:j] for i, j in pairwise(accumulate(real, initial=_START))]
+    for slot in pruned:
+        bodies[slot] = None
+        at = slot * SALT_SIZE
+        if any(salts[at : at + SALT_SIZE]):
+            raise FormatError("ledger.body.format", "a pruned body left its salt", where=f"{where} byte {1028 + at}")
+    return salts, bodies
 
 
 def prune_bodies(path: Path, slots: Collection[int]) -> int:
@@ -100,13 +97,11 @@ def prune_bodies(path: Path, slots: Collection[int]) -> int:
         SystemPartError: it cannot be written; then nothing was deleted.
     """
     salts, bodies = unpack_bodies(path.read_bytes(), str(path))
-    parts = [_MAGIC]
-    gone = 0
-    for slot, body in enumerate(bodies):
-        if body is None or slot in slots:
-            gone += body is not None
-            parts.append(_PRUNED)
-        else:
-            parts += (len(body).to_bytes(4, "big"), salts[slot * SALT_SIZE : (slot + 1) * SALT_SIZE], body)
-    atomic_write(path, b"".join(parts), mode=0o640)
-    return gone
+    gone = [slot for slot, body in enumerate(bodies) if slot in slots and body is not None]
+    if gone:
+        kept = bytearray(salts)
+        for slot in gone:
+            bodies[slot] = None
+            kept[slot * SALT_SIZE : (slot + 1) * SALT_SIZE] = bytes(SALT_SIZE)
+        atomic_write(path, pack_bodies(bytes(kept), bodies), mode=0o640)
+    return len(gone)

@@ -108,6 +108,9 @@ class _Check:
                 bodies = unpack_bodies(raw_bodies, self.name(body_file))
             except FormatError as error:
                 self.say_error(error, "ledger.body.damaged", f"{error.where}, {span}")
+            else:
+                if b'"audit.pruned"' in raw_bodies:
+                    self.cite_all(bodies[1])
         if raw_entries is not None:
             try:
                 entries = unpack_bundle(raw_entries, BUNDLE)
@@ -136,17 +139,20 @@ class _Check:
         if bodies is None:
             return stored
         salts, events = bodies
-        for slot, event in enumerate(events):
-            if event is not None and b'"audit.pruned"' in event:
-                self.cite(event)
-            if event is None:
-                self.pruned.append(first + slot)
         full = [event for event in events if event is not None]
+        if len(full) < len(events):
+            self.pruned += [first + slot for slot, event in enumerate(events) if event is None]
         if len(full) == len(events):
             return commit_many(salts, full)
         kept = b"".join([salts[at * 16 : at * 16 + 16] for at, event in enumerate(events) if event is not None])
         made = iter(commit_many(kept, full))
         return [next(made) if event is not None else stored[slot] for slot, event in enumerate(events)]
+
+    def cite_all(self, events: Sequence[bytes | None]) -> None:
+        """Take note of the deletions that events of a bundle record."""
+        for event in events:
+            if event is not None and b'"audit.pruned"' in event:
+                self.cite(event)
 
     def cite(self, event: bytes) -> None:
         try:
@@ -253,7 +259,10 @@ class _Check:
         """Everything after the full bundles, from the journal."""
         salts, bodies = b"", []
         try:
+            last = journal.frames[-1].segment if journal.frames else 0
             for frame in list(journal.frames):
+                if frame.segment == last and frame.first + frame.events <= self.tree.size:
+                    continue  # in body files, and its checksum was looked at when the journal was loaded
                 columns = journal.read(frame)
                 skip = max(0, self.tree.size - frame.first)
                 if skip < frame.events:
@@ -262,9 +271,7 @@ class _Check:
         except (RefusedError, Retired) as error:
             where = error.where if isinstance(error, RefusedError) else ""
             self.say("ledger.journal.damaged", Path(where).name, reason=str(error))
-        for event in bodies:
-            if b'"audit.pruned"' in event:
-                self.cite(event)
+        self.cite_all(bodies)
         for at in range(0, len(bodies) - BUNDLE + 1, BUNDLE):
             self._end_block(salts[at * 16 : (at + BUNDLE) * 16], bodies[at : at + BUNDLE])
         rest = len(bodies) // BUNDLE * BUNDLE

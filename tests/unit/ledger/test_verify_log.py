@@ -121,25 +121,23 @@ def test_every_byte_of_bodies(folder: Path) -> None:
     """Salt and event: byte k of all 256 at once, each must be named; magic and lengths: one by one."""
     path = folder / "log" / "bodies" / "000"
     original = path.read_bytes()
-    starts, at = [], 4
-    for _ in range(256):
-        starts.append(at)
-        at += 20 + int.from_bytes(original[at : at + 4], "big")
-    ends = [*starts[1:], len(original)]
-    for offset in range(4, max(end - start for start, end in zip(starts, ends, strict=True))):
-        touched = [k for k in range(256) if starts[k] + offset < ends[k]]
+    head, salts = 4 + 1024, 4 + 1024 + 4096
+    lengths = [int.from_bytes(original[4 + 4 * k : 8 + 4 * k], "big") for k in range(256)]
+    starts = [salts + sum(lengths[:k]) for k in range(256)]
+    rounds = [[(k, head + 16 * k + offset) for k in range(256)] for offset in range(16)]
+    rounds += [[(k, starts[k] + offset) for k in range(256) if offset < lengths[k]] for offset in range(max(lengths))]
+    assert sum(map(len, rounds)) == len(original) - head
+    for places in rounds:
         changed = bytearray(original)
-        for slot in touched:
-            changed[starts[slot] + offset] ^= 1 << offset % 8
+        for slot, at in places:
+            changed[at] ^= 1 << slot % 8
         path.write_bytes(changed)
         verdict = verify_log(folder / "log", [KEY], at=NOW)
-        wanted = {("ledger.body.mismatch", f"bodies/000, entry {k}") for k in touched}
-        assert {(item.code, item.where) for item in verdict.findings} == wanted, offset
-    for at in [0, 1, 2, 3, *(start + k for start in starts for k in range(4))]:
-        changed = bytearray(original)
-        changed[at] ^= 1
+        wanted = {("ledger.body.mismatch", f"bodies/000, entry {slot}") for slot, _ in places}
+        assert {(item.code, item.where) for item in verdict.findings} == wanted
+    for at in range(head):
         with pytest.raises(FormatError):
-            unpack_bodies(bytes(changed))
+            unpack_bodies(original[:at] + bytes([original[at] ^ 1]) + original[at + 1 :])
     path.write_bytes(b"s" + original[1:])
     assert codes(folder) == {"ledger.body.damaged"}
 
@@ -183,7 +181,7 @@ def _flip(path: Path, at: int) -> None:
 
 def test_one_wrong_entry_is_named(folder: Path) -> None:
     log = folder / "log"
-    _flip(log / "bodies" / "000", 4 + 4 + 16 + 10)
+    _flip(log / "bodies" / "000", 4 + 1024 + 10)
     _flip(log / "public/tile/entries/000", 34 * 7 + 5)
     _flip(log / "public/tile/0/000", 32 * 9)
     verdict = verify_log(log, [KEY], at=NOW)
