@@ -66,27 +66,25 @@ def _no_constant(text: str) -> Any:
 _strict = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
-def _check_text(text: str) -> None:
-    if _SURROGATE.search(text):
-        raise FormatError("events.text.surrogate", "a string holds half of a surrogate pair")
-
-
-def _check(values: Iterable[Any], depth: int = 0) -> None:
+def _check(values: Iterable[Any], depth: int, *, escaped: bool) -> None:
+    # The decoder makes these very types, no subclasses. Only an escape can bring half a pair in.
     if depth > _MAX_DEPTH:
         raise FormatError("events.depth", f"nested deeper than {_MAX_DEPTH} levels")
     for value in values:
-        if isinstance(value, str):
-            if not value.isascii():
-                _check_text(value)
-        elif isinstance(value, dict):
-            _check(value, depth + 1)
-            _check(value.values(), depth + 1)
-        elif isinstance(value, list):
-            _check(value, depth + 1)
-        elif isinstance(value, float):
+        kind = type(value)
+        if kind is str:
+            if escaped and _SURROGATE.search(value):
+                raise FormatError("events.text.surrogate", "a string holds half of a surrogate pair")
+        elif kind is dict:
+            if escaped:
+                _check(value, depth + 1, escaped=True)
+            _check(value.values(), depth + 1, escaped=escaped)
+        elif kind is list:
+            _check(value, depth + 1, escaped=escaped)
+        elif kind is float:
             if value in _INFINITE:
                 raise FormatError("events.number.not-finite", "a number is out of range")
-        elif isinstance(value, int) and not -(1 << 63) <= value < (1 << 64):
+        elif kind is int and not -(1 << 63) <= value < (1 << 64):
             raise FormatError("events.number.range", "an integer is out of range")
 
 
@@ -101,7 +99,8 @@ def decode_untrusted(data: bytes | str) -> Event:
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         value = _strict.decode(text)
-        _check((value,))
+        escaped = "\\u" in text or (isinstance(data, str) and _SURROGATE.search(text) is not None)
+        _check((value,), 0, escaped=escaped)
         event = msgspec.convert(value, Event)
     except UnicodeDecodeError as error:
         raise FormatError(

@@ -122,6 +122,11 @@ def test_the_edges_that_are_allowed() -> None:
     assert decode_untrusted(raw().decode()) == decode_untrusted(raw())
 
 
+def test_text_with_half_a_pair_is_refused_however_it_comes() -> None:
+    with pytest.raises(FormatError, match="surrogate"):
+        decode_untrusted(raw(reason="?").decode().replace("?", "\ud800"))
+
+
 def test_a_stored_event_that_is_none_and_one_that_is_too_large() -> None:
     for data in (b"", b"{}", b"[" * 100_000, b"\xff\xff"):
         with pytest.raises(FormatError, match="not an event"):
