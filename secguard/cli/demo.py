@@ -51,7 +51,14 @@ class _Teller:
     help="Where the demo makes its fresh folder.",
 )
 @click.option("--video", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="An H.264 MP4 of yours.")
-@click.option("--events", type=click.IntRange(100, 1_000_000), default=10_000, show_default=True, metavar="N")
+@click.option(
+    "--events",
+    type=click.IntRange(100, 1_000_000),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="How many access events are imported.",
+)
 def demo(context: Context, folder: Path, video: Path | None, events: int) -> Result:
     """Run the main job end to end in a fresh workspace, and write one report of what was proven."""
     from secguard.workspace.demo import run_demo

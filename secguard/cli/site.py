@@ -48,7 +48,14 @@ def doctor(context: Context) -> Result:
 
 
 @command("serve")
-@click.option("--publish-every", type=click.FloatRange(0.5, 86400), default=10.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--publish-every",
+    type=click.FloatRange(0.5, 86400),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often a checkpoint is signed.",
+)
 @click.option("--passphrase-file", type=click.Path(path_type=Path, dir_okay=False), help="Opens the log key.")
 def serve(context: Context, publish_every: float, passphrase_file: Path | None) -> Result:
     """Run the site's process until SIGTERM or SIGINT: sequence the log, follow it with the index, publish."""
