@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Hashed", "hash_nals", "hash_range"]
 
-_RELEASE = 64 << 20  # bytes after which pages already hashed are given back, so that memory stays flat
-_BATCH = 4096
+_RELEASE = 32 << 20  # bytes after which pages already hashed are given back, so that memory stays flat
+_BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Nals", "Stream", "add_prevention", "header_size", "open_stream", "strip_prevention"]
 
+_LARGE = 64 << 20  # bytes of a file that may stay mapped as a whole
+_TOUCHED = 512  # each page touched may bring 64 kB with it
 MAX_NALS = 1 << 25
 """NAL units of a track."""
 
@@ -106,6 +108,17 @@ def header_size(codec: str) -> int:
     return 1 if codec == "h264" else 2
 
 
+def _peek(data: mmap.mmap, view: "NDArray[np.uint8]", index: "Int64s") -> "NDArray[np.uint8]":
+    """`view[index]`; in a large file the pages touched are given back now and then, so that memory stays flat."""
+    if len(data) <= _LARGE:
+        return view[index]
+    found = np.empty(len(index), dtype=np.uint8)
+    for low in range(0, len(index), _TOUCHED):
+        found[low : low + _TOUCHED] = view[index[low : low + _TOUCHED]]
+        data.madvise(mmap.MADV_DONTNEED)
+    return found
+
+
 def _split(
     movie: Movie, track: Track, samples: Samples, view: "NDArray[np.uint8]"
 ) -> tuple["Int64s", "Int64s", "Int64s", "Bools"]:
@@ -123,7 +136,7 @@ def _split(
             break
         length = np.zeros(len(at), dtype=np.int64)
         for byte in range(width):
-            length = (length << 8) | view[at + byte]
+            length = (length << 8) | _peek(movie.data, view, at + byte)
         begin = at + width
         finish = begin + length
         damaged = finish > stop
@@ -154,15 +167,15 @@ def _read_nals(movie: Movie, track: Track, samples: Samples) -> Nals:
     Raises:
         FormatError: more NAL units than `MAX_NALS`.
     """
-    view = np.frombuffer(movie.data, dtype=np.uint8)
-    offset, end, sample, damaged = _split(movie, track, samples, view)
     data = movie.data
-    for index in np.flatnonzero(view[end - 1] == 0).tolist():
+    view = np.frombuffer(data, dtype=np.uint8)
+    offset, end, sample, damaged = _split(movie, track, samples, view)
+    for index in np.flatnonzero(_peek(data, view, end - 1) == 0).tolist():
         end[index] = _without_zeros(data, int(offset[index]), int(end[index]))
-    first = view[offset]
+    first = _peek(data, view, offset)
     size = header_size(track.codec)
     last = len(view) - 1
-    after = view[np.minimum(offset + size, last)]  # slice header, or the SEI's payload type
+    after = _peek(data, view, np.minimum(offset + size, last))  # slice header, or the SEI's payload type
     long_enough = end - offset > size
     if track.codec == "h264":
         kind = (first & 0x1F).astype(np.uint8)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Insertion", "Pending", "splice"]
 
 _COPY = 1 << 20
-_RELEASE = 64 << 20  # bytes after which pages already copied are given back
+_RELEASE = 32 << 20  # bytes after which pages already copied are given back
 _FIXED = {b"saio", b"iloc", b"tfra", b"tfhd"}  # boxes with file offsets that this module does not correct
 _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
 
