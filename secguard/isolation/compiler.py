@@ -134,6 +134,8 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
         for text in agent.addresses:
             if not zone.covers(ipaddress.ip_address(text)):
                 raise UsageError("isolation.agent.outside", f"{agent.name} has {text}, outside zone {zone.name}")
+            if any(ipaddress.ip_address(text) in ipaddress.ip_network(item) for item in policy.limits.exclude):
+                raise UsageError("isolation.agent.excluded", f"{agent.name} has {text}, which limits.exclude spares")
     missing = [zone.name for zone in policy.zones if not any(agent.zone == zone.name for agent in agents)]
     if missing:
         raise UsageError(

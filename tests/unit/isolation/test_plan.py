@@ -98,6 +98,9 @@ def test_agents_that_do_not_fit_are_refused() -> None:
         compile_plan(POLICY, (AGENTS[0], AgentInfo("a-b", "b", ("10.1.0.9",))), NOW)
     with pytest.raises(UsageError, match="no agent in zone b"):
         compile_plan(POLICY, AGENTS[:1], NOW)
+    spared = load_policy((TEXT + "limits: {exclude: [10.2.0.0/30]}\n").encode())
+    with pytest.raises(UsageError, match="spares"):
+        compile_plan(spared, AGENTS, NOW)
     with pytest.raises(UsageError, match="nothing to probe"):
         compile_plan(POLICY, (AgentInfo("a-a", "a", ()), AgentInfo("a-b", "b", ())), NOW)
 
