@@ -6,7 +6,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ReasonFlags
 
-from secguard.core import RefusedError, UsageError, rfc3339
+from secguard.core import UsageError, rfc3339
 from secguard.events import new_event_id
 from secguard.gbid import GbId
 from secguard.identity.build import ROOT, build_crl
@@ -50,7 +50,7 @@ def revoke(site: Site, target: str, reason: str, *, profile: str = "", case: str
         )
     with exclusive(site.lock):
         rows = _find(site, target, profile)
-        for name in {ROOT, *(row.issuer for row in rows)}:
+        for name in site.certificates:
             site.signer(name)  # a wrong passphrase must show before anything is changed
         at = site.clock.now().replace(microsecond=0)
         with site.registry.transaction():
@@ -125,8 +125,6 @@ def _publish(site: Site) -> list[Path]:
         days = _ROOT_DAYS if name == ROOT else site.config.crl_days
         crl = build_crl(certificate, signer, revoked, number=number, at=now, days=days)
         data = crl.public_bytes(Encoding.DER)
-        if crl.next_update_utc is not None and crl.next_update_utc > certificate.not_valid_after_utc <= now:
-            raise RefusedError("identity.ca.expired", "the CA has expired", where=name)
         lists[site.crl_folder / f"{name}.crl"] = data
         events.append(
             site.event(
