@@ -47,7 +47,7 @@ class CrlList:
         self.issuer = crl.issuer
         self.this_update = crl.last_update_utc
         self.next_update = crl.next_update_utc
-        self._entries: dict[int, Revocation] | None = None
+        self._entries: dict[int, x509.RevokedCertificate] | None = None
         self._signers: dict[bytes, bool] = {}
 
     def signed_by(self, issuer: x509.Certificate) -> bool:
@@ -76,8 +76,9 @@ class CrlList:
             ValueError: the list cannot be parsed.
         """
         if self._entries is None:
-            self._entries = {item.serial_number: _read(item) for item in self.crl}
-        return self._entries.get(serial)
+            self._entries = {item.serial_number: item for item in self.crl}
+        item = self._entries.get(serial)
+        return _read(item) if item is not None else None
 
     def usable_for(self, certificate: x509.Certificate) -> str:
         """Why the list says nothing about this certificate; empty when it does.

@@ -33,6 +33,8 @@ _EKU_NAMES = {oids_of(purpose).eku: str(purpose) for purpose in Purpose} | {
 }
 # Purposes whose keys belong to a device, so that their certificates must name it.
 _OF_DEVICES = {Purpose.DEVICE, Purpose.MEDIA_SIGNING}
+# What makers certify without saying so; keys of logs, operators and authorities are always certified as such.
+_MAY_BE_UNSTATED = {Purpose.DEVICE, Purpose.PLATFORM, Purpose.MEDIA_SIGNING}
 
 
 def validity_rules(path: Path, at: datetime) -> Iterator[Finding]:
@@ -77,7 +79,7 @@ def _hash(certificate: x509.Certificate) -> hashes.HashAlgorithm | None:
 
 def purpose_rules(path: Path, purpose: Purpose, *, foreign: bool) -> Iterator[Finding]:
     """The end entity's key must be certified for `purpose`, and every CA above it must be allowed to do so."""
-    if foreign and _extension(path.leaf, x509.ExtendedKeyUsage) is None:
+    if foreign and purpose in _MAY_BE_UNSTATED and _extension(path.leaf, x509.ExtendedKeyUsage) is None:
         yield finding("trust.purpose.unstated", title(path.leaf), purpose=purpose, root=title(path.anchor))
     for certificate in path.certificates[:1] if foreign else path.certificates[:-1]:
         reason = _unfit(certificate, purpose, leaf=certificate is path.leaf, foreign=foreign)
@@ -89,7 +91,8 @@ def _unfit(certificate: x509.Certificate, purpose: Purpose, *, leaf: bool, forei
     """Why a certificate may not stand in a path for `purpose`; empty if it may."""
     wanted = oids_of(purpose)
     accepted = {wanted.eku}
-    if foreign:
+    lenient = foreign and purpose in _MAY_BE_UNSTATED
+    if lenient:
         accepted.add(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
         if purpose is Purpose.MEDIA_SIGNING:
             accepted.add(_DOCUMENT_SIGNING)
@@ -102,7 +105,7 @@ def _unfit(certificate: x509.Certificate, purpose: Purpose, *, leaf: bool, forei
             return "its key usage is not digitalSignature"
     extended = _extension(certificate, x509.ExtendedKeyUsage)
     if extended is None:
-        if leaf and not foreign:
+        if leaf and not lenient:
             return "it states no extended key usage"
     elif not accepted & set(extended):
         names = [_EKU_NAMES.get(item, item.dotted_string) for item in list(extended)[:8]]

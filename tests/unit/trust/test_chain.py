@@ -279,6 +279,15 @@ def test_foreign_root_stated_purpose_must_fit(pki, server_auth):
     assert codes(policy.judge_chain([signer.certificate], MEDIA, pki.now)) == []
 
 
+@pytest.mark.parametrize("purpose", [Purpose.LOG, Purpose.OPERATOR, Purpose.WITNESS, Purpose.TSA, Purpose.OCSP])
+def test_foreign_root_certifies_no_log_or_operator_in_silence(pki, purpose):
+    root = pki.root("maker", scope=None)
+    policy = TrustPolicy([root.certificate], [pki.crl(root)])
+    for ekus in ([], [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]):
+        leaf = pki.leaf(root, "some key", purposes=(), ekus=ekus, gbid=None)
+        assert codes(policy.judge_chain([leaf.certificate], purpose, pki.now)) == ["trust.purpose.wrong"]
+
+
 def test_foreign_certificate_without_an_id_is_unknown_not_wrong(pki):
     root = pki.root("maker", scope=None)
     policy = TrustPolicy([root.certificate], [pki.crl(root)])

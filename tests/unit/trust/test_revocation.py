@@ -183,3 +183,17 @@ def test_a_list_without_an_end_is_stale(pki, good):
     assert outcomes(judged(pki, good, [pki.crl(good.root, end=pki.now + 9 * DAY), crl], pki.now + 2 * DAY)) == [
         ("trust.crl.stale", "unknown")
     ]
+
+
+def test_large_list_is_a_set(pki, good):
+    when = pki.now - HOUR
+    entries = [
+        x509.RevokedCertificateBuilder().serial_number(number).revocation_date(when).build()
+        for number in range(1, 20_001)
+    ]
+    crl = pki.crl(good.issuing, [*entries, pki.revoked(good.leaf, when)])
+    policy = TrustPolicy([good.root.certificate], [good.crls[0], crl])
+    for _ in range(50):  # seconds if each of them walked the list
+        assert outcomes(policy.judge_chain(good.chain, MEDIA, pki.now)) == [("trust.certificate.revoked", "fail")]
+    other = pki.leaf(good.issuing, serial=1 << 100)
+    assert policy.judge_chain([other.certificate, good.issuing.certificate], MEDIA, pki.now).unrevoked
