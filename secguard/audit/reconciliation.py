@@ -1,6 +1,6 @@
 """Reconcile: compute every index row again from the ledger, compare both ways, and name what differs."""
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import msgspec
 
@@ -65,6 +65,33 @@ def _compare_batch(tally: _Tally, expected: list[Row], actual: list[Row]) -> Non
         tally.note("extra", row)
 
 
+class _Checking:
+    """The check of the index's structure, meanwhile: SQLite works without the interpreter's lock.
+
+    A daemon thread: SQLite checks the full-text lists in one go, and an interrupted comparison must not wait for it.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._damage: Damage | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._damage = self._index.damage()
+        except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = error
+
+    def result(self) -> Damage:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._damage is not None
+        return self._damage
+
+
 def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[Finding], dict[str, int], int, int]:
     """Compare an index with its log; records nothing.
 
@@ -75,13 +102,12 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
     progress = Throttle(progress)
     position, size = index.position, log.size
     stop = min(position, size)
-    with ThreadPoolExecutor(1) as pool:
-        checking = pool.submit(index.damage)  # SQLite works without the interpreter's lock
-        for first, bodies in log.scan(0, stop):
-            after = min(first + len(bodies), stop)
-            _compare_batch(tally, rows_of(first, bodies[: after - first]), index.rows(first, after))
-            progress(after, stop, "events")
-        damage: Damage = checking.result()
+    checking = _Checking(index)
+    for first, bodies in log.scan(0, stop):
+        after = min(first + len(bodies), stop)
+        _compare_batch(tally, rows_of(first, bodies[: after - first]), index.rows(first, after))
+        progress(after, stop, "events")
+    damage = checking.result()
     for row in index.stray(stop):
         tally.note("extra", row)
     named = {item.data["index"] for item in tally.findings}

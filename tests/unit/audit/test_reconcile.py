@@ -1,12 +1,14 @@
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from secguard.audit import Reconciled, SqliteIndex, catch_up, compare
+from secguard.audit import Damage, Reconciled, SqliteIndex, catch_up, compare
 from secguard.audit import reconcile as judge_index
 from secguard.audit.rows import COLUMNS
-from secguard.core import Axis, Clock, Outcome
+from secguard.core import Axis, Clock, Outcome, SystemPartError
 from secguard.core.findings import describe
 from secguard.events import Actor, Event, Result
 
@@ -134,3 +136,34 @@ def test_counts_are_complete_where_the_list_is_not(
     index._db.execute("DELETE FROM words")
     findings, counts, position, size = compare(index, log)
     assert (len(findings), counts["missing"], position, size) == (3, 10, 10, 10)
+
+
+def test_an_interrupt_does_not_wait_for_the_check_of_the_structure(
+    reconcile: Any, index: SqliteIndex, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = threading.Event()
+
+    def damage() -> Damage:
+        checked.wait(60)
+        return Damage([], [])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index, "damage", damage)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        compare(index, log, interrupt)
+    assert time.monotonic() - began < 30
+    checked.set()
+
+
+def test_a_check_that_fails_is_an_error(
+    reconcile: Any, index: SqliteIndex, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damage() -> Damage:
+        raise SystemPartError("audit.index.busy", "another process writes the index")
+
+    monkeypatch.setattr(index, "damage", damage)
+    with pytest.raises(SystemPartError, match="another process"):
+        compare(index, log)
