@@ -267,7 +267,7 @@ class _Builder:
         number = self.state.size // BUNDLE
         commitments = commit_many(salts, bodies)
         hashes = leaf_hashes(commitments)
-        self._write(self._layout.public / bundle_path(number), pack_bundle(b"".join(commitments)))
+        self._write(self._layout.public / bundle_path(number), pack_bundle(commitments))
         self._write(self._layout.public / tile_path(0, number), hashes)
         self._write(self._layout.bodies / body_path(number), pack_bodies(salts, bodies), 0o640)
         self._ids.insert(self.state.size, event_ids(bodies))
@@ -380,7 +380,7 @@ def write_partials(layout: Layout, state: State, tail: Tail) -> bytes:
 
     try:
         if commitments:
-            put(bundle_path(size // BUNDLE, len(commitments)), pack_bundle(b"".join(commitments)))
+            put(bundle_path(size // BUNDLE, len(commitments)), pack_bundle(commitments))
             put(tile_path(0, size // BUNDLE, len(commitments)), hashes)
         for level, row in enumerate(state.rows, 1):
             if row:

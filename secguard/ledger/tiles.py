@@ -1,7 +1,7 @@
 """Where things lie: C2SP tlog-tiles paths, and a reader of stored tiles that gives any node's hash."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from secguard.core.errors import FormatError
@@ -71,9 +71,9 @@ def needed_tiles(size: int) -> Iterator[tuple[int, int, int]]:
         level += 1
 
 
-def pack_bundle(commitments: bytes | bytearray) -> bytes:
+def pack_bundle(commitments: Sequence[bytes]) -> bytes:
     """An entry bundle: each 32-byte entry after its length as a big-endian uint16."""
-    return b"".join([b"\x00\x20" + commitments[i : i + 32] for i in range(0, len(commitments), 32)])
+    return b"".join([b"\x00\x20", b"\x00\x20".join(commitments)]) if commitments else b""
 
 
 def unpack_bundle(data: bytes, width: int, where: str = "") -> bytes:

@@ -5,6 +5,7 @@ checkpoint, the checkpoint against the anchor, and every stored file against wha
 tile disagree, the one that the other two contradict is named.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,16 @@ from secguard.ledger.layout import Config, Layout, read_config
 from secguard.ledger.merkle import HASH_SIZE, leaf_hash, root_of
 from secguard.ledger.note import Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
 from secguard.ledger.publish import read_checkpoint
-from secguard.ledger.tiles import BUNDLE, body_path, bundle_path, parse_number, parse_path, tile_path, unpack_bundle
+from secguard.ledger.tiles import (
+    BUNDLE,
+    body_path,
+    bundle_path,
+    pack_bundle,
+    parse_number,
+    parse_path,
+    tile_path,
+    unpack_bundle,
+)
 
 __all__ = ["verify_log"]
 
@@ -42,11 +52,17 @@ class _PrunedEvent(msgspec.Struct):
     data: _PrunedData = msgspec.field(default_factory=_PrunedData)
 
 
+def _whole(events: Sequence[bytes | None]) -> list[bytes]:
+    """The bodies that were not pruned."""
+    return [event for event in events if event is not None]
+
+
 @dataclass(slots=True)
 class _Check:
     """One verification under way."""
 
     layout: Layout
+    base: str
     findings: list[Finding] = field(default_factory=list)
     tree: State = field(default_factory=State)
     marks: dict[int, list[tuple[Checkpoint, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -64,40 +80,51 @@ class _Check:
     def name(self, path: Path) -> str:
         return str(path.relative_to(self.layout.root))
 
-    def read(self, path: Path, code: str) -> bytes | None:
+    def read(self, name: str, code: str) -> bytes | None:
         try:
-            return path.read_bytes()
+            with open(f"{self.base}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - Path costs more than the read
+                return file.read()
         except OSError as error:
-            self.say(code, self.name(path), reason=error.strerror or "")
+            self.say(code, name, reason=error.strerror or "")
             return None
+
+    def there(self, name: str) -> bool:
+        return (self.layout.root / name).exists()
+
+    def files(self, folder: Path) -> Iterator[str]:
+        """Names of all files below a folder, relative to it, sorted."""
+        start = len(str(folder)) + 1
+        for parent, folders, names in os.walk(folder):
+            folders.sort()
+            prefix = parent[start:] + "/" if len(parent) >= start else ""
+            for name in sorted(names):
+                yield prefix + name
 
     # what the folder holds
 
     def list_files(self, size: int) -> None:
         """Sort the stored tiles; name what no tree of this log can have."""
-        public = self.layout.public
-        for path in sorted(public.rglob("*")):
-            if path.is_dir() or path == self.layout.checkpoint:
+        for name in self.files(self.layout.public):
+            if name == "checkpoint":
                 continue
-            level, number, width = parse_path(path.relative_to(public).as_posix()) or (0, size, 1)
+            level, number, width = parse_path(name) or (0, size, 1)
             covered = size >> 8 * max(level, 0)
             if number * BUNDLE + width > covered:
-                self.say("ledger.file.unexpected", self.name(path))
+                self.say("ledger.file.unexpected", f"public/{name}")
             elif width < BUNDLE:
                 (self.bundles[number] if level < 0 else self.partials[level, number]).append(width)
-        for path in sorted(self.layout.bodies.rglob("*")):
-            if path.is_file():
-                place = parse_number(path.relative_to(self.layout.bodies).as_posix())
-                if place is None or (place + 1) * BUNDLE > size:
-                    self.say("ledger.file.unexpected", self.name(path))
+        for name in self.files(self.layout.bodies):
+            place = parse_number(name)
+            if place is None or (place + 1) * BUNDLE > size:
+                self.say("ledger.file.unexpected", f"bodies/{name}")
 
     # entries
 
     def bundle(self, number: int) -> None:
         """Verify a full bundle: bodies, entries, level-0 tile, and the tiles above that it fills."""
-        layout, first = self.layout, number * BUNDLE
-        body_file = layout.bodies / body_path(number)
-        entry_file, tile_file = layout.public / bundle_path(number), layout.public / tile_path(0, number)
+        first = number * BUNDLE
+        body_file = f"bodies/{body_path(number)}"
+        entry_file, tile_file = f"public/{bundle_path(number)}", f"public/{tile_path(0, number)}"
         raw_bodies = self.read(body_file, "ledger.body.missing")
         raw_entries = self.read(entry_file, "ledger.bundle.missing")
         tile = self.read(tile_file, "ledger.tile.missing")
@@ -105,29 +132,29 @@ class _Check:
         bodies = entries = None
         if raw_bodies is not None:
             try:
-                bodies = unpack_bodies(raw_bodies, self.name(body_file))
+                bodies = unpack_bodies(raw_bodies, body_file)
             except FormatError as error:
                 self.say_error(error, "ledger.body.damaged", f"{error.where}, {span}")
             else:
                 if b'"audit.pruned"' in raw_bodies:
                     self.cite_all(bodies[1])
-        if raw_entries is not None:
-            try:
-                entries = unpack_bundle(raw_entries, BUNDLE)
-            except FormatError as error:
-                self.say_error(error, "ledger.bundle.damaged", f"{self.name(entry_file)}, {span}")
         if tile is not None and len(tile) != BUNDLE * HASH_SIZE:
-            self.say("ledger.tile.damaged", self.name(tile_file), bytes=len(tile))
+            self.say("ledger.tile.damaged", tile_file, bytes=len(tile))
             tile = None
-        computed = self.commitments(bodies, entries, first)
-        hashes = leaf_hashes(computed)
-        joined = b"".join(computed)
-        if joined != entries or hashes != tile:
+        computed = commit_many(bodies[0], _whole(bodies[1])) if bodies is not None and None not in bodies[1] else None
+        hashes = leaf_hashes(computed) if computed is not None else b""
+        if computed is None or hashes != tile or pack_bundle(computed) != raw_entries:
+            if raw_entries is not None:
+                try:
+                    entries = unpack_bundle(raw_entries, BUNDLE)
+                except FormatError as error:
+                    self.say_error(error, "ledger.bundle.damaged", f"{entry_file}, {span}")
+            computed = self.commitments(bodies, entries, first) if computed is None else computed
             hashes = self.blame(first, bodies, computed, entries, tile, files=(body_file, entry_file, tile_file))
-        self.check_partials(number, b"".join(computed), hashes)
+        self.check_partials(number, computed, hashes)
         self.check_marks(number, hashes)
         for level, place, row in self.tree.push(root_of(hashes)):
-            path = layout.public / tile_path(level, place)
+            path = f"public/{tile_path(level, place)}"
             self.compare_tile(path, self.read(path, "ledger.tile.missing"), row, level, place)
             self.check_row(level, place, row)
 
@@ -139,11 +166,8 @@ class _Check:
         if bodies is None:
             return stored
         salts, events = bodies
-        full = [event for event in events if event is not None]
-        if len(full) < len(events):
-            self.pruned += [first + slot for slot, event in enumerate(events) if event is None]
-        if len(full) == len(events):
-            return commit_many(salts, full)
+        full = _whole(events)
+        self.pruned += [first + slot for slot, event in enumerate(events) if event is None]
         kept = b"".join([salts[at * 16 : at * 16 + 16] for at, event in enumerate(events) if event is not None])
         made = iter(commit_many(kept, full))
         return [next(made) if event is not None else stored[slot] for slot, event in enumerate(events)]
@@ -170,10 +194,10 @@ class _Check:
         entries: bytes | None,
         tile: bytes | None,
         *,
-        files: tuple[Path, Path, Path],
+        files: tuple[str, str, str],
     ) -> bytes:
         """Name what is wrong, entry by entry; returns the most credible leaf hashes, to go on with."""
-        body_name, entry_name, tile_name = map(self.name, files)
+        body_name, entry_name, tile_name = files
         best = []
         for slot, commitment in enumerate(computed):
             index, at = first + slot, slot * 32
@@ -198,39 +222,39 @@ class _Check:
 
     # tiles
 
-    def compare_tile(self, path: Path, stored: bytes | None, row: bytes, level: int, number: int) -> None:
+    def compare_tile(self, path: str, stored: bytes | None, row: bytes, level: int, number: int) -> None:
         if stored is None or stored == row:
             return
         if len(stored) != len(row):
-            self.say("ledger.tile.damaged", self.name(path), bytes=len(stored))
+            self.say("ledger.tile.damaged", path, bytes=len(stored))
             return
         for slot in range(len(row) // HASH_SIZE):
             at = slot * HASH_SIZE
             if stored[at : at + HASH_SIZE] != row[at : at + HASH_SIZE]:
                 index = (number * BUNDLE + slot) << 8 * level
-                self.say("ledger.tile.mismatch", f"{self.name(path)}, hash {slot}", index=index, level=level)
+                self.say("ledger.tile.mismatch", f"{path}, hash {slot}", index=index, level=level)
 
     def check_row(self, level: int, number: int, row: bytes) -> None:
         """Stored partial versions of a tile against its hashes."""
         for width in self.partials.pop((level, number), ()):
-            path = self.layout.public / tile_path(level, number, width)
+            path = f"public/{tile_path(level, number, width)}"
             self.compare_tile(path, self.read(path, "ledger.tile.missing"), row[: width * HASH_SIZE], level, number)
 
-    def check_partials(self, number: int, commitments: bytes, hashes: bytes) -> None:
+    def check_partials(self, number: int, commitments: Sequence[bytes], hashes: bytes) -> None:
         """Stored partial versions of a bundle and of its level-0 tile."""
         self.check_row(0, number, hashes)
         for width in self.bundles.pop(number, ()):
-            path = self.layout.public / bundle_path(number, width)
+            path = f"public/{bundle_path(number, width)}"
             data = self.read(path, "ledger.bundle.missing")
             try:
                 entries = unpack_bundle(data or b"", width)
             except FormatError as error:
-                self.say_error(error, "ledger.bundle.damaged", f"{self.name(path)}, from entry {number * BUNDLE}")
+                self.say_error(error, "ledger.bundle.damaged", f"{path}, from entry {number * BUNDLE}")
                 continue
             for slot in range(width):
-                if entries[slot * 32 : slot * 32 + 32] != commitments[slot * 32 : slot * 32 + 32]:
+                if entries[slot * 32 : slot * 32 + 32] != commitments[slot]:
                     index = number * BUNDLE + slot
-                    self.say("ledger.bundle.mismatch", f"{self.name(path)}, entry {index}", index=index)
+                    self.say("ledger.bundle.mismatch", f"{path}, entry {index}", index=index)
 
     def check_marks(self, number: int, hashes: bytes) -> None:
         """Roots of the checkpoints whose size falls into this bundle."""
@@ -243,14 +267,14 @@ class _Check:
 
     def need_partials(self, size: int) -> None:
         """The partial tiles and bundle that a reader of the checkpoint of this size needs."""
-        public, level = self.layout.public, 0
         last, rest = divmod(size, BUNDLE)
-        if rest and not any((public / bundle_path(last, w)).exists() for w in (rest, BUNDLE)):
-            self.say("ledger.bundle.missing", self.name(public / bundle_path(last, rest)), reason="")
+        if rest and not any(self.there(f"public/{bundle_path(last, width)}") for width in (rest, BUNDLE)):
+            self.say("ledger.bundle.missing", f"public/{bundle_path(last, rest)}", reason="")
+        level = 0
         while size >> 8 * level:
-            number, width = divmod(size >> 8 * level, BUNDLE)
-            if width and not any((public / tile_path(level, number, w)).exists() for w in (width, BUNDLE)):
-                self.say("ledger.tile.missing", self.name(public / tile_path(level, number, width)), reason="")
+            number, rest = divmod(size >> 8 * level, BUNDLE)
+            if rest and not any(self.there(f"public/{tile_path(level, number, width)}") for width in (rest, BUNDLE)):
+                self.say("ledger.tile.missing", f"public/{tile_path(level, number, rest)}", reason="")
             level += 1
 
     # the journal's tail
@@ -283,7 +307,7 @@ class _Check:
         commitments = commit_many(salts, bodies)
         hashes = leaf_hashes(commitments)
         number = self.tree.size // BUNDLE
-        self.check_partials(number, b"".join(commitments), hashes)
+        self.check_partials(number, commitments, hashes)
         self.check_marks(number, hashes)
         if len(bodies) == BUNDLE:
             for level, place, row in self.tree.push(root_of(hashes)):
@@ -293,7 +317,7 @@ class _Check:
         ranges = sorted(self.cited)
         for index in self.pruned:
             if not any(low <= index <= high for low, high in ranges):
-                where = f"{self.name(self.layout.bodies / body_path(index // BUNDLE))}, entry {index}"
+                where = f"bodies/{body_path(index // BUNDLE)}, entry {index}"
                 self.say("ledger.body.missing", where, reason="deleted, and no audit.pruned event says so", index=index)
 
 
@@ -357,7 +381,7 @@ def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progre
     """
     layout = Layout(root)
     config = read_config(layout)
-    check = _Check(layout)
+    check = _Check(layout, str(layout.root))
     report = Throttle(progress)
     signed = list(_notes(check, config, keys))
     try:

@@ -63,7 +63,8 @@ def test_commitments_are_hmacs() -> None:
 
 def test_bundles() -> None:
     entries = bytes(range(96))
-    data = pack_bundle(entries)
+    data = pack_bundle([entries[:32], entries[32:64], entries[64:]])
+    assert pack_bundle([]) == b""
     assert data[:2] == b"\x00\x20"
     assert len(data) == 3 * 34
     assert unpack_bundle(data, 3) == entries
