@@ -5,6 +5,7 @@ past its sample is clipped and marked as damaged; the unit's hash then cannot ma
 it is instead of stopping the work.
 """
 
+import itertools
 import mmap
 import re
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Nals", "Stream", "add_prevention", "header_size", "open_stream", "strip_prevention"]
 
-_LARGE = 64 << 20  # bytes of a file that may stay mapped as a whole
-_TOUCHED = 512  # each page touched may bring 64 kB with it
+_BATCH = 32 << 20  # bytes of samples after which the pages touched are given back, so that memory stays flat
+_MAX_ROUNDS = 1 << 16
 MAX_NALS = 1 << 25
 """NAL units of a track."""
 
@@ -108,57 +109,45 @@ def header_size(codec: str) -> int:
     return 1 if codec == "h264" else 2
 
 
-def _peek(data: mmap.mmap, view: "NDArray[np.uint8]", index: "Int64s") -> "NDArray[np.uint8]":
-    """`view[index]`; in a large file the pages touched are given back now and then, so that memory stays flat."""
-    if len(data) <= _LARGE:
-        return view[index]
-    found = np.empty(len(index), dtype=np.uint8)
-    for low in range(0, len(index), _TOUCHED):
-        found[low : low + _TOUCHED] = view[index[low : low + _TOUCHED]]
-        data.madvise(mmap.MADV_DONTNEED)
-    return found
-
-
 def _split(
-    movie: Movie, track: Track, samples: Samples, view: "NDArray[np.uint8]"
+    view: "NDArray[np.uint8]", width: int, at: "Int64s", stop: "Int64s", path: Path
 ) -> tuple["Int64s", "Int64s", "Int64s", "Bools"]:
-    """Offsets, ends, samples and damage of all units: round k reads the k-th unit of every sample at once."""
-    width = track.length_size
-    at, stop = samples.offset.copy(), samples.offset + samples.size
-    index = np.arange(len(samples), dtype=np.int64)
+    """Offsets, ends, samples and damage of the units in samples `at` to `stop`; round k reads the k-th unit of all."""
+    index = np.arange(len(at), dtype=np.int64)
     pieces: list[tuple[Int64s, Int64s, Int64s, Bools]] = []
-    total = 0
     while len(index):
-        room = stop - at
-        whole = room > width  # what is left and too short for a length and one byte is padding
+        whole = stop - at > width  # what is left and too short for a length and one byte is padding
         at, stop, index = at[whole], stop[whole], index[whole]
         if not len(index):
             break
         length = np.zeros(len(at), dtype=np.int64)
         for byte in range(width):
-            length = (length << 8) | _peek(movie.data, view, at + byte)
+            length = (length << 8) | view[at + byte]
         begin = at + width
         finish = begin + length
         damaged = finish > stop
         finish = np.minimum(finish, stop)
         kept = finish > begin
-        total += int(kept.sum())
-        if total > MAX_NALS:
-            raise FormatError("video.nal.too-many", f"more than {MAX_NALS} NAL units", where=str(movie.path))
         pieces.append((begin[kept], finish[kept], index[kept], damaged[kept]))
         at = finish
-        if len(pieces) > 1 << 16:
-            raise FormatError(
-                "video.nal.too-many",
-                "more than 65536 NAL units in one sample",
-                where=f"{movie.path}, byte {int(at[0])}",
-            )
+        if len(pieces) > _MAX_ROUNDS:
+            where = f"{path}, byte {int(at[0])}"
+            raise FormatError("video.nal.too-many", f"more than {_MAX_ROUNDS} NAL units in one sample", where=where)
     if not pieces:
         empty = np.zeros(0, dtype=np.int64)
         return empty, empty, empty, np.zeros(0, dtype=np.bool_)
     offset, end, sample, damage = (np.concatenate(column) for column in zip(*pieces, strict=True))
     order = np.argsort(sample, kind="stable")
     return offset[order], end[order], sample[order], damage[order]
+
+
+def _batches(samples: Samples) -> list[tuple[int, int]]:
+    """Ranges of samples of about `_BATCH` bytes each."""
+    total = np.cumsum(samples.size)
+    size = int(total[-1]) if len(total) else 0
+    borders = np.unique(np.searchsorted(total, np.arange(_BATCH, size, _BATCH)) + 1).tolist()
+    edges = [0, *(border for border in borders if border < len(total)), len(total)]
+    return list(itertools.pairwise(edges))
 
 
 def _read_nals(movie: Movie, track: Track, samples: Samples) -> Nals:
@@ -169,13 +158,23 @@ def _read_nals(movie: Movie, track: Track, samples: Samples) -> Nals:
     """
     data = movie.data
     view = np.frombuffer(data, dtype=np.uint8)
-    offset, end, sample, damaged = _split(movie, track, samples, view)
-    for index in np.flatnonzero(_peek(data, view, end - 1) == 0).tolist():
-        end[index] = _without_zeros(data, int(offset[index]), int(end[index]))
-    first = _peek(data, view, offset)
-    size = header_size(track.codec)
-    last = len(view) - 1
-    after = _peek(data, view, np.minimum(offset + size, last))  # slice header, or the SEI's payload type
+    size, last = header_size(track.codec), len(view) - 1
+    batches, total = [], 0
+    for low, high in _batches(samples):
+        begin = samples.offset[low:high]
+        offset, end, sample, damaged = _split(
+            view, track.length_size, begin, begin + samples.size[low:high], movie.path
+        )
+        for index in np.flatnonzero(view[end - 1] == 0).tolist():
+            end[index] = _without_zeros(data, int(offset[index]), int(end[index]))
+        after = view[np.minimum(offset + size, last)]  # slice header, or the SEI's payload type
+        batches.append((offset, end, sample + low, damaged, view[offset], after))
+        total += len(offset)
+        if total > MAX_NALS:
+            raise FormatError("video.nal.too-many", f"more than {MAX_NALS} NAL units", where=str(movie.path))
+        if high < len(samples):
+            data.madvise(mmap.MADV_DONTNEED)
+    offset, end, sample, damaged, first, after = (np.concatenate(column) for column in zip(*batches, strict=True))
     long_enough = end - offset > size
     if track.codec == "h264":
         kind = (first & 0x1F).astype(np.uint8)

@@ -204,3 +204,12 @@ def test_nal_columns(vectors: Path) -> None:
         assert data[end - 1] != 0
     assert not nals.damaged.any()
     assert verify(stream.movie.path, TrustPolicy(read_certificates(vectors / "ca.pem")), kit.NOW).nals == len(nals)
+
+
+@pytest.mark.parametrize("batch", [1, 700, 5000])
+def test_batches_do_not_show(signed: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    whole = open_stream(signed).nals
+    monkeypatch.setattr("secguard.video.nal._BATCH", batch)
+    parts = open_stream(signed).nals
+    for name in ("offset", "end", "sample", "kind", "vcl", "leads", "sets", "sei", "damaged"):
+        assert (getattr(whole, name) == getattr(parts, name)).all()
