@@ -10,7 +10,7 @@ import os
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -234,13 +234,16 @@ class Journal:
         cut, self.garbage = self.garbage, 0
         return f"cut {cut} bytes of a torn, unacknowledged write at byte {self._end} of {self.path(self._segment).name}"
 
-    def append(self, salts: bytes, lines: bytes, count: int) -> None:
+    def append(
+        self, salts: bytes, lines: bytes, count: int, *, before_sync: Callable[[], object] | None = None
+    ) -> None:
         """Write one frame and wait until it is on the disk (writer only, after `poll`).
 
         Args:
             salts: joined salts.
             lines: the events as JSON, one a line, each ending in LF.
             count: how many.
+            before_sync: called when the bytes are written and only the wait for the disk is left.
 
         Raises:
             SystemPartError: `ledger.journal.write`; nothing of the frame counts.
@@ -265,6 +268,8 @@ class Journal:
             while written < length:
                 rest = (header + salts + lines)[written:]
                 written += os.pwrite(descriptor, rest, self._end + written)
+            if before_sync is not None:
+                before_sync()
             os.fdatasync(descriptor)
         except OSError as error:
             self._take_back()

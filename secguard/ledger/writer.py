@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -155,16 +156,34 @@ class Writer:
         receipts.hold(first, salts, bodies)
         return Batch(receipts, salts, bodies)
 
-    def commit(self, batch: Batch) -> Receipts:
+    def commit(self, batch: Batch, before_sync: Callable[[], object] | None = None) -> Receipts:
         """Write a prepared batch; returns when it is on the disk. After a failure only `recover` helps.
+
+        Args:
+            batch: what `prepare` made.
+            before_sync: called when only the wait for the disk is left.
 
         Raises:
             SystemPartError: it is not; nothing of the batch counts.
         """
         if batch.bodies:
-            lines = b"\n".join(batch.bodies) + b"\n"
-            self._reader.journal.append(batch.salts, lines, len(batch.bodies))
+            lines = b"\n".join([*batch.bodies, b""])
+            self._reader.journal.append(batch.salts, lines, len(batch.bodies), before_sync=before_sync)
         return batch.receipts
+
+    def _commit_beside(self, batch: Batch, gate: threading.Lock) -> Receipts:
+        opened = False
+
+        def let_go() -> None:
+            nonlocal opened
+            opened = True
+            gate.release()
+
+        try:
+            return self.commit(batch, let_go)
+        finally:
+            if not opened:
+                gate.release()
 
     def recover(self) -> None:
         """Forget batches that were prepared and not written."""
@@ -200,12 +219,17 @@ class Writer:
             SystemPartError: the disk failed; what was not yielded is not acknowledged.
         """
         flying: Future[Receipts] | None = None
+        gate = threading.Lock()
+        gate.acquire()
         with ThreadPoolExecutor(1, "ledger-sync") as thread:
             try:
                 for events in _bounded(batches):
                     batch = self.prepare(events)
                     done = flying.result() if flying is not None else None
-                    flying = thread.submit(self.commit, batch)
+                    flying = thread.submit(self._commit_beside, batch, gate)
+                    # Go on only when the other thread waits for the disk: it could not get there without the
+                    # interpreter lock, which encoding the next batch would keep from it.
+                    gate.acquire()
                     if done is not None:
                         yield done
                         self.relieve()
