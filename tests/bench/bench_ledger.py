@@ -154,7 +154,7 @@ def restart(root: Path, events_left: int) -> tuple[float, float]:
         began = time.perf_counter()
         with Ledger.open(root) as log:
             log.record(events(0, 1))
-        found.append(time.perf_counter() - began)
+            found.append(time.perf_counter() - began)
         catch_up(root)
     return found[0], found[1]
 
