@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -14,7 +14,6 @@ from secguard.trust import Purpose
 __all__ = ["Holder", "Profile", "Usage", "load_profile", "load_profiles"]
 
 _MAX_BYTES = 64 << 10
-_MAX_DEPTH = 6
 _MAX_FILES = 64
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 _Type = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,3}$")]
@@ -69,7 +68,9 @@ def load_profile(path: Path) -> Profile:
         UsageError: no such file.
         FormatError: `identity.profile.format`: not YAML, or not a profile; the message names the field.
     """
-    value = _load_yaml(read_bounded(path, _MAX_BYTES), str(path))
+    from secguard.core.yamltree import load  # PyYAML only when certificates are issued
+
+    value = load(read_bounded(path, _MAX_BYTES), str(path), "identity.profile").value
     if isinstance(value, dict) and "name" in value:
         raise _bad(str(path), "unknown key name: the file's name is the profile's")
     try:
@@ -110,39 +111,3 @@ def _bad(where: str, message: str) -> FormatError:
         "identity.profile.format", message, hint="docs/identity.md lists the keys of a profile", where=where
     )
 
-
-def _load_yaml(data: bytes, where: str) -> Any:
-    """One YAML document of plain values: no aliases (alias bombs), no tags, no duplicate keys, small depth."""
-    import yaml  # only when certificates are issued
-
-    class Loader(yaml.SafeLoader):
-        depth = 0
-
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            line = event.start_mark.line + 1
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise _bad(f"{where}:{line}", "anchors and aliases are not allowed")
-            self.depth += 1
-            if self.depth > _MAX_DEPTH:
-                raise _bad(f"{where}:{line}", f"nested deeper than {_MAX_DEPTH} levels")
-            node: yaml.Node | None = super().compose_node(parent, index)
-            self.depth -= 1
-            if isinstance(node, yaml.MappingNode):
-                keys = [key.value for key, _ in node.value]
-                if any(keys.count(key) > 1 for key in keys):
-                    raise _bad(f"{where}:{line}", "a key stands twice")
-            return node
-
-    loader = None
-    try:
-        loader = Loader(data.decode("utf-8"))
-        return loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _bad(f"{where}:{line}", f"not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise _bad(where, f"not YAML: {' '.join(str(error).split())[:120]}") from error
-    finally:
-        if loader is not None:
-            loader.dispose()

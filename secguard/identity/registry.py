@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import msgspec
 
-from secguard.core import SystemPartError, rfc3339
+from secguard.core import rfc3339
 from secguard.identity.records import CaRecord, CertificateRecord, DeviceRecord, Status
-from secguard.store import open_sqlite
+from secguard.store import open_sqlite, sqlite_failure
 
 __all__ = ["Registry"]
 
@@ -98,12 +98,7 @@ class Registry:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.IntegrityError):
                 raise
-            raise SystemPartError(
-                "identity.registry.write",
-                f"cannot write the registry: {error}",
-                hint="nothing was changed; free some space or wait for the other process, and run again",
-                where=str(self.path),
-            ) from error
+            raise sqlite_failure(error, self.path) from error
 
     # Devices
 

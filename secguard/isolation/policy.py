@@ -10,7 +10,7 @@ import msgspec
 
 from secguard.core.errors import FormatError
 from secguard.core.limits import read_bounded
-from secguard.isolation.yamltree import MAX_BYTES, Tree, load
+from secguard.core.yamltree import MAX_BYTES, Tree, load
 
 __all__ = ["PROFILES", "AgentSpec", "Block", "Flow", "Limits", "Policy", "Port", "Probes", "Zone", "load_policy"]
 
@@ -245,7 +245,7 @@ def load_policy(source: Path | bytes, where: str = "policy") -> Policy:
         where, data = str(source), read_bounded(source, MAX_BYTES)
     else:
         data = source
-    reader = _Reader(load(data, where), where)
+    reader = _Reader(load(data, where, "isolation.policy"), where)
     document = reader.tree.value
     if not isinstance(document, dict):
         raise reader.error("kind", "a policy is a mapping")

@@ -2,18 +2,16 @@
 
 import os
 import pwd
-import secrets
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from secguard.core.clock import Clock, SystemClock
-from secguard.core.errors import RefusedError, UsageError
-from secguard.core.files import atomic_write
+from secguard.core.errors import UsageError
 from secguard.core.progress import Progress, silent
 from secguard.events import Actor, Assurance, Event, Receipt, Result, new_event_id
-from secguard.keys import find_passphrase
+from secguard.keys import find_passphrase, make_passphrase
 from secguard.workspace.config import Config, load_config
 from secguard.workspace.site import CONFIG_NAME, open_ledger
 
@@ -153,12 +151,7 @@ class Workspace:
         Raises:
             RefusedError: there is one already.
         """
-        path = self.state / "passphrase"
-        if path.exists():
-            raise RefusedError("workspace.passphrase.exists", "there is a passphrase already", where=str(path))
-        value = secrets.token_urlsafe(24).encode()
-        atomic_write(path, value + b"\n", mode=0o600)
-        return value
+        return make_passphrase(self.state / "passphrase")
 
     def actor(self) -> Actor:
         """The operating system's user behind this process."""

@@ -117,7 +117,7 @@ def write_demo_report(
     report = Report(
         Text("secguard: the main job, end to end", "secguard：主要流程全程演示"),
         sections=sections,  # type: ignore[arg-type]
-        subject=Code(str(stage.folder)),
+        subject=Code(stage.folder.name),
         outcome=whole,
         summary=Text(
             "Certificates, signed video, separated zones, access records and one evidence bundle: made, broken on "

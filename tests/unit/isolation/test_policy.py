@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from secguard.core import FormatError, UsageError
 from secguard.isolation.policy import load_policy
-from secguard.isolation.yamltree import MAX_BYTES, load
+from secguard.core.yamltree import MAX_BYTES, load
 
 GOOD = """\
 apiVersion: secguard/v1alpha1
@@ -111,9 +111,9 @@ def test_bombs_are_refused_at_once() -> None:
             load_policy(text.encode(), "p")
         assert error.value.code in {f"isolation.policy.{code}", "isolation.policy.kind"}, text[:20]
     with pytest.raises(FormatError, match="not UTF-8"):
-        load(b"a: \xff", "p")
+        load(b"a: \xff", "p", "x")
     with pytest.raises(FormatError, match="larger than"):
-        load(b" " * (MAX_BYTES + 1), "p")
+        load(b" " * (MAX_BYTES + 1), "p", "x")
 
 
 @given(st.text(max_size=400) | st.binary(max_size=400))

@@ -1,8 +1,9 @@
-"""Bounded YAML: a small document becomes plain values, and every value knows its line.
+"""Bounded YAML, for policies and profiles: a small document becomes plain values, and every value knows its line.
 
 Refused, with the line: anchors and aliases (alias bombs), duplicate keys, deep nesting, too many values, tags.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -12,7 +13,7 @@ from secguard.core.errors import FormatError
 __all__ = ["MAX_BYTES", "Tree", "load"]
 
 MAX_BYTES = 256 << 10
-"""Bytes of a policy; PyYAML's pure parser reads this much in about two seconds."""
+"""Bytes of a document; PyYAML's pure parser reads this much in about two seconds."""
 _MAX_DEPTH = 12
 _MAX_NODES = 20_000
 
@@ -33,14 +34,19 @@ class Tree:
         return self._lines.get(path, 1)
 
 
-def _refuse(code: str, message: str, where: str, line: int, hint: str = "") -> FormatError:
-    return FormatError(f"isolation.policy.{code}", message, hint=hint, where=f"{where}:{line}")
+@dataclass(frozen=True, slots=True)
+class _Place:
+    code: str
+    where: str
+
+    def refuse(self, problem: str, message: str, line: int, hint: str = "") -> FormatError:
+        return FormatError(f"{self.code}.{problem}", message, hint=hint, where=f"{self.where}:{line}")
 
 
 class _Loader(yaml.SafeLoader):
-    def __init__(self, text: str, where: str) -> None:
+    def __init__(self, text: str, place: _Place) -> None:
         super().__init__(text)
-        self._where = where
+        self._refuse = place.refuse
         self._depth = 0
         self._nodes = 0
 
@@ -48,13 +54,13 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _refuse("alias", "anchors and aliases are not allowed", self._where, line, "write the value out")
+            raise self._refuse("alias", "anchors and aliases are not allowed", line, "write the value out")
         self._nodes += 1
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise _refuse("depth", f"nested deeper than {_MAX_DEPTH} levels", self._where, line)
+            raise self._refuse("depth", f"nested deeper than {_MAX_DEPTH} levels", line)
         if self._nodes > _MAX_NODES:
-            raise _refuse("too-many", f"more than {_MAX_NODES} values", self._where, line)
+            raise self._refuse("too-many", f"more than {_MAX_NODES} values", line)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -67,10 +73,10 @@ class _Loader(yaml.SafeLoader):
             for key_node, value_node in node.value:
                 key = key_node.value
                 if not isinstance(key_node, yaml.ScalarNode) or not isinstance(key, str) or len(key) > 128:
-                    raise _refuse("key", "a key must be a short word", self._where, key_node.start_mark.line + 1)
+                    raise self._refuse("key", "a key must be a short word", key_node.start_mark.line + 1)
                 if key in result:
-                    raise _refuse(
-                        "duplicate-key", f"the key {key[:40]!r} stands twice", self._where, key_node.start_mark.line + 1
+                    raise self._refuse(
+                        "duplicate-key", f"the key {key[:40]!r} stands twice", key_node.start_mark.line + 1
                     )
                 result[key] = self.plain(value_node, (*path, key), lines)
                 lines[(*path, key)] = key_node.start_mark.line + 1
@@ -78,43 +84,45 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self.plain(item, (*path, number), lines) for number, item in enumerate(node.value)]
         if not isinstance(node, yaml.ScalarNode):
-            raise _refuse("tag", f"unexpected tag {node.tag[:60]!r}", self._where, line)
+            raise self._refuse("tag", f"unexpected tag {node.tag[:60]!r}", line)
         try:
             return self.construct_object(node)
         except (ValueError, OverflowError, yaml.YAMLError):
-            raise _refuse("value", f"not a value: {str(node.value)[:40]!r}", self._where, line) from None
+            raise self._refuse("value", f"not a value: {str(node.value)[:40]!r}", line) from None
 
 
-def load(data: bytes, where: str) -> Tree:
+def load(data: bytes, where: str, code: str) -> Tree:
     """Parse one YAML document.
 
     Args:
         data: the file's bytes, UTF-8, at most `MAX_BYTES`.
         where: the file's name, for errors.
+        code: what errors are of, for example `isolation.policy`; `.alias`, `.depth`, `.yaml` and so on are added.
 
     Raises:
         FormatError: not YAML, or beyond a bound; `where` is `file:line`.
     """
+    refuse = _Place(code, where).refuse
     if len(data) > MAX_BYTES:
-        raise _refuse("too-large", f"larger than {MAX_BYTES} bytes", where, 1)
+        raise refuse("too-large", f"larger than {MAX_BYTES} bytes", 1)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _refuse("encoding", "not UTF-8", where, data.count(b"\n", 0, error.start) + 1) from None
+        raise refuse("encoding", "not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
     lines: dict[Path, int] = {}
     loader = None
     try:
-        loader = _Loader(text, where)
+        loader = _Loader(text, _Place(code, where))
         node = loader.get_single_node()
         if node is None:
-            raise _refuse("empty", "the file is empty", where, 1)
+            raise refuse("empty", "the file is empty", 1)
         return Tree(loader.plain(node, (), lines), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context or "not YAML").split())
-        raise _refuse("yaml", f"not YAML: {problem[:120]}", where, mark.line + 1 if mark else 1) from None
+        raise refuse("yaml", f"not YAML: {problem[:120]}", mark.line + 1 if mark else 1) from None
     except yaml.YAMLError as error:
-        raise _refuse("yaml", f"not YAML: {' '.join(str(error).split())[:120]}", where, 1) from None
+        raise refuse("yaml", f"not YAML: {' '.join(str(error).split())[:120]}", 1) from None
     finally:
         if loader is not None:
             loader.dispose()
