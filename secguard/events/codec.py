@@ -48,7 +48,7 @@ def decode_stored(data: bytes) -> Event:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FormatError("events.format", f"not an event: {error}") from error
 
 

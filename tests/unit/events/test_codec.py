@@ -181,3 +181,9 @@ def test_event_ids_are_uuids_of_version_7_that_sort_by_time() -> None:
     assert {uuid.UUID(name).version for name in names} == {7}
     assert {uuid.UUID(name).variant for name in names} == {uuid.RFC_4122}
     assert [name[:8] for name in names] == sorted(name[:8] for name in names)
+
+
+def test_stored_bytes_that_are_no_utf8_are_no_event() -> None:
+    with pytest.raises(FormatError) as caught:
+        decode_stored(b'{"id":"\xff","kind":"video.viewed"}')
+    assert caught.value.code == "events.format"
