@@ -50,8 +50,8 @@ from secguard.evidence.bundle import (
 )
 from secguard.evidence.custody import EXPORTED, SIGNED, judge_custody
 from secguard.evidence.manifest import BundleManifest, OpenedBundle
-from secguard.ledger import CheckedReceipt, check_receipt, open_checkpoint
-from secguard.trust import Purpose, TrustPolicy, parse_certificates, parse_crls
+from secguard.ledger import CheckedReceipt, check_receipt, open_checkpoint, receipt_chain
+from secguard.trust import Purpose, TrustPolicy, chain_pem, parse_certificates, parse_crls
 from secguard.video import Expectation, VideoVerdict, verify
 
 __all__ = ["DEFAULT_AXES", "BundleVerdict", "verify_bundle"]
@@ -276,9 +276,14 @@ def _receipts(case: _Case, trust: TrustPolicy, manifest: BundleManifest) -> list
         case.lacking |= {Axis.TIME, Axis.COMPLETENESS}
         return []
     checked: list[CheckedReceipt] = []
+    pem = [chain_pem([item]).decode() for item in chain]
     for name in sorted(item for item in case.members if item.startswith(_RECEIPTS)):
+        data = case.members[name].data or b""
         try:
-            checked.append(check_receipt(case.members[name].data or b"", keys, name))
+            checked.append(check_receipt(data, keys, name))
+            if receipt_chain(data, name) != pem:
+                reason = f"its certificates are not those of {LOG_CHAIN}"
+                case.findings.append(finding("evidence.receipt.invalid", name, reason=reason))
         except (FormatError, RefusedError) as error:
             case.findings.append(finding("evidence.receipt.invalid", name, reason=error.message))
     checkpoint = case.attempt(CHECKPOINT, lambda: open_checkpoint(case.data(CHECKPOINT), keys, CHECKPOINT), Axis.TIME)
@@ -355,5 +360,5 @@ def _compare(case: _Case, video: VideoVerdict) -> None:
 def _stated(data: bytes) -> _Stated:
     try:
         return msgspec.json.decode(data, type=_Stated)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FormatError("evidence.verdict.format", "not a verdict", where=VERDICT) from error
