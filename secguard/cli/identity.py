@@ -80,8 +80,6 @@ def _authority(ctx: Context, passphrase_file: Path | None) -> "Iterator[tuple[Wo
 @_PASSPHRASE
 def ca_init(ctx: Context, *, name: str, operator: str, yes: bool, passphrase_file: Path | None) -> Result:
     """Make the root, the issuing CAs, the ledger's key, an operator's key and the first revocation lists."""
-    from secguard.gbid import Scope
-    from secguard.identity import create_authority
     from secguard.keys import make_passphrase
 
     with ctx.workspace() as ws:
@@ -100,20 +98,7 @@ def ca_init(ctx: Context, *, name: str, operator: str, yes: bool, passphrase_fil
                 hint="give --passphrase-file FILE, or --yes to have one made",
             )
         try:
-            authority = create_authority(
-                ws.state / "identity",
-                certs=ws.certs,
-                registry=ws.registry,
-                config=ws.identity_config,
-                scope=Scope((ws.config.site.area,)),
-                origin=ws.ledger.origin,
-                operator=operator or ws.actor().name,
-                passphrase=passphrase,
-                clock=ws.clock,
-                recorder=ws.ledger,
-                actor=ws.actor(),
-                name=name,
-            )
+            authority = ws.create_authority(passphrase, operator=operator, name=name)
         except SecguardError:
             if made is not None and not ws.registry.authorities():
                 made.unlink(missing_ok=True)  # it opens nothing

@@ -1,6 +1,6 @@
 """Floor 2: the one vocabulary of acts, how an event is written down, and who records it."""
 
-from secguard.events.acts import long_act
+from secguard.events.acts import close_dangling, long_act
 from secguard.events.codec import MAX_EVENT, decode_stored, decode_untrusted, encode
 from secguard.events.event import Actor, Assurance, Event, Result, new_event_id
 from secguard.events.kinds import ALIASES, KINDS, SOURCE_KINDS, canonical_kind
@@ -19,6 +19,7 @@ __all__ = [
     "Recorder",
     "Result",
     "canonical_kind",
+    "close_dangling",
     "decode_stored",
     "decode_untrusted",
     "encode",

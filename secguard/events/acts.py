@@ -1,7 +1,9 @@
-"""Long acts: `noun.started` -> work -> `noun.finished` or `noun.failed`, then release."""
+"""Long acts: `noun.started` -> work -> `noun.finished` or `noun.failed`, then release; a killed one is closed later."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +13,34 @@ from secguard.core.errors import SecguardError
 from secguard.events.event import Actor, Event, Result, new_event_id
 from secguard.events.recorder import Recorder
 
-__all__ = ["long_act"]
+__all__ = ["close_dangling", "long_act"]
+
+_PROCESS = "process"
+
+
+def _start_of(pid: int) -> str:
+    # proc(5): field 22, the start time in ticks since boot; the name before it may hold spaces and parentheses.
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _mark() -> str:
+    return f"{_boot()}/{os.getpid()}/{_start_of(os.getpid())}"
+
+
+def _alive(mark: str) -> bool:
+    boot, _, rest = mark.partition("/")
+    pid, _, start = rest.partition("/")
+    return boot == _boot() and pid.isdecimal() and bool(start) and _start_of(int(pid)) == start
 
 
 @contextmanager
@@ -34,35 +63,51 @@ def long_act(
     Raises:
         SecguardError: recording failed, so nothing may be released; or what the block raised.
     """
-    act = new_event_id()
     opening = Event(
-        id=act,
+        id=new_event_id(),
         kind=f"{noun}.started",
         time=clock.now(),
         actor=actor,
         subject=subject,
         case=case,
         reason=reason,
-        data=data,
+        data={**data, _PROCESS: _mark()},
     )
     recorder.record([opening])
     closing: dict[str, Any] = {}
-
-    def close(kind: str, outcome: Result, values: dict[str, Any]) -> None:
-        event = msgspec.structs.replace(
-            opening,
-            id=new_event_id(),
-            kind=f"{noun}.{kind}",
-            time=clock.now(),
-            outcome=outcome,
-            data={"act": act, **values},
-        )
-        recorder.record([event])
-
     try:
         yield closing
     except BaseException as error:
         reason_code = error.code if isinstance(error, SecguardError) else type(error).__name__
-        close("failed", Result.FAILURE, {**closing, "error": reason_code})
+        recorder.record([_closing(opening, clock, "failed", {**closing, "error": reason_code})])
         raise
-    close("finished", Result.SUCCESS, closing)
+    recorder.record([_closing(opening, clock, "finished", closing)])
+
+
+def _closing(opening: Event, clock: Clock, how: str, values: dict[str, Any]) -> Event:
+    # One ID for every way to end: whoever closes an act second finds it closed.
+    noun = opening.kind.removesuffix(".started")
+    outcome = Result.SUCCESS if how == "finished" else Result.FAILURE
+    data = {"act": opening.id, **values}
+    return msgspec.structs.replace(
+        opening, id=f"secguard:end:{opening.id}", kind=f"{noun}.{how}", time=clock.now(), outcome=outcome, data=data
+    )
+
+
+def close_dangling(started: Iterable[Event], recorder: Recorder, clock: Clock) -> int:
+    """Close the acts whose process ended without a word: killed, or the machine went down.
+
+    Args:
+        started: `noun.started` events, open or closed; those of running processes of this machine are left alone.
+        recorder: gets a `noun.failed` for each dangling act; one that was closed before keeps its end.
+        clock: the time of closing.
+
+    Returns:
+        How many were closed now.
+
+    Raises:
+        SecguardError: recording failed.
+    """
+    dead = [event for event in started if not _alive(str(event.data.get(_PROCESS, "")))]
+    endings = [_closing(event, clock, "failed", {"error": "interrupted"}) for event in dead]
+    return sum(not receipt.duplicate for receipt in recorder.record(endings)) if endings else 0

@@ -11,7 +11,7 @@ from secguard.core.clock import Clock, SystemClock
 from secguard.core.errors import UsageError
 from secguard.core.progress import Progress, silent
 from secguard.events import Actor, Assurance, Event, Receipt, Result, new_event_id
-from secguard.keys import find_passphrase, make_passphrase
+from secguard.keys import find_passphrase
 from secguard.workspace.config import Config, load_config
 from secguard.workspace.site import CONFIG_NAME, open_ledger
 
@@ -145,14 +145,6 @@ class Workspace:
         """The passphrase of the site's keys, from the first source that has one."""
         return find_passphrase(option, fallback=self.state / "passphrase")
 
-    def make_passphrase(self) -> bytes:
-        """Make a random passphrase in `state/passphrase` (0600): the default of a site that named no other source.
-
-        Raises:
-            RefusedError: there is one already.
-        """
-        return make_passphrase(self.state / "passphrase")
-
     def actor(self) -> Actor:
         """The operating system's user behind this process."""
         uid = os.getuid()
@@ -213,6 +205,35 @@ class Workspace:
             passphrase=self.passphrase(passphrase_file),
         )
 
+    def create_authority(self, passphrase: bytes, *, operator: str = "", name: str = "") -> "Authority":
+        """Make root, issuing authorities, log key and an operator's key; see `identity.create_authority`.
+
+        Args:
+            passphrase: encrypts all keys.
+            operator: the operator's name; by default this user's.
+            name: start of the authorities' names; by default organisation and area.
+
+        Raises:
+            SecguardError: there is an authority already, or something could not be written or recorded.
+        """
+        from secguard.gbid import Scope
+        from secguard.identity import create_authority
+
+        return create_authority(
+            self.state / "identity",
+            certs=self.certs,
+            registry=self.registry,
+            config=self.identity_config,
+            scope=Scope((self.config.site.area,)),
+            origin=self.ledger.origin,
+            operator=operator or self.actor().name,
+            passphrase=passphrase,
+            clock=self.clock,
+            recorder=self.ledger,
+            actor=self.actor(),
+            name=name,
+        )
+
     def media_signer(
         self, gbid: "GbId", passphrase_file: Path | None = None
     ) -> "tuple[Signer, list[x509.Certificate]]":
@@ -260,11 +281,18 @@ class Workspace:
         return catch_up(self.index, self.ledger, progress)
 
     def sealers(self, passphrase_file: Path | None = None, operator: str | None = None) -> "Sealers":
-        """The keys that seal an evidence bundle: an operator's (default: this user's) and the log's."""
+        """The keys that seal an evidence bundle: the log's, and an operator's.
+
+        Args:
+            passphrase_file: opens them.
+            operator: whose key; by default this user's, or the site's operator where this user has none.
+        """
         from secguard.evidence import Sealers
 
+        own = self.actor().name
+        name = operator or (own if self.registry.active(own, "operator") else None)
         authority = self.authority(passphrase_file)
-        return Sealers(*authority.operator_signer(operator), *authority.log_signer())
+        return Sealers(*authority.operator_signer(name), *authority.log_signer(self.ledger.origin))
 
     def status(self) -> dict[str, Any]:
         """What the workspace holds; each value is JSON."""

@@ -16,7 +16,8 @@ from secguard.core.findings import describe
 from secguard.core.progress import Progress
 from secguard.core.verdict import Finding, Outcome, Verdict
 from secguard.events import long_act, new_event_id
-from secguard.gbid import GbId, Scope
+from secguard.gbid import GbId
+from secguard.keys import make_passphrase
 from secguard.report import Text
 from secguard.workspace.demo.accesses import NEEDLE, write_accesses
 from secguard.workspace.demo.clip import make_clip
@@ -84,24 +85,11 @@ def _codes(verdict: Verdict) -> str:
 
 def issue(stage: Stage, progress: Progress) -> Shown:
     """Root, authorities and certificates; then a chain is verified, and a foreign district's camera is refused."""
-    from secguard.identity import Request, create_authority
+    from secguard.identity import Request
     from secguard.trust import Purpose
 
     workspace = stage.workspace
-    secret = workspace.make_passphrase()
-    authority = create_authority(
-        workspace.state / "identity",
-        certs=workspace.certs,
-        registry=workspace.registry,
-        config=workspace.identity_config,
-        scope=Scope((workspace.config.site.area,)),
-        origin=workspace.ledger.origin,
-        operator=workspace.actor().name,
-        passphrase=secret,
-        clock=workspace.clock,
-        recorder=workspace.ledger,
-        actor=workspace.actor(),
-    )
+    authority = workspace.create_authority(make_passphrase(workspace.state / "passphrase"))
     for number, camera in enumerate(_CAMERAS, 1):
         authority.issue([Request(camera, "camera")])
         progress(number, len(_CAMERAS), "cameras")

@@ -1,10 +1,11 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from secguard.core import FixedClock, RefusedError, UsageError
-from secguard.events import Actor, Event, Receipt, Result, long_act
+from secguard.events import Actor, Event, Receipt, Result, close_dangling, long_act
 
 CLOCK = FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
 ACTOR = Actor(name="auditor")
@@ -32,7 +33,7 @@ def test_both_ends_are_recorded() -> None:
         assert memory.kinds == ["import.started"]
         closing["lines"] = 3
     started, finished = memory.events
-    assert (started.subject, started.case, started.reason, started.data) == ("f", "c", "r", {"sha256": "00"})
+    assert (started.subject, started.case, started.reason, started.data["sha256"]) == ("f", "c", "r", "00")
     assert (finished.kind, finished.outcome) == ("import.finished", Result.SUCCESS)
     assert finished.data == {"act": started.id, "lines": 3}
     assert finished.id != started.id
@@ -70,3 +71,19 @@ def test_an_end_that_cannot_be_recorded_is_an_error_and_no_failure_is_claimed() 
     with pytest.raises(RefusedError), long_act(memory, CLOCK, "scan", actor=ACTOR, subject="p"):
         pass
     assert memory.kinds == ["scan.started"]
+
+
+def test_only_acts_of_dead_processes_are_closed_and_only_once() -> None:
+    memory = Memory()
+    with long_act(memory, CLOCK, "scan", actor=ACTOR, subject="mine"):
+        (mine,) = memory.events
+        boot, pid, start = str(mine.data["process"]).split("/")
+        marks = [f"{boot}/{pid}/{int(start) + 1}", f"{boot}/999999999/1", f"other/{pid}/{start}", "", "x/y"]
+        dead = [msgspec.structs.replace(mine, id=f"dead-{n}", data={"process": mark}) for n, mark in enumerate(marks)]
+        assert close_dangling([mine, *dead], memory, CLOCK) == len(dead)
+        closed = memory.events[1:]
+        assert {event.kind for event in closed} == {"scan.failed"}
+        assert [event.data for event in closed] == [{"act": f"dead-{n}", "error": "interrupted"} for n in range(5)]
+    assert memory.events[-1].kind == "scan.finished"
+    assert memory.events[-1].id not in {event.id for event in closed}
+    assert close_dangling([], memory, CLOCK) == 0
