@@ -8,7 +8,7 @@ from secguard.isolation.judge import Cell as Pair
 from secguard.isolation.runner import RunResult
 from secguard.report import Cell, Code, Facts, Matrix, Paragraph, Report, Section, Table, Text, Value, Words
 
-__all__ = ["case_rows", "kind_words", "report", "sections"]
+__all__ = ["case_rows", "kind_words", "matrix", "report", "sections"]
 
 _MAX_ROWS = 2000
 CASE_COLUMNS = ("src", "dst", "family", "probe", "expect", "result", "outcome", "detail")
@@ -22,6 +22,7 @@ _HEADS = (
     Text("Outcome", "结论"),
     Text("Detail", "说明"),
 )
+_ZONES = Text("Zones", "区域矩阵")
 _KINDS: Mapping[str, tuple[str, str]] = {
     "leak.open": ("open", "开放"),
     "leak.closed": ("reachable, closed port", "可达（端口关闭）"),
@@ -89,28 +90,32 @@ def _cell(pair: Pair) -> Cell:
     return Cell(outcome, label, details)
 
 
+def matrix(result: RunResult, title: Text = _ZONES) -> Matrix:
+    """Zones by zones: what got through, in words."""
+    zones = list(dict.fromkeys([pair.src for pair in result.matrix] + [pair.dst for pair in result.matrix]))
+    return Matrix(
+        title,
+        zones,
+        zones,
+        {(zones.index(pair.src), zones.index(pair.dst)): _cell(pair) for pair in result.matrix},
+        row_axis=Text("from", "从"),
+        column_axis=Text("to", "到"),
+        note=Text(
+            "Each case was sent by an agent in one zone and awaited by an agent in the other, with a token that"
+            " cannot be forged. Silence counts only where both ends were proven healthy.",
+            "每个用例由一个区域的探针发出、另一区域的探针接收，携带不可伪造的令牌。仅当两端均证明健康时，静默才算隔离。",
+        ),
+    )
+
+
 def sections(result: RunResult) -> list[Section]:
     """The matrix, the facts of the run, and the cases, as sections of a report."""
-    zones = list(dict.fromkeys([pair.src for pair in result.matrix] + [pair.dst for pair in result.matrix]))
-    cells = {(zones.index(pair.src), zones.index(pair.dst)): _cell(pair) for pair in result.matrix}
     rows: list[list[Value]] = [
         [Outcome(value) if index == 6 else value for index, value in enumerate(row)] for row in case_rows(result)
     ]
     plan = result.plan
     found: list[Section] = [
-        Matrix(
-            Text("Zones", "区域矩阵"),
-            zones,
-            zones,
-            cells,
-            row_axis=Text("from", "从"),
-            column_axis=Text("to", "到"),
-            note=Text(
-                "Each case was sent by an agent in one zone and awaited by an agent in the other, with a token that"
-                " cannot be forged. Silence counts only where both ends were proven healthy.",
-                "每个用例由一个区域的探针发出、另一区域的探针接收，携带不可伪造的令牌。仅当两端均证明健康时，静默才算隔离。",
-            ),
-        ),
+        matrix(result),
         Facts(
             Text("The scan", "扫描"),
             [

@@ -10,7 +10,6 @@ from secguard.report import (
     Code,
     Facts,
     Findings,
-    Matrix,
     Proof,
     Proven,
     Report,
@@ -18,10 +17,8 @@ from secguard.report import (
     Timeline,
     write_report,
 )
-from secguard.report import Cell as Square
 
 if TYPE_CHECKING:
-    from secguard.isolation.lab import LabResult
     from secguard.video import VideoVerdict
     from secguard.workspace.demo.steps import Stage
 
@@ -40,23 +37,6 @@ def _timeline(title: Text, shown: "VideoVerdict", note: Text) -> Timeline:
         for row in shown.timeline.rows()
     ]
     return Timeline(title, bars=bars, unit="s", note=note)
-
-
-def _matrix(title: Text, result: "LabResult") -> Matrix:
-    zones = sorted({cell.src for cell in result.matrix} | {cell.dst for cell in result.matrix})
-    squares = {
-        (zones.index(cell.src), zones.index(cell.dst)): Square(Outcome(cell.outcome), f"{cell.cases}", list(cell.kinds))
-        for cell in result.matrix
-    }
-    return Matrix(
-        title,
-        rows=zones,
-        columns=zones,
-        cells=squares,
-        row_axis=Text("from", "从"),
-        column_axis=Text("to", "到"),
-        note=Text("number of probes; named: what got through", "数字为探测次数；列出的是通过的种类"),
-    )
 
 
 def write_demo_report(
@@ -91,10 +71,14 @@ def write_demo_report(
             ),
             Findings(stage.bad.verdict.findings, title=Text("What the verifier says of it", "验证器的结论")),
         ]
-    if "tight" in stage.labs:
-        sections.append(_matrix(Text("A tight firewall", "严格的防火墙"), stage.labs["tight"]))
-    if "leaky" in stage.labs:
-        sections.append(_matrix(Text("A leaky firewall", "有漏洞的防火墙"), stage.labs["leaky"]))
+    if stage.labs:
+        from secguard.isolation.show import matrix
+
+        titles = {
+            "tight": Text("A tight firewall", "严格的防火墙"),
+            "leaky": Text("A leaky firewall", "有漏洞的防火墙"),
+        }
+        sections += [matrix(result, titles[kind]) for kind, result in stage.labs.items()]
     if stage.index_findings:
         sections.append(Findings(stage.index_findings, title=Text("The tampered search index", "被篡改的检索索引")))
     if stage.broken_bundle is not None:

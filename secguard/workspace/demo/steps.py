@@ -185,6 +185,7 @@ def flip(stage: Stage, progress: Progress) -> Shown:
 def separate(stage: Stage, progress: Progress) -> Shown:
     """The namespace lab: a tight firewall passes, a leaky one is caught, each leak by its kind."""
     from secguard.isolation import lab
+    from secguard.isolation.show import kind_words
 
     workspace = stage.workspace
     if reason := lab.available():
@@ -207,11 +208,13 @@ def separate(stage: Stage, progress: Progress) -> Shown:
     ):
         return wrong
     cases = len(tight.columns["src"])
+    words = [kind_words(kind) for kind in kinds]
+    en, zh = ", ".join(word.en for word in words), "、".join(word.zh for word in words)
     return Shown(
         Outcome.PASS,
         Text(
-            f"{cases} probes both ways: the tight firewall leaks nothing; the leaky one: {', '.join(kinds)}",
-            f"双向 {cases} 个探测：严格防火墙无泄漏；有漏洞的防火墙：{', '.join(kinds)}",
+            f"{cases} probes both ways: the tight firewall leaks nothing; the leaky one: {en}",
+            f"双向 {cases} 个探测：严格防火墙无泄漏；有漏洞的防火墙：{zh}",
         ),
     )
 
