@@ -180,24 +180,36 @@ class _Matcher:
         return before, after, between[:_TRIED]
 
     def try_anchors(self) -> None:
-        """Slices that a list holds under the anchor that was signed."""
+        """Slices that a list holds under the anchor that was signed.
+
+        In a still scene, pictures of neighbouring GOPs are the same to the byte: a GOP goes to the claim that knows
+        most of it, and only what that claim does not know is asked of the others.
+        """
         for start, stop in self.runs():
             before, after, between = self.neighbours(start, stop)
             candidates = [n for n in dict.fromkeys((before, *between, after)) if 0 <= n < len(self.units)]
-            for number in candidates:
-                anchor = self.units[number].anchor
-                if not anchor:
-                    continue
-                make = getattr(hashlib, self.hashed.name)
-                for at in range(start, stop):
-                    if self.unit[at] >= 0:
-                        continue
-                    for key in (make(anchor + self.plain(at)).digest(), self.plain(at)):
-                        places = [place for item, place in self.known.get(key, ()) if item == number]
-                        if places:
+            for low, high in itertools.pairwise(sorted({start, *(at for at in self.leads if start < at < stop), stop})):
+                found = {number: self.under_anchor(number, low, high) for number in candidates}
+                for number in sorted(candidates, key=lambda n: -len(found[n])):
+                    for at, places in found[number].items():
+                        if self.unit[at] < 0:
                             self.unit[at] = number
                             self.places[at] = places
-                            break
+
+    def under_anchor(self, number: int, start: int, stop: int) -> dict[int, list[int]]:
+        """Slices of a stretch that a claim's list holds under its signed anchor, with their places in it."""
+        anchor = self.units[number].anchor
+        held: dict[int, list[int]] = {}
+        if not anchor:
+            return held
+        make = getattr(hashlib, self.hashed.name)
+        for at in range(start, stop):
+            for key in (make(anchor + self.plain(at)).digest(), self.plain(at)):
+                places = [place for item, place in self.known.get(key, ()) if item == number]
+                if places:
+                    held[at] = places
+                    break
+        return held
 
     def smooth(self) -> None:
         """A lone slice of another claim in the middle of one belongs, as a stranger, to where it stands."""

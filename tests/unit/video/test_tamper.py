@@ -251,3 +251,17 @@ def test_sample_damaged(recording: Path, pki: kit.Pki, tmp_path: Path) -> None:
     answer = kit.judge_clip(path, pki)
     assert "video.sample.damaged" in kit.codes(answer)
     assert any("GOP 4" in item.where for item in answer.verdict.findings)
+
+
+@pytest.mark.parametrize("gop", [1, 2, 3, 4])
+def test_a_changed_first_picture_of_a_still_scene_is_named_alone(tmp_path: Path, pki: kit.Pki, gop: int) -> None:
+    """The shipped H.264 clip has pictures that are the same to the byte in several GOPs."""
+    source = Path(__file__).parents[2] / "vectors" / "onvif" / "test_h264.mp4"
+    kit.sign_clip(source, tmp_path / "signed.mp4", pki.camera)
+    frames = frame_offsets(tmp_path / "signed.mp4")
+    first = int((frames.gop == gop).argmax())
+    changed = kit.flip(tmp_path / "signed.mp4", tmp_path / "changed.mp4", int(frames.offset[first]) + 1000)
+    for manifest in (None, manifest_path(tmp_path / "signed.mp4")):
+        answer = kit.judge_clip(changed, pki, manifest=manifest)
+        assert kit.places(answer, "video.gop.hash-mismatch") == [f"GOP {gop}, frame {first + 1}"]
+        assert not {code for code in kit.codes(answer) if code.startswith("video.frame.")}
