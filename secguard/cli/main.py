@@ -18,6 +18,7 @@ _ROOT = {
     "status": ("secguard.cli.site", "status", "Show what the workspace holds and how healthy it is."),
     "serve": ("secguard.cli.site", "serve", "Sequence, index and publish for all local writers."),
     "doctor": ("secguard.cli.site", "doctor", "Check the machine and say what is missing."),
+    "completion": ("secguard.cli.site", "completion", "Print the shell's completion script."),
     "demo": ("secguard.cli.demo", "demo", "Run the main job end to end in a fresh workspace."),
     "identity": ("secguard.cli.identity", "identity", "Device certificates: issue, verify, revoke."),
     "video": ("secguard.cli.video", "video", "Sign and verify video."),
@@ -61,11 +62,16 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, table=_ROOT, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="secguard")
-def cli() -> None:
+@click.option(
+    "-w", "--workspace", metavar="DIRECTORY", help="The workspace folder; every command that needs one takes it, too."
+)
+def cli(workspace: str | None) -> None:
     """Security and audit enforcement for public-safety video networks.
 
     Exit codes: 0 pass, 1 a violation was found, 2 usage or environment error, 3 inconclusive, 130 interrupted.
     """
+    if workspace is not None:
+        os.environ["SECGUARD_WORKSPACE"] = workspace
 
 
 def _fail(error: SecguardError) -> int:

@@ -7,7 +7,7 @@ import click
 
 from secguard.cli.frame import Context, Result, Table, command
 
-__all__ = ["doctor", "init", "serve", "status"]
+__all__ = ["completion", "doctor", "init", "serve", "status"]
 
 
 @command("init")
@@ -72,3 +72,16 @@ def serve(context: Context, publish_every: float, passphrase_file: Path | None) 
             click.echo(f"serving {workspace.ledger.origin}; stop with Ctrl-C", err=True)
         run_service(workspace, stop, publish_every=publish_every, passphrase_file=passphrase_file)
         return Result(data={"ledger_size": workspace.ledger.size}, lines=["stopped"])
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL, for example: eval "$(secguard completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    from secguard.cli.main import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "secguard", "_SECGUARD_COMPLETE").source())

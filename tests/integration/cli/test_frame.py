@@ -1,0 +1,131 @@
+"""The frame around every command: start-up time, completion, exit codes, one JSON document, stdout for data only."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from secguard.cli.main import cli
+
+
+def test_help_starts_fast():
+    """0.25 s on a quiet machine; here as a ratio to the interpreter with click, which is the floor."""
+
+    def best(*args: str) -> float:
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *args], check=True, capture_output=True)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert best("-m", "secguard", "--help") < 2 * best(
+        "-c", "import click.shell_completion, importlib.resources, dataclasses"
+    )
+
+
+@pytest.mark.parametrize("heavy", ["scapy", "numpy", "av", "elasticsearch", "rich", "cryptography", "msgspec", "yaml"])
+def test_help_imports_nothing_heavy(heavy):
+    code = (
+        "import sys, secguard.cli.main as m; m.cli.main(['--help'], standalone_mode=False); "
+        f"sys.exit('{heavy}' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_every_command_loads_and_has_help():
+    import click
+
+    def walk(group: click.Group, path: tuple[str, ...]) -> int:
+        count = 0
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            assert command.help, f"{' '.join((*path, name))} says nothing"
+            count += walk(command, (*path, name)) if isinstance(command, click.Group) else 1
+        return count
+
+    assert walk(cli, ()) > 25
+
+
+def test_completion(secguard):
+    assert "_SECGUARD_COMPLETE" in secguard("completion", "bash").stdout
+    environment = {
+        **os.environ,
+        "_SECGUARD_COMPLETE": "bash_complete",
+        "COMP_WORDS": "secguard identity is",
+        "COMP_CWORD": "2",
+    }
+    done = subprocess.run([sys.executable, "-m", "secguard"], env=environment, capture_output=True, text=True)
+    del done  # the program's name decides there; the script's use is checked below
+    code = "import sys; sys.argv[0] = 'secguard'; from secguard.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "plain,issue" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [(("nonsense",), 2), (("video", "verify"), 2), (("video", "verify", "--at"), 2), (("--help",), 0), (("init",), 2)],
+)
+def test_usage_errors_are_2(secguard, args, code):
+    done = secguard(*args)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if code:
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_json_goes_to_stdout_and_talk_to_stderr(secguard, tmp_path):
+    done = secguard("init", "ws", "--area", "320116", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert set(document) == {"schema", "outcome", "exit", "axes", "findings", "data", "receipt"}
+    assert document["schema"] == "secguard.init/1"
+    done = secguard("status", cwd=tmp_path / "ws")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "ledger origin" in done.stderr
+    assert secguard("-w", tmp_path / "ws", "status", "-q").stderr == ""
+
+
+def test_a_report_must_have_a_known_ending(secguard, tmp_path):
+    secguard("init", "ws", "-q")
+    done = secguard("status", "--report", "x.doc", cwd=tmp_path / "ws")
+    assert done.returncode == 2
+    assert ".html" in done.stderr
+
+
+def test_an_internal_error_is_2_and_says_so(secguard, tmp_path):
+    code = (
+        "import secguard.cli.main as m, click\n"
+        "def boom(): raise KeyError('x')\n"
+        "m.cli.add_command(click.Command('boom', callback=boom))\n"
+        "import sys; sys.argv = ['secguard', 'boom']; m.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "internal error: KeyError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_is_130(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "secguard", "demo", "--events", "200000", "--dir", tmp_path / "d"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("2."):
+        pass
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "interrupted"
+    assert time.monotonic() - began < 5  # a second on a quiet machine
