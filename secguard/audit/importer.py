@@ -26,6 +26,7 @@ from secguard.events import (
     Assurance,
     Event,
     Result,
+    decode_stored,
     decode_untrusted,
     encode,
     long_act,
@@ -41,6 +42,8 @@ MAX_LISTED = 1000
 
 _BATCH = 512
 _RESERVED = "secguard:"  # IDs that secguard derives; a source that used them could keep a rejection from being recorded
+_PEER = "peer_uid"  # who handed the event in, as the kernel tells the service; a file cannot say that
+_ROOM = 40  # bytes for it, so that a line does not fit or not by whether the service runs
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -134,11 +137,22 @@ def _as_claim(event: Event) -> Event:
         )
     if event.id.startswith(_RESERVED):
         raise FormatError("audit.record.reserved-id", f"IDs that begin with {_RESERVED} are reserved", where="id")
+    data = event.data
+    if _PEER in data:
+        data = {name: value for name, value in data.items() if name != _PEER} | {f"source_{_PEER}": data[_PEER]}
     if event.actor.assurance is Assurance.CLAIMED:
-        return event
+        return event if data is event.data else msgspec.structs.replace(event, data=data)
     actor = msgspec.structs.replace(event.actor, assurance=Assurance.CLAIMED)
-    data = {**event.data, "source_assurance": event.actor.assurance.value}
+    data = {**data, "source_assurance": event.actor.assurance.value}
     return msgspec.structs.replace(event, actor=actor, data=data)
+
+
+def _said(event: Event) -> bytes:
+    """What the source said: the event without what the service adds, which another run may not have met."""
+    if _PEER in event.data:
+        data = {name: value for name, value in event.data.items() if name != _PEER}
+        event = msgspec.structs.replace(event, data=data)
+    return encode(event)
 
 
 class _Import:
@@ -179,7 +193,9 @@ class _Import:
             except UnicodeDecodeError as error:
                 raise FormatError("events.encoding", f"not {self._encoding}", where=f"byte {error.start}") from error
         event = redact(_as_claim(decode_untrusted(text)))
-        encode(event)  # it may have grown past the limit
+        size = len(encode(event))  # it may have grown past the limit
+        if size > MAX_EVENT - _ROOM:
+            raise FormatError("events.size", f"an event of {size} bytes; {MAX_EVENT - _ROOM} is the limit")
         return event
 
     def _reject(self, line: _Line, error: FormatError) -> Event:
@@ -238,7 +254,7 @@ class _Import:
 
     def _same(self, event: Event, index: int) -> bool:
         stored = body_of(self._log, index)
-        return stored is None or stored == encode(event)
+        return stored is None or _said(decode_stored(stored)) == encode(event)
 
 
 def import_file(

@@ -13,7 +13,7 @@ from secguard.core.errors import SecguardError
 from secguard.events.event import Actor, Event, Result, new_event_id
 from secguard.events.recorder import Recorder
 
-__all__ = ["close_dangling", "long_act"]
+__all__ = ["close_dangling", "ending_id", "long_act"]
 
 _PROCESS = "process"
 
@@ -84,13 +84,17 @@ def long_act(
     recorder.record([_closing(opening, clock, "finished", closing)])
 
 
+def ending_id(opening: Event) -> str:
+    """The ID of what closes a long act: one for every way to end, so whoever closes it second finds it closed."""
+    return f"secguard:end:{opening.id}"
+
+
 def _closing(opening: Event, clock: Clock, how: str, values: dict[str, Any]) -> Event:
-    # One ID for every way to end: whoever closes an act second finds it closed.
     noun = opening.kind.removesuffix(".started")
     outcome = Result.SUCCESS if how == "finished" else Result.FAILURE
     data = {"act": opening.id, **values}
     return msgspec.structs.replace(
-        opening, id=f"secguard:end:{opening.id}", kind=f"{noun}.{how}", time=clock.now(), outcome=outcome, data=data
+        opening, id=ending_id(opening), kind=f"{noun}.{how}", time=clock.now(), outcome=outcome, data=data
     )
 
 

@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import msgspec
-
-from secguard.core.errors import FormatError, RefusedError
+from secguard.core.errors import RefusedError
 from secguard.core.files import translate_os_error
-from secguard.events import MAX_EVENT, Event
+from secguard.events import Event, encode_many
 from secguard.ledger.bodies import SALT_SIZE
 from secguard.ledger.integrate import catch_up
 from secguard.ledger.journal import MAX_FRAME_EVENTS
@@ -28,7 +26,6 @@ KICK = 1 << 16
 """Entries that only the journal holds, from which on an integrator is started beside the writer."""
 LIMIT = 1 << 20
 """Entries that only the journal holds, from which on the writer waits for the integrator."""
-_encoder = msgspec.json.Encoder()
 
 
 class WriteLock:
@@ -133,7 +130,7 @@ class Writer:
             FormatError: an event cannot be encoded, or is too large.
         """
         names = [event.id for event in events]
-        bodies = _encode(events)
+        bodies = encode_many(events)
         first, count = self._next, len(names)
         known = self._reader.find_many(names)
         indexes: Sequence[int] = range(first, first + count)
@@ -267,22 +264,3 @@ def _bounded(batches: Iterable[Sequence[Event]]) -> Iterator[Sequence[Event]]:
         else:
             for at in range(0, len(events), MAX_FRAME_EVENTS):
                 yield events[at : at + MAX_FRAME_EVENTS]
-
-
-def _encode(events: Sequence[Event]) -> list[bytes]:
-    try:
-        lines = _encoder.encode_lines(events)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise FormatError("ledger.event.encode", f"an event cannot be written as JSON: {error}") from error
-    bodies = lines.split(b"\n")
-    bodies.pop()
-    if len(bodies) != len(events):
-        raise FormatError("ledger.event.encode", "an event holds raw JSON with line breaks")
-    longest = max(map(len, bodies), default=0)
-    if longest > MAX_EVENT:
-        raise FormatError(
-            "events.size",
-            f"an event of {longest} bytes; {MAX_EVENT} is the limit",
-            hint="keep large data in a file and put its SHA-256 into the event",
-        )
-    return bodies

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secguard.audit import import_file
 from secguard.audit.importer import Imported
 from secguard.core import Clock, FormatError, RefusedError, UsageError
-from secguard.events import MAX_EVENT, Actor, Assurance, Event, Receipt, Result
+from secguard.events import MAX_EVENT, Actor, Assurance, Event, Receipt, Result, decode_untrusted, encode
 
 
 def line(number: int = 0, **values: Any) -> bytes:
@@ -65,6 +65,42 @@ def test_the_same_file_again_adds_nothing(run: Any, log: Any) -> None:
     again = run(line(0), bad, line(1))
     assert (again.recorded, again.duplicates, again.rejected) == (0, 2, 1)
     assert kinds(log) == [*before, "import.started", "import.finished"]
+
+
+def test_what_the_service_adds_makes_no_other_event(run: Any, log: Any) -> None:
+    """Imported through the service, which stamps who asked, then without it, and with keys in any order."""
+    run(line(0, data={"z": 1, "a": {"y": 2, "b": 3.0}}), line(1))
+    for place in (1, 2):
+        event = log.event(place)
+        stamped = msgspec.structs.replace(event, data={**event.data, "peer_uid": 1000})
+        log.bodies[place] = msgspec.json.encode(stamped)
+    again = run(line(0, data={"a": {"b": 3.0, "y": 2}, "z": 1}), line(1))
+    assert (again.recorded, again.duplicates, again.rejected) == (0, 2, 0)
+    assert run(line(1, data={"seconds": 61})).rejected == 1
+
+
+def test_a_file_cannot_say_who_handed_it_in(run: Any, log: Any) -> None:
+    done = run(line(0, data={"peer_uid": 0}))
+    assert (done.recorded, run(line(0, data={"peer_uid": 0})).duplicates) == (1, 1)
+    assert log.event(1).data == {"source_peer_uid": 0, "source_kind": "video.view"}
+
+
+@pytest.mark.parametrize("name", ["secguard:end:x", "secguard:rejected:x", "\\u0073ecguard:end:x"])
+def test_a_file_cannot_use_the_names_that_secguard_derives(run: Any, log: Any, name: str) -> None:
+    done = run(line(0).replace(b"p-0", name.encode()))
+    assert [item.code for item in done.listed] == ["audit.record.reserved-id"]
+    assert "secguard:end:x" not in log.places
+
+
+def test_a_line_fits_whether_the_service_runs_or_not(run: Any, log: Any) -> None:
+    from secguard.audit.importer import _ROOM
+
+    empty = len(encode(decode_untrusted(line(0, data={"n": ""}))))
+    most = MAX_EVENT - _ROOM - empty
+    done = run(line(0, data={"n": "x" * most}), line(1, data={"n": "x" * (most + 1)}))
+    assert (done.recorded, [item.code for item in done.listed]) == (1, ["events.size"])
+    event = log.event(1)
+    encode(msgspec.structs.replace(event, data={**event.data, "peer_uid": 2**32 - 1}))
 
 
 def test_an_id_that_says_something_else_is_no_duplicate(run: Any, log: Any) -> None:
