@@ -53,8 +53,7 @@ def _value(value: Any) -> Any:
 def redact(event: Event) -> Event:
     """The event without secrets; the same object when there is nothing to take out."""
     data = _value(event.data)
-    reason = _text(event.reason)
-    subject = _text(event.subject)
-    if data == event.data and reason == event.reason and subject == event.subject:
+    texts = {name: _text(getattr(event, name)) for name in ("subject", "case", "approver", "reason")}
+    if data == event.data and all(getattr(event, name) == value for name, value in texts.items()):
         return event
-    return msgspec.structs.replace(event, data=data, reason=reason, subject=subject)
+    return msgspec.structs.replace(event, data=data, **texts)

@@ -26,8 +26,9 @@ def event(**values: Any) -> Event:
     ],
 )
 def test_secrets_in_texts(text: str, expected: str) -> None:
-    clean = redact(event(reason=text, subject=text, data={"a": [{"b": text}]}))
-    assert (clean.reason, clean.subject, clean.data) == (expected, expected, {"a": [{"b": expected}]})
+    clean = redact(event(reason=text, subject=text, case=text, approver=text, data={"a": [{"b": text}]}))
+    assert {clean.reason, clean.subject, clean.case, clean.approver} == {expected}
+    assert clean.data == {"a": [{"b": expected}]}
 
 
 _SECRET_KEYS = [
