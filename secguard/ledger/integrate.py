@@ -113,7 +113,7 @@ def load_state(layout: Layout) -> State:
     try:
         stored = msgspec.json.decode(read_bounded(layout.state, 1 << 20), type=_Stored)
         rows = [bytearray(base64.b64decode(row, validate=True)) for row in stored.rows]
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         stored, rows = None, []
     sound = stored is not None and stored.v == 1 and stored.sha256 == _digest(stored.size, stored.rows)
     if stored is None or not sound:

@@ -84,7 +84,7 @@ def read_config(layout: Layout) -> Config:
         )
     try:
         config = msgspec.json.decode(read_bounded(layout.config, MAX_CONFIG), type=Config)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(
             "ledger.config.format", f"not a ledger's configuration: {error}", where=str(layout.config)
         ) from error

@@ -181,7 +181,7 @@ class _Check:
     def cite(self, event: bytes) -> None:
         try:
             record = msgspec.json.decode(event, type=_PrunedEvent)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
         if record.kind == "audit.pruned":
             self.cited += record.data.indexes

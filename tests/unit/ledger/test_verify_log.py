@@ -365,6 +365,21 @@ def test_pruned_bodies(folder: Path) -> None:
         assert [item.where for item in verdict.findings] == ["bodies/000, entry 13"]
 
 
+def test_bytes_that_are_no_text_are_findings_too(folder: Path) -> None:
+    with Ledger.open(folder / "log") as log:
+        log.record([Event(id="p", kind="audit.pruned", time=NOW, actor=Actor(name="a"), subject="here")])
+        log.record(events(300, 400))
+        log.publish(SIGNER)
+    path = folder / "log" / "bodies" / "001"
+    path.write_bytes(path.read_bytes().replace(b"here", b"\xff\xfere"))
+    assert codes(folder) == {"ledger.body.mismatch"}
+    config = folder / "log" / "log.json"
+    config.write_bytes(config.read_bytes().replace(b"example", b"ex\xe5mple"))
+    with pytest.raises(FormatError) as caught:
+        verify_log(folder / "log", [KEY], at=NOW)
+    assert caught.value.code == "ledger.config.format"
+
+
 def test_every_code_has_a_test() -> None:
     text = Path(__file__).read_text() + (Path(__file__).parents[2] / "integration/ledger/test_cli.py").read_text()
     text += (Path(__file__).parents[2] / "integration/ledger/test_recovery.py").read_text()
