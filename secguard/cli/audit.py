@@ -50,6 +50,7 @@ def import_(ctx: Context, *, files: tuple[Path, ...], encoding: str, case: str, 
 
     del yes  # nothing is asked
     with ctx.workspace() as ws:
+        ws.close_dangling(ctx.progress("indexing"))
         done = [
             import_file(
                 path,

@@ -64,6 +64,7 @@ def _acts(ctx: Context, case: str, reason: str, **data: Any) -> Iterator["Act"]:
     from secguard.events import long_act
 
     with site:
+        site.close_dangling()
         ledger, actor = site.ledger, site.actor()
         yield lambda digest: long_act(
             ledger, site.clock, "scan", actor=actor, subject=f"sha256:{digest}", case=case, reason=reason, **data

@@ -1,5 +1,6 @@
 """`secguard ledger`: verify the log, hand out receipts and check them, publish checkpoints."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from secguard.ledger import NoteKey
     from secguard.trust import TrustPolicy
-    from secguard.workspace import Workspace
 
 __all__ = ["ledger"]
 
@@ -38,39 +38,22 @@ _moment = click.option("--at", "moment", metavar="TIME", help="Judge certificate
 _passphrase = click.option("--passphrase-file", type=_FILE, help="Opens the log's key.")
 
 
-def _site_chains(ws: "Workspace") -> "list[list[x509.Certificate]]":
-    """The certificate chains of this site's log keys, newest first; no passphrase is needed."""
-    if not ws.root_certificate.exists():
-        return []
-    authority, chains = ws.authority(), []
-    for holder in ws.registry.holders("log"):
-        record = ws.registry.active(holder, "log")
-        if record is not None:
-            chains.append(authority.chain(record))
-    return chains
-
-
 def _certified(
-    policy: "TrustPolicy", chains: "list[list[x509.Certificate]]", at: "datetime"
+    policy: "TrustPolicy", chain: "list[x509.Certificate]", at: "datetime"
 ) -> "tuple[list[NoteKey], list[Finding], set[Axis]]":
-    """Keys that certificates of purpose `log` name, with what was found and examined on the way."""
+    """The key that a certificate of purpose `log` names, with what was found and examined on the way."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from secguard.ledger import NoteKey
     from secguard.trust import Purpose, common_name
 
-    keys: list[NoteKey] = []
-    findings: list[Finding] = []
-    examined: set[Axis] = set()
-    for chain in chains:
-        judgement = policy.judge_chain(chain, Purpose.LOG, at)
-        findings += judgement.findings
-        examined |= judgement.examined
-        if judgement.believed and judgement.leaf is not None:
-            key, name = judgement.leaf.public_key(), common_name(judgement.leaf)
-            if name and isinstance(key, Ed25519PublicKey):
-                keys.append(NoteKey(name, key))
-    return keys, findings, examined
+    judgement = policy.judge_chain(chain, Purpose.LOG, at)
+    keys = []
+    if judgement.believed and judgement.leaf is not None:
+        key, name = judgement.leaf.public_key(), common_name(judgement.leaf)
+        if name and isinstance(key, Ed25519PublicKey):
+            keys.append(NoteKey(name, key))
+    return keys, list(judgement.findings), set(judgement.examined)
 
 
 @command("ledger.verify", "verify")
@@ -89,8 +72,10 @@ def verify_(ctx: Context, *, root: Path | None, vkeys: tuple[str, ...], moment: 
         at = parse_time(moment) if moment else ws.clock.now()
         keys = [NoteKey.parse(text) for text in vkeys]
         findings: list[Finding] = []
-        if not keys and (chains := _site_chains(ws)):
-            keys, findings, _ = _certified(ws.trust(root), chains, at)
+        if not keys:
+            # Without an authority the log can be verified all the same, but for who signed it.
+            with contextlib.suppress(UsageError):
+                keys, findings, _ = _certified(ws.trust(root), ws.log_chain(), at)
         verdict = verify_log(ws.state / "ledger", keys, at=at, progress=ctx.progress("verifying the ledger"))
         data = {"origin": ws.ledger.origin, "size": ws.ledger.size, "keys": [key.vkey() for key in keys]}
     if findings:
@@ -139,8 +124,7 @@ def prove_(ctx: Context, *, event: str, output: Path, passphrase_file: Path | No
         note = log.checkpoint()
         if note is None or parse_checkpoint(note).size <= index < log.size:
             ws.publish(passphrase_file)
-        chains = _site_chains(ws)
-        chain = [chain_pem([certificate]).decode() for certificate in chains[0]] if chains else []
+        chain = [chain_pem([certificate]).decode() for certificate in ws.log_chain()]
         crls = [path.read_bytes() for path in ws.crl_paths()]
         receipt = log.receipt(index, chain, crls)
         record = log.event(index)
@@ -192,7 +176,7 @@ def check_receipt_(
         carried = [item for blob in receipt_crls(data, str(file)) for item in parse_crls(blob, str(file))]
         pem = "".join(receipt_chain(data, str(file))).encode()
         chain = parse_certificates(pem, str(file)) if pem else []
-        keys, findings, examined = _certified(TrustPolicy(roots, [*carried, *read_crls(crl)]), [chain], at)
+        keys, findings, examined = _certified(TrustPolicy(roots, [*carried, *read_crls(crl)]), chain, at)
     values: dict[str, Any] = {"origin": origin}
     tables = []
     try:

@@ -47,10 +47,15 @@ def run_service(
     sequencer.start()
     published = -1
     due = 0.0
+    closed = False
     try:
         while not stop.wait(_TICK):
             try:
-                workspace.catch_up()
+                if closed:
+                    workspace.catch_up()
+                else:  # acts that were killed while no service ran
+                    workspace.close_dangling()
+                    closed = True
                 size = workspace.ledger.size
                 if size != published and size and time.monotonic() >= due:
                     workspace.publish(passphrase_file)

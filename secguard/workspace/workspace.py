@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from secguard.core.clock import Clock, SystemClock
-from secguard.core.errors import UsageError
+from secguard.core.errors import SecguardError, UsageError
 from secguard.core.progress import Progress, silent
-from secguard.events import Actor, Assurance, Event, Receipt, Result, new_event_id
+from secguard.events import Actor, Assurance, Event, Receipt, Result, close_dangling, ending_id, new_event_id
 from secguard.keys import find_passphrase
 from secguard.workspace.config import Config, load_config
 from secguard.workspace.site import CONFIG_NAME, open_ledger
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from secguard.trust import TrustPolicy
 
 __all__ = ["Workspace"]
+
+_LONG_ACTS = ("import", "scan")
+_LOOK_BACK = 1000
+"""Started acts that `close_dangling` looks at, newest first: far more than can be open at once."""
 
 
 class Workspace:
@@ -279,6 +283,33 @@ class Workspace:
         from secguard.audit import catch_up
 
         return catch_up(self.index, self.ledger, progress)
+
+    def close_dangling(self, progress: Progress = silent) -> int:
+        """Record the end of imports and scans that were killed; those that still run are left alone.
+
+        The index finds them, so it is brought up to date first. Where it cannot be, nothing is closed: a broken index
+        is told to whoever searches, and keeps nobody from recording.
+
+        Returns:
+            How many were closed.
+
+        Raises:
+            SecguardError: their end could not be recorded.
+        """
+        from secguard.audit.query import Equals, Or
+
+        dangling: list[Event] = []
+        try:
+            self.catch_up(progress)
+            for noun in _LONG_ACTS:
+                started, *ends = (Equals("kind", f"{noun}.{verb}") for verb in ("started", "finished", "failed"))
+                found = self.index.find(started, limit=_LOOK_BACK)
+                if found.total > self.index.find(Or(tuple(ends)), limit=1).total:
+                    events = [event for event in map(self.ledger.event, found.seqs) if event.kind == started.value]
+                    dangling += [event for event in events if self.ledger.find(ending_id(event)) is None]
+        except SecguardError:
+            return 0
+        return close_dangling(dangling, self.ledger, self.clock)
 
     def sealers(self, passphrase_file: Path | None = None, operator: str | None = None) -> "Sealers":
         """The keys that seal an evidence bundle: the log's, and an operator's.
