@@ -79,6 +79,9 @@ def _ensure(condition: bool, en: str, zh: str) -> Shown | None:
     return None if condition else Shown(Outcome.FAIL, Text(en, zh))
 
 
+_NOTHING_SIGNED = Shown(None, Text("did not run: there is no signed recording", "未运行：没有已签名的录像"))
+
+
 def _codes(verdict: Verdict) -> str:
     return ", ".join(sorted({f.code for f in verdict.findings if f.outcome is not Outcome.PASS})) or "-"
 
@@ -156,6 +159,8 @@ def flip(stage: Stage, progress: Progress) -> Shown:
     from secguard.video import Expectation, frame_offsets, manifest_path, verify
 
     del progress
+    if not stage.signed.exists():
+        return _NOTHING_SIGNED
     workspace = stage.workspace
     changed = stage.folder / "changed.mp4"
     shutil.copyfile(stage.signed, changed)
@@ -274,6 +279,8 @@ def hand_out(stage: Stage, progress: Progress) -> Shown:
     from secguard.evidence import export, verify_bundle
     from secguard.trust import read_certificates
 
+    if not stage.signed.exists():
+        return _NOTHING_SIGNED
     workspace = stage.workspace
     bundle = stage.folder / "case-0042.zip"
     export(
