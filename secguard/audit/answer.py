@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from secguard.audit.index import Cursor, Index, Log, body_of, catch_up
+from secguard.audit.index import Cursor, Index, Log, body_of, catch_up, check_origin
 from secguard.audit.parser import parse, parse_cursor
 from secguard.audit.query import matches
 from secguard.audit.rows import row_of
@@ -121,6 +121,7 @@ def search(
         raise UsageError("audit.search.limit", f"a page of {limit} events; 1 to {MAX_LIMIT} is possible")
     node = parse(query, now=clock.now(), zone=zone)
     cursor = Cursor(*parse_cursor(after)) if after else None
+    check_origin(index, log)
     if wait:
         catch_up(index, log, progress)
     size = log.size

@@ -1,4 +1,4 @@
-"""What a search index must do, whoever keeps it: SQLite here, Elasticsearch next.
+"""What a search index must do, whoever keeps it: SQLite here, Elasticsearch in `secguard.audit.elastic`.
 
 An index only finds. It holds rows that anyone can compute again from the ledger (`secguard.audit.rows`), and a
 position: the rows of all events before it are in. Answers are read from the ledger, and `reconcile` compares the two.
@@ -12,7 +12,7 @@ from secguard.audit.rows import Row, rows_of
 from secguard.core import Progress, RefusedError, silent
 from secguard.events import Recorder
 
-__all__ = ["Cursor", "Damage", "Found", "Index", "Log", "body_of", "catch_up", "reindex"]
+__all__ = ["Cursor", "Damage", "Found", "Index", "Log", "batches", "body_of", "catch_up", "check_origin", "reindex"]
 
 
 _BATCH = 4096
@@ -124,6 +124,20 @@ def body_of(log: Log, seq: int) -> bytes | None:
     return body
 
 
+def check_origin(index: Index, log: Log) -> None:
+    """Refuse an index that was built from another log.
+
+    Raises:
+        RefusedError: `audit.index.foreign`.
+    """
+    if index.origin != log.origin and (index.origin is not None or index.position):
+        raise RefusedError(
+            "audit.index.foreign",
+            f"the index belongs to the log {index.origin or 'of no name'}, not {log.origin}",
+            hint="rebuild it: secguard audit reindex",
+        )
+
+
 def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
     """Index the events that the index lacks; returns how many.
 
@@ -134,12 +148,7 @@ def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
     """
     stop = log.size
     start = index.position
-    if index.origin not in {None, log.origin}:
-        raise RefusedError(
-            "audit.index.foreign",
-            f"the index belongs to the log {index.origin}, not {log.origin}",
-            hint="rebuild it: secguard audit reindex",
-        )
+    check_origin(index, log)
     if start > stop:
         raise RefusedError(
             "audit.index.ahead",
@@ -148,7 +157,7 @@ def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
         )
     total = stop - start
     while start < stop:
-        for first, bodies in _batches(log, start, stop):
+        for first, bodies in batches(log, start, stop):
             after = first + len(bodies)
             if not index.add(log.origin, first, after, rows_of(first, bodies)):
                 break  # another process indexes too: go on from where it is
@@ -157,8 +166,8 @@ def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
     return total
 
 
-def _batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:
-    # One transaction for many batches of the ledger: FTS5 writes a list segment for each.
+def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:
+    """The events [start, stop), 4096 or more at a time: one transaction or request for many batches of the ledger."""
     first, collected = start, list[bytes | None]()
     for _, bodies in log.scan(start, stop):
         collected.extend(bodies)

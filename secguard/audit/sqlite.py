@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from secguard.audit.directory import directory_is_sound
 from secguard.audit.index import Cursor, Damage, Found
 from secguard.audit.query import All, And, Equals, Node, Not, Or, Range, Wildcard, Words, wildcard_parts
 from secguard.audit.rows import Row
@@ -115,13 +116,24 @@ class SqliteIndex:
             SystemPartError: it cannot be opened.
         """
         try:
-            return cls(path, open_sqlite(path, _SCHEMA, _VERSION, durable=False))
+            index = cls(path, open_sqlite(path, _SCHEMA, _VERSION, durable=False))
         except (FormatError, RefusedError):
             if not rebuild:
                 raise
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            return cls(path, open_sqlite(path, _SCHEMA, _VERSION, durable=False))
+        else:
+            if not rebuild or index.is_whole():
+                return index
+            index.close()
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return cls(path, open_sqlite(path, _SCHEMA, _VERSION, durable=False))
+
+    def is_whole(self) -> bool:
+        """Whether all tables are there, as they should be."""
+        try:
+            return not _schema_damage(self._db)
+        except sqlite3.DatabaseError:
+            return False
 
     def close(self) -> None:
         """Close the database."""
@@ -273,6 +285,9 @@ class SqliteIndex:
         with self._guard():
             problems = _schema_damage(self._db)
             problems += [text for (text,) in self._db.execute("PRAGMA integrity_check(20)") if text != "ok"]
+        with self._guard(transaction="BEGIN"):  # others may write meanwhile
+            if not directory_is_sound(self._db):
+                problems.append("the directory of the full-text lists does not lead to all words")
         try:
             self._db.execute("INSERT INTO words (words) VALUES ('integrity-check')")
         except sqlite3.OperationalError as error:

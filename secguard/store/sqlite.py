@@ -32,6 +32,14 @@ def sqlite_failure(error: sqlite3.Error, path: Path) -> SystemPartError:
     )
 
 
+def _version(path: Path) -> int:
+    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)
+    try:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        connection.close()
+
+
 def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) -> sqlite3.Connection:
     """Open a database, creating it from `schema` when new; autocommit, so callers write `BEGIN IMMEDIATE` themselves.
 
@@ -68,8 +76,14 @@ def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) 
             )
     except sqlite3.OperationalError as error:
         connection.close()
-        if "already exists" in str(error):  # another process made it between our look and our BEGIN
-            return open_sqlite(path, schema, version, durable=durable)
+        if "already exists" in str(error):
+            if _version(path):  # another process made it between our look and our BEGIN
+                return open_sqlite(path, schema, version, durable=durable)
+            raise FormatError(
+                "store.sqlite.format",
+                "the database has tables and no version: it was damaged or changed by hand",
+                where=str(path),
+            ) from error
         raise sqlite_failure(error, path) from error
     except sqlite3.DatabaseError as error:
         connection.close()

@@ -1,14 +1,19 @@
+import contextlib
+import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secguard.audit import Damage, Reconciled, SqliteIndex, catch_up, compare
+from secguard.audit import Damage, Reconciled, SqliteIndex, catch_up, compare, reindex, search
 from secguard.audit import reconcile as judge_index
+from secguard.audit.directory import directory_is_sound
 from secguard.audit.rows import COLUMNS
-from secguard.core import Axis, Clock, Outcome, SystemPartError
+from secguard.core import Axis, Clock, Outcome, RefusedError, SystemPartError
 from secguard.core.findings import describe
 from secguard.events import Actor, Event, Result
 
@@ -167,3 +172,77 @@ def test_a_check_that_fails_is_an_error(
     monkeypatch.setattr(index, "damage", damage)
     with pytest.raises(SystemPartError, match="another process"):
         compare(index, log)
+
+
+@pytest.fixture
+def many(index: SqliteIndex, log: Any, make: Make) -> SqliteIndex:
+    """An index whose full-text lists have many pages, several of which begin with no word."""
+    index._db.execute("INSERT INTO words (words, rank) VALUES ('pgsz', 100)")
+    for start in range(0, 90, 30):
+        log.record(
+            [make(number, reason=f"w{number * 37 % 89} 抓捕 common{number}") for number in range(start, start + 30)]
+        )
+        catch_up(index, log)
+    assert index.damage() == Damage([], [])
+    return index
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM words_idx",
+        "DELETE FROM words_idx WHERE pgno >> 1 = 4",
+        "UPDATE words_idx SET term = x'30' WHERE pgno >> 1 = 4",
+        "UPDATE words_idx SET term = CAST(term AS TEXT) WHERE pgno >> 1 = 4",
+        "UPDATE words_idx SET pgno = pgno + 2 WHERE pgno >> 1 = 4",
+        "INSERT INTO words_idx SELECT segid, x'30ff', 2 FROM words_idx LIMIT 1",
+    ],
+)
+def test_a_directory_of_words_that_hides_some(many: SqliteIndex, log: Any, change: str) -> None:
+    """SQLite's own check passes most of these, and words are not found any more."""
+    many._db.execute(change)
+    findings, *_ = compare(many, log)
+    assert any(item.code == "audit.index.damaged" and "directory" in describe(item) for item in findings)
+
+
+def test_the_directory_stays_sound_through_merges_and_deletions(many: SqliteIndex) -> None:
+    luck = random.Random(3)
+    for turn in range(150):
+        with many._db:
+            many._db.execute("BEGIN")
+            for row in range(luck.randint(1, 12)):
+                words = " ".join(f"w{luck.randint(0, 900)}" for _ in range(8))
+                many._db.execute(
+                    "INSERT INTO words (rowid, reason, text) VALUES (?, ?, ?)", (turn * 50 + row + 999, words, "a b")
+                )
+            many._db.execute("DELETE FROM words WHERE rowid = ?", (luck.randint(0, turn * 50 + 999),))
+        if turn % 5 == 0:
+            many._db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (luck.choice([-5, 3, 20]),))
+        assert directory_is_sound(many._db)
+
+
+def test_an_index_of_another_log(reconcile: Any, index: SqliteIndex, log: Any, clock: Clock, auditor: Actor) -> None:
+    for name in ("'other.example/log'", "NULL"):
+        index._db.execute(f"UPDATE meta SET origin = {name}")
+        for act in (reconcile, lambda: search("*", index, log, clock, auditor)):
+            with pytest.raises(RefusedError) as caught:
+                act()
+            assert caught.value.code == "audit.index.foreign"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["DROP TABLE event", "DROP TABLE words", "DROP TABLE meta", "DELETE FROM meta", "PRAGMA user_version = 0",
+     "PRAGMA user_version = 7", "CREATE TRIGGER t AFTER INSERT ON event BEGIN DELETE FROM event; END"],
+)  # fmt: skip
+def test_reindex_mends_whatever_was_done_to_the_tables(log: Any, make: Make, tmp_path: Path, change: str) -> None:
+    log.record([make(number) for number in range(10)])
+    path = tmp_path / "broken.db"
+    SqliteIndex.open(path).close()
+    database = sqlite3.connect(path)
+    database.execute(change)
+    database.commit()
+    database.close()
+    with contextlib.closing(SqliteIndex.open(path, rebuild=True)) as index:
+        assert reindex(index, log) == 10
+        assert compare(index, log)[0] == []
