@@ -1,6 +1,7 @@
 """Floor 5: who touched which video: sources, the search index, the query language, and index against ledger."""
 
 from secguard.audit.answer import Hit, Page, search
+from secguard.audit.elastic import ElasticIndex, ElasticServer
 from secguard.audit.importer import ENCODINGS, Imported, Rejected, import_file
 from secguard.audit.index import Cursor, Damage, Found, Index, Log, catch_up, reindex
 from secguard.audit.parser import parse
@@ -13,6 +14,8 @@ __all__ = [
     "ENCODINGS",
     "Cursor",
     "Damage",
+    "ElasticIndex",
+    "ElasticServer",
     "Found",
     "Hit",
     "Imported",

@@ -278,10 +278,10 @@ def _reconcile_report(done: "Reconciled") -> "Report":
 @command("audit.reindex", "reindex")
 def reindex(ctx: Context) -> Result:
     """Build the index anew from the ledger. Broken off, it goes on with the next `search --wait`."""
-    from secguard.audit import SqliteIndex
     from secguard.audit import reindex as rebuild
+    from secguard.workspace.indexes import open_index
 
-    with ctx.workspace() as ws, closing(SqliteIndex.open(ws.state / "index" / "audit.db", rebuild=True)) as index:
+    with ctx.workspace() as ws, closing(open_index(ws.root, ws.config, rebuild=True)) as index:
         count = rebuild(index, ws.ledger, ctx.progress("indexing"))
         position, size = index.position, ws.ledger.size
     return Result(

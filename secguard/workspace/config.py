@@ -10,7 +10,7 @@ import msgspec
 from secguard.core.errors import FormatError, UsageError
 from secguard.core.limits import MAX_CONFIG, read_bounded
 
-__all__ = ["Config", "IdentityConfig", "LedgerConfig", "SiteConfig", "load_config"]
+__all__ = ["Config", "IdentityConfig", "IndexConfig", "LedgerConfig", "SiteConfig", "load_config"]
 
 _Area = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{2}([0-9]{2}([0-9]{2}([0-9]{2})?)?)?$")]
 _Domain = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")]
@@ -58,12 +58,33 @@ class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crl_days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
 
 
+class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[index]`: where searches look; paths are relative to the workspace.
+
+    Attributes:
+        kind: `sqlite`, in `state/index/`, or `elasticsearch`.
+        url: `https://host:9200`; without name and password.
+        ca: PEM file of the only CA that is believed; empty: those of this machine.
+        user: name for basic sign-in.
+        password_file: file of mode 0600 with its password.
+        api_key_file: file of mode 0600 with an encoded API key, instead of user and password.
+    """
+
+    kind: Literal["sqlite", "elasticsearch"] = "sqlite"
+    url: Annotated[str, msgspec.Meta(pattern=r"^(https://[^\s/@]+(/[^\s@]*)?)?$", max_length=500)] = ""
+    ca: str = ""
+    user: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    password_file: str = ""
+    api_key_file: str = ""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     site: SiteConfig
     ledger: LedgerConfig
     identity: IdentityConfig = IdentityConfig()
+    index: IndexConfig = IndexConfig()
 
 
 def _refuse_unknown(value: dict[str, Any], kind: type[msgspec.Struct], path: str, where: str) -> None:

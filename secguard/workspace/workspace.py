@@ -13,12 +13,13 @@ from secguard.core.progress import Progress, silent
 from secguard.events import Actor, Assurance, Event, Receipt, Result, close_dangling, ending_id, new_event_id
 from secguard.keys import find_passphrase
 from secguard.workspace.config import Config, load_config
+from secguard.workspace.indexes import open_index
 from secguard.workspace.site import CONFIG_NAME, open_ledger
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from secguard.audit import SqliteIndex
+    from secguard.audit import Index
     from secguard.evidence import Sealers
     from secguard.gbid import GbId
     from secguard.identity import Authority, IdentityConfig, Registry
@@ -124,11 +125,9 @@ class Workspace:
         return Registry.open(self.state / "identity" / "registry.db")
 
     @cached_property
-    def index(self) -> "SqliteIndex":
+    def index(self) -> "Index":
         """The search index, which follows the log and can be rebuilt from it."""
-        from secguard.audit import SqliteIndex
-
-        return SqliteIndex.open(self.state / "index" / "audit.db")
+        return open_index(self.root, self.config)
 
     @cached_property
     def identity_config(self) -> "IdentityConfig":

@@ -1,6 +1,7 @@
 """A log in memory (the real one is used in tests/integration/audit), an index on disk, and events to fill them."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from secguard.audit import SqliteIndex
 from secguard.core import FixedClock
 from secguard.events import Actor, Event, Receipt, decode_stored, encode
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
 
 class MemoryLog:

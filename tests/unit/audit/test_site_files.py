@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from secguard.audit.elastic.documents import PLACES
 from secguard.audit.rows import COLUMNS
 
 _TYPES = {"keyword", "text", "ip", "date", "long", "boolean", "flattened"}
@@ -23,27 +24,6 @@ def fields(mapping: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
             yield path + name, value
 
 
-# Where each column of a row goes.
-_PLACES = {
-    "seq": "secguard.ledger.index",
-    "id": "event.id",
-    "kind": "secguard.kind",
-    "time": "@timestamp",
-    "actor": "user.name",
-    "role": "user.roles",
-    "org": "organization.name",
-    "address": "source.address",
-    "subject": "secguard.subject",
-    "case": "secguard.case",
-    "approver": "secguard.approver",
-    "outcome": "secguard.outcome",
-    "reasoned": "secguard.reasoned",
-    "digest": "secguard.ledger.digest",
-    "reason": "secguard.words.reason",
-    "text": "secguard.words.text",
-}
-
-
 def test_the_mapping_is_strict_and_holds_every_column() -> None:
     template = load("index-template.json")
     mapping = template["template"]["mappings"]
@@ -51,8 +31,8 @@ def test_the_mapping_is_strict_and_holds_every_column() -> None:
     assert template["index_patterns"] == ["secguard-audit-*"]
     found = dict(fields(mapping))
     assert {value["type"] for value in found.values()} <= _TYPES
-    assert _PLACES.keys() == set(COLUMNS)
-    assert set(_PLACES.values()) <= found.keys()
+    assert PLACES.keys() == set(COLUMNS)
+    assert {".".join(path) for path in PLACES.values()} <= found.keys()
     for name in ("reason", "text"):
         assert found[f"secguard.words.{name}"]["analyzer"] == "whitespace"
     assert set(template["template"]["settings"]["index"]["sort.field"]) <= found.keys()

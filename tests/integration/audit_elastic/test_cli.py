@@ -1,0 +1,83 @@
+"""The command line on Elasticsearch: the same commands, chosen by [index], and one clear line when it does not work."""
+
+import json
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def site(elastic: Any, secguard: Run, tmp_path: Path) -> Generator[Callable[..., None]]:
+    """A workspace, and a way to write its [index]."""
+    folder = tmp_path / "site"
+    assert secguard("init", folder).returncode == 0
+    config = folder / "secguard.toml"
+    plain = config.read_text().split("[index]")[0]
+    secret = folder / "elastic-password"
+    secret.write_text(elastic.passwords["secguard"] + "\n")
+    secret.chmod(0o600)
+
+    def write(**values: str) -> None:
+        index = {"kind": "elasticsearch", "url": elastic.url, "user": "secguard", "password_file": secret.name}
+        index |= {"ca": str(elastic.ca)} if elastic.ca else {}
+        lines = (f"{name} = {json.dumps(value)}\n" for name, value in {**index, **values}.items() if value)
+        config.write_text(f"{plain}\n[index]\n{''.join(lines)}")
+
+    write()
+    yield write
+    with elastic.client() as client:
+        state = folder / "state" / "index" / "elasticsearch.json"
+        for name in json.loads(state.read_text())["indices"] if state.exists() else ():
+            client.indices.delete(index=name, ignore_unavailable=True)
+
+
+def test_the_same_commands_and_clear_errors(
+    site: Callable[..., None], elastic: Any, secguard: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    lines = [
+        {"id": f"p-{n}", "kind": "video.viewed", "time": f"2026-10-01T08:00:{n:02d}Z", "actor": {"name": "张三"},
+         "subject": "32011600001310000001", "reason": "核查案件线索"} for n in range(20)
+    ]  # fmt: skip
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def ask(*args: object, code: int = 0) -> Any:
+        done = secguard("audit", *args, "-w", folder, "--json")
+        assert done.returncode == code, (args, done.stdout, done.stderr)
+        assert "WARNING" not in done.stderr
+        return json.loads(done.stdout)
+
+    assert ask("import", tmp_path / "events.jsonl")["data"]["recorded"] == 20
+    found = ask("search", "线索 actor:张三", "--wait", "--limit", 3)
+    assert (found["data"]["total"], len(found["data"]["hits"])) == (20, 3)
+    assert ask("reconcile")["data"]["position"] >= 22
+    status = json.loads(secguard("status", "-w", folder, "--json").stdout)
+    assert status["data"]["index behind"] == 0
+
+    stranger = tmp_path / "stranger"
+    stranger.write_text("wrong\n")
+    stranger.chmod(0o600)
+    for values, code, said in (
+        ({"url": "https://127.0.0.1:9"}, "audit.elastic.unreachable", "does not answer"),
+        ({"password_file": str(stranger)}, "audit.elastic.credentials", "does not accept"),
+        ({"ca": str(tmp_path / "none.pem")}, "audit.elastic.ca", "no such CA file"),
+        ({"ca": ""}, "audit.elastic.tls", "not to be trusted"),
+        ({"url": "http://127.0.0.1:9200"}, "workspace.config.value", "url"),
+        ({"user": ""}, "workspace.index.sign-in", "needs a user with a password file"),
+        ({"urls": "x"}, "workspace.config.key", "unknown key index.urls"),
+    ):
+        if code == "audit.elastic.tls" and not (elastic.folder / "ready.json").exists():
+            continue  # a server of yours may have a certificate that the machine believes
+        site(**values)
+        error = ask("search", "线索", code=2)["error"]
+        assert error["code"] == code
+        assert said in error["message"]
+        assert error["hint"]
+        assert "wrong" not in json.dumps(error)
+    site()
+    assert ask("reindex")["data"]["events"] >= 22
+    assert ask("search", "线索", "--wait")["data"]["total"] == 20
