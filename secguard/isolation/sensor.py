@@ -125,8 +125,8 @@ class Sensor:
         if entry is None:
             self._arrivals[token.case, token.seq] = [at, 1, self._keep(token.case, packet, header, at)]
             self.arrived.append((token.case, token.seq))
-        else:
-            entry[1] += 1
+        elif header.protocol != _NUMBERS["tcp"] or phase_of(token.seq):
+            entry[1] += 1  # a connection (phase 0) repeats by itself what was not acknowledged: no replay
 
     def _keep(self, case: int, packet: bytes, header: Header, at: int) -> int:
         """Keep the first packet of a case and shape (addresses, protocol, where the upper layer starts) as evidence."""

@@ -166,3 +166,14 @@ def test_a_flood_of_forgeries_is_counted_in_bounded_memory() -> None:
     assert len(sensor.strange().status) == 1000
     assert set(sensor.strange().status) == {"forged"}
     assert sensor.arrivals().case == []
+
+
+def test_a_retransmitted_segment_is_no_replay_and_a_repeated_probe_is() -> None:
+    for phase, count in ((0, 1), (2, 3)):
+        sensor = _sensor()
+        case = next(n for n, src in enumerate(sensor._plan.cases.src) if src == 1)
+        token = sensor._tokens.make(Kind.PROBE, [case], [phase << 8])[0]
+        segment = IP(src="10.2.0.2", dst="10.1.0.2") / TCP(sport=9, dport=22, flags="PA" if phase == 0 else "S") / token
+        for _ in range(3):
+            sensor.hear(bytes(Ether() / segment), False, time.time_ns())
+        assert sensor.arrivals().count == [count]
