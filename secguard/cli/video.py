@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["video"]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_MAX_ROWS = 40
+_MAX_ROWS = 20
 
 
 @click.group()
@@ -151,6 +151,7 @@ def verify_(
     expected = Expectation(
         device=GbId.parse(device) if device else None,
         manifest=read_bounded(manifest) if manifest is not None else None,
+        manifest_name=str(manifest),
     )
     ws = ctx.workspace_or_none()
     try:
@@ -172,8 +173,9 @@ def verify_(
             ws.close()
     rows = list(answer.timeline.rows())
     wrong = [row for row in rows if row["state"] not in {"intact", "sealed"}]
-    shown = (wrong or rows)[:_MAX_ROWS]
     title = f"{len(rows)} GOPs, {len(wrong)} not as signed" if wrong else f"{len(rows)} GOPs as signed"
+    shown = wrong[:_MAX_ROWS] if wrong else rows if len(rows) <= _MAX_ROWS else []
+    hidden = f"{len(rows) - len(shown)} GOPs are not listed here; --json and --report FILE.html list all"
     columns = ("gop", "first_frame", "frames", "start", "end", "state", "sei")
     return Result.of(
         answer.verdict,
@@ -192,7 +194,8 @@ def verify_(
             "nal_status": answer.nal_status,
         },
         receipt=receipt,
-        tables=[Table(title, columns, [[row[name] for name in columns] for row in shown])],
+        tables=[Table(title, columns, [[row[name] for name in columns] for row in shown])] if shown else [],
+        lines=[*([] if shown else [title]), *([hidden] if len(shown) < len(rows) else [])],
         jsonl=rows,
         report=lambda _: make_report(answer),
     )

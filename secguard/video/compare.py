@@ -30,10 +30,12 @@ class Compared:
     Attributes:
         findings: what is wrong.
         proven: numbers of the first frames of GOPs that are as sealed, whatever the SEIs can tell.
+        fits: False if the manifest is another recording's, so that it tells nothing of this one.
     """
 
     findings: list[Finding] = field(default_factory=list)
     proven: set[int] = field(default_factory=set)
+    fits: bool = True
 
 
 class _Gops:
@@ -134,7 +136,8 @@ def compare(stream: Stream, gops: Gops, claims: Claims, pictures: Pictures, mani
     sealed = manifest.gops
     foreign = len(sealed.sha256) > 1 and not set(sealed.sha256) & set(gops.sha256)
     if manifest.codec != stream.track.codec or foreign:
-        return Compared([finding("video.manifest.mismatch", device=manifest.device)])
+        strange = [finding("video.manifest.mismatch", device=manifest.device), finding("video.presentation.unproven")]
+        return Compared(strange, fits=False)
     rows = _Gops(gops, sealed, pictures)
     rows.run()
     result = rows.result

@@ -50,11 +50,13 @@ class Expectation:
         device: the camera it must come from.
         must_sign: that camera has the duty to sign, so an unsigned recording is a violation.
         manifest: the segment manifest's envelope.
+        manifest_name: where it came from, for messages.
     """
 
     device: GbId | None = None
     must_sign: bool = False
     manifest: bytes | None = None
+    manifest_name: str = "manifest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +152,19 @@ def verify(
     hashed, found, findings = _match(stream, claims, progress)
     pictures = build(stream, hashed, claims, found)
     findings += _whole(stream, claims, pictures, expected)
-    examined: set[Axis] = {Axis.COVERAGE}
+    examined: set[Axis] = set()
     if any(claim.valid for claim in claims.claims):
-        examined.add(Axis.INTEGRITY)
-    opened = OpenedManifest.read(expected.manifest, "manifest") if expected.manifest is not None else None
+        examined |= {Axis.INTEGRITY, Axis.COVERAGE}
+    opened = None
+    if expected.manifest is not None:
+        opened = OpenedManifest.read(expected.manifest, expected.manifest_name)
     judged = _certificates(trust, at, claims, opened, expected)
     findings += judged.findings
     examined |= judged.examined
     if opened is not None and judged.manifest_believed:
-        examined |= {Axis.COMPLETENESS, Axis.PRESENTATION}
         compared = _sealed(stream, hashed, claims, pictures, opened)
+        if compared.fits:
+            examined |= {Axis.COMPLETENESS, Axis.PRESENTATION}
         if len(compared.proven) == len(opened.manifest.gops.sha256):
             examined.add(Axis.INTEGRITY)  # the manifest's own hashes prove the pictures
         findings = [*_settle(pictures, findings, compared, opened), *compared.findings]
@@ -205,7 +210,7 @@ def _whole(stream: Stream, claims: Claims, pictures: Pictures, expected: Expecta
         pictures.timeline.reason[:] = ["video.sei.none"] * len(pictures.timeline)
         outcome = Outcome.FAIL if expected.must_sign else Outcome.UNKNOWN
         findings.append(finding("video.sei.none", outcome=outcome))
-    elif pictures.proven < pictures.total:
+    if pictures.proven < pictures.total:
         findings.append(finding("video.coverage.partial", proven=pictures.proven, total=pictures.total))
     for index in np.flatnonzero(nals.damaged).tolist()[:_MAX_DAMAGED]:
         frame = len(np.unique(nals.sample[: index + 1][nals.vcl[: index + 1]]))

@@ -129,3 +129,35 @@ def test_full_disk_leaves_nothing(secguard: Run, clip: Path, pki: kit.Pki, tmp_p
     assert done.returncode == 1
     assert "core.write.failed" in done.stderr or "cannot write" in done.stderr
     assert list(tmp_path.glob("*.mp4*")) + list(tmp_path.glob(".*.tmp")) == []
+
+
+def test_people_see_what_is_wrong_and_a_summary(secguard: Run, pki: kit.Pki, tmp_path: Path) -> None:
+    root = tmp_path / "root.pem"
+    root.write_bytes(pki.root.public_bytes(Encoding.PEM))
+    signed = tmp_path / "signed.mp4"
+    kit.sign_clip(kit.make_clip(tmp_path / "many.mp4", gop=1, options={"g": "1"}), signed, pki.camera)
+    words = ("--root", root, "--at", "2026-10-01T08:00:00Z", "--require", "integrity")
+    intact = secguard("video", "verify", signed, *words)
+    assert intact.returncode == 0
+    assert "60 GOPs as signed" in intact.stderr
+    assert intact.stderr.count("\n") < 20
+    frames = frame_offsets(signed)
+    path = kit.flip(signed, tmp_path / "flipped.mp4", int(frames.offset[29] + frames.size[29] - 2))
+    wrong = secguard("video", "verify", path, *words)
+    assert wrong.returncode == 1
+    assert "60 GOPs, 1 not as signed" in wrong.stderr
+    assert "59 GOPs are not listed here" in wrong.stderr
+    assert "intact" not in wrong.stderr
+    listed = json.loads(secguard("video", "verify", path, *words, "--json").stdout)["data"]["timeline"]
+    assert len(listed) == 60
+
+
+def test_unsigned_and_a_wrong_manifest(secguard: Run, clip: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    root = tmp_path / "root.pem"
+    root.write_bytes(pki.root.public_bytes(Encoding.PEM))
+    done = secguard("video", "verify", clip, "--root", root, "--json")
+    assert done.returncode == 3
+    assert set(json.loads(done.stdout)["axes"].values()) == {"unknown"}, "nothing passes that nobody signed"
+    done = secguard("video", "verify", clip, "--root", root, "--manifest", clip)
+    assert done.returncode == 2
+    assert str(clip) in done.stderr

@@ -112,7 +112,8 @@ def test_manifest_of_another_recording(signed: Path, pki: kit.Pki, tmp_path: Pat
     other = kit.make_clip(tmp_path / "other.mp4", seed=5, noise=40)
     kit.sign_clip(other, tmp_path / "signed.mp4", pki.camera)
     answer = kit.judge_clip(signed, pki, manifest=manifest_path(tmp_path / "signed.mp4"))
-    assert kit.codes(answer) == {"video.manifest.mismatch"}
+    assert kit.codes(answer) == {"video.manifest.mismatch", "video.presentation.unproven"}
+    assert answer.verdict.axes[Axis.PRESENTATION] == "unknown", "another recording's manifest says nothing of this one"
     assert answer.verdict.outcome is Outcome.FAIL
 
 
