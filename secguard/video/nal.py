@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Nals", "Stream", "add_prevention", "header_size", "open_stream", "strip_prevention"]
 
 _BATCH = 32 << 20  # bytes of samples after which the pages touched are given back, so that memory stays flat
-_MAX_ROUNDS = 1 << 16
+_MAX_ROUNDS = 1 << 14  # NAL units of a sample; H.264 allows a picture of 8,160 macroblocks as many slices
 MAX_NALS = 1 << 25
 """NAL units of a track."""
 
