@@ -16,6 +16,7 @@ from secguard.isolation.lab import PLANTED, LabResult, available, run_lab
 from secguard.isolation.runner import Action
 from secguard.keys import generate, unseal
 
+NIGHTLY = os.environ.get("SECGUARD_TEST_PROFILE") == "nightly"
 _WHY_NOT = available()
 pytestmark = pytest.mark.skipif(
     bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"
@@ -74,8 +75,8 @@ def test_the_result_is_signed_and_holds_no_secret() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_tight_has_no_leak_in_ten_runs() -> None:
-    for _ in range(10):
+def test_tight_has_no_leak_in_any_run() -> None:
+    for _ in range(10 if NIGHTLY else 2):
         result = run_lab("tight")
         assert result.verdict.outcome is Outcome.PASS, [
             (f.code, f.where, dict(f.data)) for f in result.verdict.findings
@@ -196,7 +197,9 @@ def test_five_percent_loss_hides_no_leak_and_invents_none() -> None:
     lossy = run_lab("leaky", actions=[action])
     codes = {finding.code for finding in lossy.verdict.findings}
     assert codes >= set(PLANTED)
-    assert all(code.startswith("isolation.health.") for code in codes - set(PLANTED))
+    # All probes with a token of one case may get lost while a bare SYN arrives: unknown, and said so.
+    invented = {code for code in codes - set(PLANTED) if not code.startswith("isolation.health.")}
+    assert invented <= {"isolation.case.hint"}
     tight = run_lab("tight", actions=[action])
     assert "fail" not in tight.columns["outcome"]
 

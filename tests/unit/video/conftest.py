@@ -1,40 +1,10 @@
-"""Clips and keys, made once a session."""
+"""The fixtures of the video tests lie in tests/support."""
 
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
-import video_kit as kit
+from video_fixtures import clip, hevc, pki, signed, vectors
 
-
-@pytest.fixture(scope="session")
-def vectors() -> Path:
-    return Path(__file__).parents[2] / "vectors" / "onvif"
-
-
-@pytest.fixture(scope="session")
-def pki() -> kit.Pki:
-    return kit.make_pki()
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return kit.make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", options={"bf": "2"})
-
-
-@pytest.fixture(scope="session")
-def signed(clip: Path, pki: kit.Pki) -> Path:
-    target = clip.with_name("signed.mp4")
-    kit.sign_clip(clip, target, pki.camera)
-    return target
-
-
-@pytest.fixture(scope="session")
-def hevc(tmp_path_factory: pytest.TempPathFactory, pki: kit.Pki) -> Path:
-    source = kit.make_clip(tmp_path_factory.mktemp("hevc") / "clip.mp4", codec="libx265", frames=36)
-    target = source.with_name("signed.mp4")
-    kit.sign_clip(source, target, pki.camera)
-    return target
+__all__ = ["clip", "hevc", "pki", "signed", "vectors"]
