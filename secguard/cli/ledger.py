@@ -108,9 +108,11 @@ def prove_(ctx: Context, *, event: str, output: Path, passphrase_file: Path | No
 
     A checkpoint is published first when none covers the event yet.
     """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     from secguard.core.files import atomic_write
     from secguard.ledger import parse_checkpoint
-    from secguard.trust import chain_pem
+    from secguard.trust import chain_pem, read_crls
 
     with ctx.workspace() as ws:
         log = ws.ledger
@@ -124,9 +126,10 @@ def prove_(ctx: Context, *, event: str, output: Path, passphrase_file: Path | No
         note = log.checkpoint()
         if note is None or parse_checkpoint(note).size <= index < log.size:
             ws.publish(passphrase_file)
-        chain = [chain_pem([certificate]).decode() for certificate in ws.log_chain()]
-        crls = [path.read_bytes() for path in ws.crl_paths()]
-        receipt = log.receipt(index, chain, crls)
+        chain = ws.log_chain()
+        issuers = {certificate.issuer for certificate in chain}  # the list of a city's cameras is no part of a receipt
+        crls = [crl.public_bytes(Encoding.DER) for crl in read_crls(ws.crl_paths()) if crl.issuer in issuers]
+        receipt = log.receipt(index, [chain_pem([certificate]).decode() for certificate in chain], crls)
         record = log.event(index)
     atomic_write(output, receipt)
     data = {"file": output, "index": index, "event_id": record.id, "bytes": len(receipt)}
