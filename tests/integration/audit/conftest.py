@@ -1,12 +1,18 @@
 """A real workspace, driven by the real command line; events as a platform writes them."""
 
+import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from secguard.cli.main import main
+from secguard.workspace.site import create_site
 
 
 def lines(count: int, *, start: int = 0) -> bytes:
@@ -32,17 +38,23 @@ def lines(count: int, *, start: int = 0) -> bytes:
 
 
 class Site:
-    """A workspace and its command line."""
+    """A workspace and its command line: `main` with arguments and exit codes, in this process (saves start-ups)."""
 
-    def __init__(self, folder: Path, secguard: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.index = folder / "state" / "index" / "audit.db"
-        self._secguard = secguard
-        assert secguard("init", folder, "--area", "320116").returncode == 0
+        create_site(folder, anchor=folder / "state" / "anchor")
 
     def run(self, *args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a command of the audit group and check its exit code."""
-        done = self._secguard("audit", *args, "-w", self.folder)
+        command = ["secguard", "audit", *map(str, args), "-w", str(self.folder)]
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", command)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+        done = subprocess.CompletedProcess(command, int(ended.value.code or 0), *texts)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done
@@ -55,8 +67,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, secguard: Callable[..., subprocess.CompletedProcess[str]]) -> Site:
-    return Site(tmp_path / "site", secguard)
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "site")
 
 
 @pytest.fixture
