@@ -16,6 +16,7 @@ __all__ = ["Cursor", "Damage", "Found", "Index", "Log", "batches", "body_of", "c
 
 
 _BATCH = 4096
+_BATCH_BYTES = 16 << 20
 
 
 class Log(Recorder, Protocol):
@@ -167,13 +168,14 @@ def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
 
 
 def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:
-    """The events [start, stop), 4096 or more at a time: one transaction or request for many batches of the ledger."""
-    first, collected = start, list[bytes | None]()
+    """The events [start, stop), some thousand or 16 MB at a time: one transaction or request for many blocks."""
+    first, collected, size = start, list[bytes | None](), 0
     for _, bodies in log.scan(start, stop):
         collected.extend(bodies)
-        if len(collected) >= _BATCH:
+        size += sum(len(body) for body in bodies if body)
+        if len(collected) >= _BATCH or size >= _BATCH_BYTES:
             yield first, collected
-            first, collected = first + len(collected), []
+            first, collected, size = first + len(collected), [], 0
     if collected:
         yield first, collected
 

@@ -4,7 +4,6 @@ import logging
 import random
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,28 +99,17 @@ class Server:
             self._opened.close()
             self._opened = None
 
-    def call(self, act: "Callable[[Elasticsearch], T]", *, patient: bool = False) -> T:
-        """Ask the server.
-
-        Args:
-            act: the request.
-            patient: try again after a pause when the server is away or busy, a bounded number of times.
+    def call(self, act: "Callable[[Elasticsearch], T]") -> T:
+        """Ask the server once.
 
         Raises:
             UsageError: wrong credentials or settings.
             RefusedError: the account may not do that, or an index is gone.
-            SystemPartError: the server is away, busy, not trusted, or failed; `transient` says whether to try again.
+            TransientError: the server is away or busy; another attempt may succeed.
+            SystemPartError: it is not to be trusted, or it failed.
         """
-        waits = pauses()
-        while True:
-            try:
-                with self._guard():
-                    return act(self._client())
-            except TransientError:
-                wait = next(waits, None) if patient else None
-                if wait is None:
-                    raise
-                time.sleep(wait)
+        with self._guard():
+            return act(self._client())
 
     @contextmanager
     def _guard(self) -> "Iterator[None]":

@@ -116,7 +116,7 @@ def _compare(server: Server, index: str, there: list[_Item]) -> list[_Item]:
     if not there:
         return []
     ids = [item.name for item in there]
-    answer = server.call(lambda client: client.mget(index=index, ids=ids), patient=True)
+    answer = server.call(lambda client: client.mget(index=index, ids=ids))
     gone = []
     for item, found in zip(there, answer.body["docs"], strict=True):
         if not found.get("found"):

@@ -98,7 +98,7 @@ class ElasticIndex:
         return f"{self._stem}-{state.generation}-{seq // self._epoch:06d}"
 
     def _survey(self, pattern: str) -> dict[str, Any]:
-        found = self._server.call(lambda client: client.indices.get(index=pattern, allow_no_indices=True), patient=True)
+        found = self._server.call(lambda client: client.indices.get(index=pattern, allow_no_indices=True))
         return dict(found.body)
 
     def _replaced(self, problem: str) -> RefusedError:
@@ -123,7 +123,7 @@ class ElasticIndex:
             return state
         if name not in self._survey(f"{name}*"):
             # 400: another process was faster; the mapping comes from the installed template.
-            self._server.call(lambda client: client.options(ignore_status=400).indices.create(index=name), patient=True)
+            self._server.call(lambda client: client.options(ignore_status=400).indices.create(index=name))
         there = self._survey(f"{name}*")
         uuid = there[name]["settings"]["index"]["uuid"] if name in there else ""
         problems = _problems({name: uuid}, there)
@@ -176,7 +176,7 @@ class ElasticIndex:
     def _snapshot(self, state: State) -> Iterator[dict[str, Any]]:
         """A view that does not change while several pages are read (a point in time)."""
         opened = self._server.call(
-            lambda client: client.open_point_in_time(index=self._pattern(state), keep_alive="2m"), patient=True
+            lambda client: client.open_point_in_time(index=self._pattern(state), keep_alive="2m")
         )
         try:
             yield {"pit": {"id": opened["id"], "keep_alive": "2m"}}
