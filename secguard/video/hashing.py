@@ -7,6 +7,7 @@ slice does not make every other slice of its GOP look changed.
 
 import hashlib
 import mmap
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,11 +111,13 @@ def hash_nals(
     return Hashed(name, width, chosen, b"".join(plain), b"".join(linked), leads, own)
 
 
-def hash_range(data: mmap.mmap, start: int, end: int) -> bytes:
-    """SHA-256 over a range of the file."""
+def hash_range(data: mmap.mmap, start: int, end: int, *, stop: threading.Event | None = None) -> bytes:
+    """SHA-256 over a range of the file; of its beginning only, once `stop` is set."""
     digest = hashlib.sha256()
     with memoryview(data) as view:
         for low in range(start, end, _RELEASE):
+            if stop is not None and stop.is_set():
+                break
             high = min(low + _RELEASE, end)
             digest.update(view[low:high])
             page = low - low % mmap.PAGESIZE

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from cryptography import x509
@@ -160,68 +161,75 @@ def sign(
         raise UsageError("video.sign.folder", "no such folder", where=str(target.parent))
     stream = open_stream(source)
     _check(stream, signer, chain)
-    whole = _Background(stream.movie)
-    hashed = hash_nals(stream.movie.data, stream.nals, np.flatnonzero(stream.nals.vcl), progress=progress)
-    times = Times.of(stream, start, clock)
-    pem = b"".join(item.public_bytes(Encoding.PEM) for item in _without_root(chain))
-    seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value))
-    pending = splice(stream.movie, stream.track, stream.samples.size, seis, target, progress=progress)
-    try:
-        gops, _ = gops_of(stream.nals, hashed)
-        manifest = Manifest(
-            device=device.value,
-            codec=stream.track.codec,
-            size=pending.size,
-            sha256=pending.sha256.hex(),
-            frames=sum(gops.frames),
-            slices=len(hashed),
-            nals=len(stream.nals) + len(seis),
-            seis=len(seis),
-            last_counter=len(seis),
-            gops=gops,
-            parameter_sets=digest_sets(stream).hex(),
-            presentation=digest_presentation(stream).hex(),
-            start=rfc3339(times.start),
-            end=rfc3339(times.end),
-            chain=pem.decode("ascii"),
-        )
-        envelope = manifest.seal(signer)
-        yield Signed(
-            target,
-            manifest_path(target),
-            whole.digest().hex(),
-            pending.sha256.hex(),
-            hashlib.sha256(envelope).hexdigest(),
-            hashlib.sha256(chain[0].public_bytes(Encoding.DER)).hexdigest(),
-            len(gops.sha256),
-            len(seis),
-            manifest.frames,
-            pending.size,
-            times.start,
-            times.end,
-        )
-        # The manifest first: a video without it verifies as unknown, a manifest without its video harms nobody.
-        atomic_write(manifest_path(target), envelope)
+    with _Background(stream.movie) as whole:
+        hashed = hash_nals(stream.movie.data, stream.nals, np.flatnonzero(stream.nals.vcl), progress=progress)
+        times = Times.of(stream, start, clock)
+        pem = b"".join(item.public_bytes(Encoding.PEM) for item in _without_root(chain))
+        seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value))
+        pending = splice(stream.movie, stream.track, stream.samples.size, seis, target, progress=progress)
         try:
-            pending.release()
-        except BaseException:
-            manifest_path(target).unlink(missing_ok=True)
-            raise
-    finally:
-        whole.digest()
-        pending.discard()
+            gops, _ = gops_of(stream.nals, hashed)
+            manifest = Manifest(
+                device=device.value,
+                codec=stream.track.codec,
+                size=pending.size,
+                sha256=pending.sha256.hex(),
+                frames=sum(gops.frames),
+                slices=len(hashed),
+                nals=len(stream.nals) + len(seis),
+                seis=len(seis),
+                last_counter=len(seis),
+                gops=gops,
+                parameter_sets=digest_sets(stream).hex(),
+                presentation=digest_presentation(stream).hex(),
+                start=rfc3339(times.start),
+                end=rfc3339(times.end),
+                chain=pem.decode("ascii"),
+            )
+            envelope = manifest.seal(signer)
+            yield Signed(
+                target,
+                manifest_path(target),
+                whole.digest().hex(),
+                pending.sha256.hex(),
+                hashlib.sha256(envelope).hexdigest(),
+                hashlib.sha256(chain[0].public_bytes(Encoding.DER)).hexdigest(),
+                len(gops.sha256),
+                len(seis),
+                manifest.frames,
+                pending.size,
+                times.start,
+                times.end,
+            )
+            # The manifest first: a video without it verifies as unknown, a manifest without its video harms nobody.
+            atomic_write(manifest_path(target), envelope)
+            try:
+                pending.release()
+            except BaseException:
+                manifest_path(target).unlink(missing_ok=True)
+                raise
+        finally:
+            pending.discard()
 
 
 class _Background:
-    """SHA-256 of the whole input on a second core while the first hashes slices."""
+    """SHA-256 of the whole input on a second core while the first hashes slices; leaving the block ends it."""
 
     def __init__(self, movie: Movie) -> None:
         self._value = b""
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(movie,), daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()  # after an error nobody waits for gigabytes, and nothing reads the file any longer
+        self._thread.join()
 
     def _run(self, movie: Movie) -> None:
-        self._value = hash_range(movie.data, 0, len(movie.data))
+        self._value = hash_range(movie.data, 0, len(movie.data), stop=self._stop)
 
     def digest(self) -> bytes:
         self._thread.join()

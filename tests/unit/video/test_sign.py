@@ -1,5 +1,8 @@
 """What signing writes, and what it refuses."""
 
+import hashlib
+import importlib
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import video_kit as kit
 from secguard.core import Axis, FixedClock, Outcome, RefusedError, SecguardError, UsageError
 from secguard.keys import Algorithm, generate
 from secguard.video import frame_offsets, manifest_path, sign
+from secguard.video.hashing import hash_range
 from secguard.video.inspection import inspect
 from secguard.video.mp4 import open_movie
 
@@ -178,3 +182,36 @@ def test_frame_offsets(signed: Path) -> None:
     data = signed.read_bytes()
     assert all(data[offset] & 0x1F in {1, 5} for offset in frames.offset.tolist())
     assert sorted(frames.time.round(3).tolist()) == [round(n / 15, 3) for n in range(60)]
+
+
+def test_a_failed_act_stops_reading_the_input(
+    clip: Path, pki: kit.Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash of the input runs in a thread: it must not outlive the act, nor keep an interrupted one waiting."""
+    module = importlib.import_module("secguard.video.sign")  # the package's `sign` is the function
+    told = []
+
+    def endless(_data: object, _start: int, _end: int, *, stop: threading.Event) -> bytes:
+        told.append(stop.wait(20))
+        return b""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "hash_range", endless)
+    monkeypatch.setattr(module, "splice", interrupted)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        kit.sign_clip(clip, tmp_path / "out.mp4", pki.camera)
+    assert set(threading.enumerate()) == before
+    assert told == [True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hash_ends_when_it_is_told(clip: Path) -> None:
+    stop = threading.Event()
+    data = open_movie(clip).data
+    whole = hash_range(data, 0, len(data), stop=stop)
+    assert whole == hashlib.sha256(clip.read_bytes()).digest()
+    stop.set()
+    assert hash_range(data, 0, len(data), stop=stop) == hashlib.sha256(b"").digest()
