@@ -40,7 +40,10 @@ class _Place:
     where: str
 
     def refuse(self, problem: str, message: str, line: int, hint: str = "") -> FormatError:
-        return FormatError(f"{self.code}.{problem}", message, hint=hint, where=f"{self.where}:{line}")
+        # People write these files: they correct a line, they do not get the file again from elsewhere.
+        return FormatError(
+            f"{self.code}.{problem}", message, hint=hint or "correct this line", where=f"{self.where}:{line}"
+        )
 
 
 class _Loader(yaml.SafeLoader):

@@ -19,6 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PROFILES = ("l4", "icmp", "source-port", "fragments", "tunnels")
 """Probe profiles of this version; all are safe for the hosts they reach."""
+_HINT = "correct this line; docs/isolation.md shows a whole policy"
 _WIDEST = {4: 8, 6: 32}
 _MAX_ZONES = 64
 _MAX_FLOWS = 2000
@@ -141,7 +142,7 @@ class _Reader:
 
     def error(self, code: str, message: str, *path: str | int, hint: str = "") -> FormatError:
         return FormatError(
-            f"isolation.policy.{code}", message, hint=hint, where=f"{self.where}:{self.tree.line(*path)}"
+            f"isolation.policy.{code}", message, hint=hint or _HINT, where=f"{self.where}:{self.tree.line(*path)}"
         )
 
     def read(self, value: Any, kind: type[_T], *path: str | int) -> _T:
