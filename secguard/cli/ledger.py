@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, command
-from secguard.core.errors import RefusedError, UsageError
+from secguard.core.errors import RefusedError, SystemPartError, UsageError
 from secguard.core.findings import finding
 from secguard.core.verdict import Axis, Finding, Outcome, judge
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from secguard.core.verdict import Verdict
     from secguard.ledger import NoteKey
+    from secguard.report import Report
     from secguard.trust import TrustPolicy
 
 __all__ = ["ledger"]
@@ -73,8 +75,8 @@ def verify_(ctx: Context, *, root: Path | None, vkeys: tuple[str, ...], moment: 
         keys = [NoteKey.parse(text) for text in vkeys]
         findings: list[Finding] = []
         if not keys:
-            # Without an authority the log can be verified all the same, but for who signed it.
-            with contextlib.suppress(UsageError):
+            # Without an authority, or on a read-only disk, the log can be verified all the same, but for who signed it.
+            with contextlib.suppress(UsageError, SystemPartError):
                 keys, findings, _ = _certified(ws.trust(root), ws.log_chain(), at)
         verdict = verify_log(ws.state / "ledger", keys, at=at, progress=ctx.progress("verifying the ledger"))
         data = {"origin": ws.ledger.origin, "size": ws.ledger.size, "keys": [key.vkey() for key in keys]}
@@ -82,7 +84,18 @@ def verify_(ctx: Context, *, root: Path | None, vkeys: tuple[str, ...], moment: 
         examined = [axis for axis, outcome in verdict.axes.items() if outcome is not Outcome.UNKNOWN]
         together = (*verdict.findings, *findings)
         verdict = judge(verdict.subject, at, examined=examined, findings=together, default=verdict.required)
-    return Result.of(verdict, data=data, lines=[verdict.subject])
+    return Result.of(verdict, data=data, lines=[verdict.subject], report=lambda _: _report(verdict, data))
+
+
+def _report(verdict: "Verdict", data: dict[str, Any]) -> "Report":
+    from secguard.report import Code, Report, Text
+
+    facts = [
+        (Text("log", "日志"), Code(data["origin"])),
+        (Text("entries", "条目数"), data["size"]),
+        *((Text("log key", "日志公钥"), Code(key)) for key in data["keys"]),
+    ]
+    return Report.of(verdict, Text("Ledger verification", "账本验证"), facts=facts)
 
 
 @command("ledger.checkpoint", "checkpoint")

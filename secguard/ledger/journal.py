@@ -6,6 +6,7 @@ lines.
 Tiles and bodies are made from it later; a segment goes once all its entries are in fsynced files.
 """
 
+import errno
 import os
 import struct
 import zlib
@@ -164,7 +165,9 @@ class Journal:
                 descriptor = os.open(self.path(segment), os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 raise Retired from None
-            except PermissionError:
+            except OSError as error:  # a reader that may not write, or a copy on a read-only disk
+                if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                    raise
                 descriptor = os.open(self.path(segment), os.O_RDONLY | os.O_CLOEXEC)
             self._files[segment] = descriptor
         return descriptor

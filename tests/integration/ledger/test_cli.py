@@ -1,6 +1,7 @@
 """`secguard ledger` as people and scripts call it, in processes of its own."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -123,3 +124,29 @@ def test_what_is_not_there(secguard, site: Path, tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert not (tmp_path / "receipt.json").exists()
+
+
+def test_a_copy_on_a_read_only_disk_is_verified(secguard, site: Path, tmp_path: Path) -> None:
+    """As an auditor gets it: who signed is taken from the verifier key, since the registry wants to write."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount read-only")
+    done = secguard("ledger", "checkpoint", "-w", site)
+    assert done.returncode == 0, done.stderr
+    (key,) = document(secguard("ledger", "verify", "-w", site, "--json"))["data"]["keys"]
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    subprocess.run(["mount", "--bind", str(site), str(mount)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(mount)], check=True)
+        for extra, code in (([], 3), (["--key", key], 0)):
+            done = secguard("ledger", "verify", "-w", mount, "--json", *extra)
+            assert done.returncode == code, done.stdout + done.stderr
+            assert document(done)["axes"]["integrity"] == "pass"
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_verification_as_a_report(secguard, site: Path, tmp_path: Path) -> None:
+    for name in ("report.html", "report.csv", "report.xml"):
+        assert secguard("ledger", "verify", "-w", site, "--report", name, "--lang", "zh").returncode == 3
+        assert "账本" in (tmp_path / name).read_text(encoding="utf-8-sig")
