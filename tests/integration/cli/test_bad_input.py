@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def made(tmp_path_factory):
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "anchors")}
 
     def run(*args: object) -> None:
-        subprocess.run(["python", "-m", "secguard", *map(str, args)], cwd=folder, env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "secguard", *map(str, args)], cwd=folder, env=environment, check=True)
 
     run("init", "ws", "--area", "320116", "-q")
     run("identity", "ca", "init", "--yes", "-w", "ws", "-q")
