@@ -21,6 +21,7 @@ from secguard.core import Clock, Progress, RefusedError, UsageError, rfc3339, si
 from secguard.core.files import atomic_write
 from secguard.gbid import GbId
 from secguard.keys import Algorithm, Signer, key_id
+from secguard.trust import MALFORMED, Purpose, gbid_of, stated_purposes
 from secguard.video.hashing import hash_nals, hash_range
 from secguard.video.insertions import Times, insertions
 from secguard.video.manifest import Manifest, digest_presentation, digest_sets, gops_of
@@ -75,7 +76,7 @@ def manifest_path(video: Path) -> Path:
     return video.with_name(video.name + ".manifest.json")
 
 
-def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate]) -> None:
+def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], device: GbId) -> None:
     movie, nals, track = stream.movie, stream.nals, stream.track
     where = str(movie.path)
     if not nals.vcl.any():
@@ -111,6 +112,27 @@ def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate]) ->
             "video.sign.certificate",
             "the first certificate of the chain is not the key's",
             hint="leaf first in --chain",
+        )
+    _check_holder(chain[0], device)
+
+
+def _check_holder(leaf: x509.Certificate, device: GbId) -> None:
+    """What no verifier would believe is not signed, nor recorded as signed."""
+    try:
+        named, purposes = gbid_of(leaf, trust_cn=True), stated_purposes(leaf)
+    except MALFORMED as error:
+        raise UsageError("video.sign.certificate", f"the certificate is malformed: {str(error)[:120]}") from None
+    if named is not None and named != device:
+        raise RefusedError(
+            "video.sign.device",
+            f"the certificate is that of {named}, not of {device}",
+            hint="give the key and the chain of this camera",
+        )
+    if purposes and Purpose.MEDIA_SIGNING not in purposes:
+        raise RefusedError(
+            "video.sign.purpose",
+            f"the certificate is for {', '.join(purposes)}, not for media-signing",
+            hint=f"secguard identity issue {device} --profile media-signing",
         )
 
 
@@ -151,7 +173,8 @@ def sign(
 
     Raises:
         FormatError: the source is no readable MP4.
-        RefusedError: it is damaged or signed already, or the target exists.
+        RefusedError: it is damaged or signed already, the target exists, or the certificate is another device's or
+            for another purpose.
         UsageError: key and certificate do not fit, or the recording cannot be signed.
         SystemPartError: the disk is full; nothing is left behind.
     """
@@ -160,7 +183,7 @@ def sign(
     if not target.parent.is_dir():
         raise UsageError("video.sign.folder", "no such folder", where=str(target.parent))
     stream = open_stream(source)
-    _check(stream, signer, chain)
+    _check(stream, signer, chain, device)
     with _Background(stream.movie) as whole:
         hashed = hash_nals(stream.movie.data, stream.nals, np.flatnonzero(stream.nals.vcl), progress=progress)
         times = Times.of(stream, start, clock)

@@ -58,8 +58,11 @@ def _usage(**on: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: on.get(name, False) for name in names})
 
 
-def leaf(key: KeySigner, issuer: x509.Certificate, gbid: GbId, serial: int) -> Identity:
+def leaf(
+    key: KeySigner, issuer: x509.Certificate, gbid: GbId, serial: int, *, purpose: Purpose = Purpose.MEDIA_SIGNING
+) -> Identity:
     own = generate()
+    policy = x509.PolicyInformation(oids_of(purpose).policy, None)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_name(gbid.value))
@@ -70,7 +73,8 @@ def leaf(key: KeySigner, issuer: x509.Certificate, gbid: GbId, serial: int) -> I
         .not_valid_after(NOW + timedelta(days=300))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([oids_of(Purpose.MEDIA_SIGNING).eku]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([oids_of(purpose).eku]), critical=False)
+        .add_extension(x509.CertificatePolicies([policy]), critical=False)
         .add_extension(x509.SubjectAlternativeName([permanent_identifier(gbid)]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key.private_key(), hashes.SHA256())

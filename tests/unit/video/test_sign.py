@@ -12,6 +12,7 @@ import video_kit as kit
 
 from secguard.core import Axis, FixedClock, Outcome, RefusedError, SecguardError, UsageError
 from secguard.keys import Algorithm, generate
+from secguard.trust import Purpose
 from secguard.video import frame_offsets, manifest_path, sign
 from secguard.video.hashing import hash_range
 from secguard.video.inspection import inspect
@@ -215,3 +216,11 @@ def test_a_hash_ends_when_it_is_told(clip: Path) -> None:
     assert whole == hashlib.sha256(clip.read_bytes()).digest()
     stop.set()
     assert hash_range(data, 0, len(data), stop=stop) == hashlib.sha256(b"").digest()
+
+
+def test_what_nobody_would_believe_is_not_signed(clip: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    assert _refused(clip, target, pki, device=kit.OTHER).code == "video.sign.device"
+    client = kit.leaf(pki.key, pki.root, kit.CAMERA, 7, purpose=Purpose.DEVICE)
+    assert _refused(clip, target, pki, signer=client.signer, chain=client.chain).code == "video.sign.purpose"
+    assert list(tmp_path.iterdir()) == []
