@@ -106,6 +106,8 @@ class IdIndex:
         except FileNotFoundError:
             if not self._write:
                 return 0
+            if any(self._folder.glob("*.tab")):
+                raise FormatError("ledger.ids.format", "the ID index has lost its secret", where=str(path)) from None
             number = _secret_prime()
             atomic_write(path, number.to_bytes(8, "big"), mode=0o640)
         if number >> 63 != 1 or not _is_prime(number):
@@ -185,9 +187,23 @@ class IdIndex:
 
     def covers(self, size: int) -> bool:
         """Whether there is a table for every leaf below `size`."""
-        return size == 0 or all(
-            first in self._tables for first, _ in takewhile(lambda place: place[0] < size, _places())
+        return size == 0 or (
+            bool(self._prime)
+            and all(first in self._tables for first, _ in takewhile(lambda place: place[0] < size, _places()))
         )
+
+    def complete(self, size: int) -> bool:
+        """Whether every leaf below `size` stands in the tables, once; not whether under the right ID."""
+        import numpy as np
+
+        for first, bits in takewhile(lambda place: place[0] < size, _places()):
+            count = min(size - first, 1 << bits)
+            held = np.array(self._tables[first].slots)
+            numbers = np.sort(held[held != 0] & _LOW)
+            numbers = numbers[numbers <= count]  # an integrator may be ahead
+            if not np.array_equal(numbers, np.arange(1, count + 1)):
+                return False
+        return True
 
     def _table_for(self, index: int) -> _Table:
         first, bits = next(place for place in _places() if index < place[0] + (1 << place[1]))

@@ -19,7 +19,8 @@ from secguard.core import Axis, Finding, Progress, Throttle, Verdict, finding, j
 from secguard.core.errors import FormatError, RefusedError, SecguardError
 from secguard.ledger.anchor import Anchor
 from secguard.ledger.bodies import commit_many, leaf_hashes, unpack_bodies
-from secguard.ledger.integrate import State, load_state
+from secguard.ledger.ids import IdIndex
+from secguard.ledger.integrate import State, event_ids, load_state
 from secguard.ledger.journal import Journal, Retired
 from secguard.ledger.layout import Config, Layout, read_config
 from secguard.ledger.merkle import HASH_SIZE, leaf_hash, root_of
@@ -39,6 +40,8 @@ from secguard.ledger.tiles import (
 __all__ = ["verify_log"]
 
 _ZERO = bytes(HASH_SIZE)
+_SAMPLE = 256
+"""Bundles of a large log whose IDs are looked up."""
 
 
 class _PrunedData(msgspec.Struct):
@@ -313,6 +316,37 @@ class _Check:
             for level, place, row in self.tree.push(root_of(hashes)):
                 self.check_row(level, place, row)
 
+    def check_ids(self, size: int) -> None:
+        """The index from event ID to entry: whole, and right for all bundles of a small log, for 256 of a large one.
+
+        What cannot be opened is built again by whoever needs it, and is no finding.
+        """
+        folder = self.layout.ids
+        try:
+            index = IdIndex(folder)
+        except (FormatError, OSError):
+            return
+        try:
+            if not index.covers(size) or (folder / "building").exists():
+                return
+            if not index.complete(size):
+                self.say("ledger.ids.damaged", self.name(folder))
+                return
+            for number in range(0, size // BUNDLE, max(1, size // BUNDLE // _SAMPLE)):
+                path = self.layout.bodies / body_path(number)
+                try:
+                    bodies = unpack_bodies(path.read_bytes())[1]
+                    names = event_ids([b"{}" if body is None else body for body in bodies])
+                except (SecguardError, UnicodeDecodeError, OSError):
+                    continue  # named where bodies are verified
+                found = set(index.candidates(names))
+                for at, body in enumerate(bodies):
+                    if body is not None and (at, number * BUNDLE + at) not in found:
+                        self.say("ledger.ids.damaged", f"{self.name(folder)}, entry {number * BUNDLE + at}")
+                        return
+        finally:
+            index.close()
+
     def judge_pruned(self) -> None:
         ranges = sorted(self.cited)
         for index in self.pruned:
@@ -405,6 +439,7 @@ def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progre
         if state.rows and check.tree.rows != state.rows:
             check.say("ledger.state.damaged", check.name(layout.state), reason="it does not match the tree")
         check.tail(journal)
+        check.check_ids(state.size)
         report(total, total, "entries")
     finally:
         journal.close()

@@ -365,6 +365,28 @@ def test_pruned_bodies(folder: Path) -> None:
         assert [item.where for item in verdict.findings] == ["bodies/000, entry 13"]
 
 
+@pytest.mark.parametrize("width", [1, 8, 4096])
+def test_damage_to_the_id_index_is_found(folder: Path, width: int) -> None:
+    """It would let a known event be recorded a second time."""
+    (table,) = (folder / "log" / "ids").glob("*.tab")
+    original = table.read_bytes()
+    full = [at for at in range(4096, len(original), 8) if original[at : at + 8] != bytes(8)]
+    assert len(full) == 256
+    for place in full[::16]:
+        at = place + place // 128 % 8 if width == 1 else place
+        changed = bytes(byte ^ 0x40 for byte in original[at : at + width]) if width == 1 else bytes(width)
+        table.write_bytes(original[:at] + changed + original[at + width :])
+        assert codes(folder) == {"ledger.ids.damaged"}
+    table.write_bytes(original)
+    assert codes(folder) == set()
+    (folder / "log" / "ids" / "secret").unlink()
+    with Ledger.open(folder / "log") as log:
+        assert all(item.duplicate for item in log.record(events(310)))
+        log.record(events(300, 500))
+        log.publish(SIGNER)
+    assert codes(folder) == set()
+
+
 def test_bytes_that_are_no_text_are_findings_too(folder: Path) -> None:
     with Ledger.open(folder / "log") as log:
         log.record([Event(id="p", kind="audit.pruned", time=NOW, actor=Actor(name="a"), subject="here")])
