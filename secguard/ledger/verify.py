@@ -40,7 +40,7 @@ from secguard.ledger.tiles import (
 __all__ = ["verify_log"]
 
 _ZERO = bytes(HASH_SIZE)
-_SAMPLE = 256
+_SAMPLE = 128
 """Bundles of a large log whose IDs are looked up."""
 
 
@@ -317,7 +317,7 @@ class _Check:
                 self.check_row(level, place, row)
 
     def check_ids(self, size: int) -> None:
-        """The index from event ID to entry: whole, and right for all bundles of a small log, for 256 of a large one.
+        """The index from event ID to entry: whole, and right for all bundles of a small log, for 128 of a large one.
 
         What cannot be opened is built again by whoever needs it, and is no finding.
         """
