@@ -203,11 +203,12 @@ class ElasticIndex:
             "sort": [{TIME_FIELD: "desc"}, {INDEX_FIELD: "desc"}],
             "source": False,
         }
-        if after:
-            asked["search_after"] = after[1:]
+        large = limit >= _PAGE
+        if after:  # a point in time sorts by its own third key as well, and no document has this value of it
+            asked["search_after"] = [*after[1:], (1 << 63) - 1] if large else after[1:]
         places: list[list[int]] = []
         total = 0
-        with self._snapshot(state) if limit >= _PAGE else nullcontext({"index": self._pattern(state)}) as where:
+        with self._snapshot(state) if large else nullcontext({"index": self._pattern(state)}) as where:
             while len(places) <= limit:
                 size = min(limit + 1 - len(places), _PAGE)
                 hits = self._search(**where, **asked, size=size, track_total_hits=not places)

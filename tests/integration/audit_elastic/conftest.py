@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _FILES = _HERE.parents[2] / "audit" / "elasticsearch"
 _OWN = os.environ.get("SECGUARD_TEST_ES_URL", "")  # read before a test hides the environment
 _OWN_CA = os.environ.get("SECGUARD_TEST_ES_CA", "")
 _NUMBERS = itertools.count()
+_SUPERVISORS: list[subprocess.Popen[bytes]] = []
 
 
 class Elastic:
@@ -126,7 +127,6 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Elastic]:
     lacks = _lacks()
     if lacks:
         pytest.skip(lacks)
-    supervisor = None
     with (folder / "users").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)  # the server lives as long as anybody holds this
         with (folder / "start").open("a+") as start:
@@ -149,8 +149,9 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Elastic]:
         with server.lock(fcntl.LOCK_SH):
             _install(server)
         yield server
-    if supervisor is not None:
-        supervisor.wait(timeout=280)  # until the last worker lets go, and the server has ended
+    with suppress(subprocess.TimeoutExpired):  # another worker may need the server for longer
+        for supervisor in _SUPERVISORS:
+            supervisor.wait(timeout=10)
 
 
 @pytest.fixture

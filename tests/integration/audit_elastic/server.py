@@ -248,6 +248,8 @@ def supervise(server: Server, users: Path) -> None:
         while True:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                server.stop()
+                (server.folder / "start").unlink(missing_ok=True)  # who comes now starts another
                 return
             if server.process is not None and server.process.poll() is not None:
                 if not (server.folder / "ready.json").exists():

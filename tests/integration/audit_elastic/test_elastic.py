@@ -84,6 +84,7 @@ def test_pages_join_and_do_not_see_what_comes_later(ledger: Ledger, open_index: 
     index = open_index()
     catch_up(index, ledger)
     query = parse("", now=NOW)
+    short = index.find(query, limit=30)
     first = index.find(query, limit=5100)  # more than one request, in one point in time
     ledger.record(events(10))
     catch_up(index, ledger)
@@ -95,6 +96,8 @@ def test_pages_join_and_do_not_see_what_comes_later(ledger: Ledger, open_index: 
         seen += page.seqs
         cursor = page.next
     assert sorted(seen) == list(range(5300))
+    large = index.find(query, limit=5250, after=short.next)  # from a cursor, in more than one request
+    assert list(large.seqs) == seen[30:5280]
     assert index.find(query, limit=1).total == 5310
 
 
