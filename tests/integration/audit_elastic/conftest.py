@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ _FILES = _HERE.parents[2] / "audit" / "elasticsearch"
 _OWN = os.environ.get("SECGUARD_TEST_ES_URL", "")  # read before a test hides the environment
 _OWN_CA = os.environ.get("SECGUARD_TEST_ES_CA", "")
 _NUMBERS = itertools.count()
-_SUPERVISORS: list[subprocess.Popen[bytes]] = []
 
 
 class Elastic:
@@ -132,11 +131,9 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Elastic]:
         with (folder / "start").open("a+") as start:
             fcntl.flock(start, fcntl.LOCK_EX)
             if start.tell() == 0:
-                with (folder / "supervisor.log").open("ab") as log:
-                    supervisor = subprocess.Popen(
-                        [sys.executable, str(_HERE / "server.py"), str(folder)],
-                        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                    )  # fmt: skip
+                with (folder / "supervisor.log").open("ab") as log:  # nobody's child: it outlives this worker
+                    program = ["setsid", "--fork", sys.executable, str(_HERE / "server.py"), str(folder)]
+                    subprocess.run(program, check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
                 start.write("started\n")
                 start.flush()
         ready, failed = folder / "ready.json", folder / "failed.txt"
@@ -149,9 +146,9 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Elastic]:
         with server.lock(fcntl.LOCK_SH):
             _install(server)
         yield server
-    with suppress(subprocess.TimeoutExpired):  # another worker may need the server for longer
-        for supervisor in _SUPERVISORS:
-            supervisor.wait(timeout=10)
+    limit = time.monotonic() + 10
+    while (folder / "start").exists() and time.monotonic() < limit:  # another worker may need the server for longer
+        time.sleep(0.1)
 
 
 @pytest.fixture
