@@ -110,4 +110,3 @@ def _bad(where: str, message: str) -> FormatError:
     return FormatError(
         "identity.profile.format", message, hint="docs/identity.md lists the keys of a profile", where=where
     )
-
