@@ -196,7 +196,7 @@ def socket_rate(root: Path, count: int) -> float:
 def rows(total: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Run everything and yield one row a measurement."""
 
-    def row(what: str, value: float, unit: str, ratio: float | None = None, goal: str = "") -> dict[str, Any]:
+    def row(what: str, value: float, unit: str, ratio: float | None = None, goal: float | str = "") -> dict[str, Any]:
         return {"what": what, "value": round(value, 3), "unit": unit, "ratio": ratio and round(ratio, 2), "goal": goal}
 
     folder = Path(tempfile.mkdtemp(prefix="bench-ledger-"))
@@ -213,7 +213,7 @@ def rows(total: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         yield row("bare journal, batches of 128", piped / times["bare"], "events/s")
         yield row(
             "durable ingest, batches of 128", piped / times["ingest"], "events/s", times["bare"] / times["ingest"],
-            ">= 0.6 of the bare journal",
+            0.6,
         )  # fmt: skip
         if single:
             yield row(
@@ -238,7 +238,7 @@ def rows(total: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         assert verdict.outcome.value == "pass", verdict.findings[:3]
         four, one = hash_floor(root, total)
         yield row("bare SHA-256 of the same entries (4 calls each)", total / four, "entries/s")
-        yield row("full verify, one core", total / seconds, "entries/s", four / seconds, ">= 0.5 of bare SHA-256")
+        yield row("full verify, one core", total / seconds, "entries/s", four / seconds, 0.5)
         yield row("full verify against one SHA-256 call an event", total / one, "entries/s", one / seconds)
         say("service")
         yield row("four writers, one event at a time, through the service", socket_rate(root, 500), "events/s")
