@@ -248,8 +248,8 @@ class Writer:
         if waiting < KICK:
             return
         if self._child is None or self._child.poll() is not None:
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-            command = [sys.executable, "-m", "secguard.ledger", str(self._layout.root)]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            command = [sys.executable, "-P", "-m", "secguard.ledger", str(self._layout.root)]
             quiet = subprocess.DEVNULL
             self._child = subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
         if waiting > LIMIT:

@@ -18,7 +18,8 @@ CAMERA = "32011600001320000001"
 def made(tmp_path_factory):
     """A workspace with a certified camera and a signed clip, made once and copied for each test."""
     folder = tmp_path_factory.mktemp("made")
-    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "anchors")}
+    # The anchor lies in the workspace, so that each copy has its own.
+    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "ws" / "state" / "xdg")}
 
     def run(*args: object) -> None:
         subprocess.run([sys.executable, "-m", "secguard", *map(str, args)], cwd=folder, env=environment, check=True)
