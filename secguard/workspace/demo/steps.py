@@ -62,7 +62,6 @@ class Stage:
     index_findings: list[Finding] = field(default_factory=list)
     bundle: Verdict | None = None
     broken_bundle: Verdict | None = None
-    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def signed(self) -> Path:
@@ -84,6 +83,14 @@ _NOTHING_SIGNED = Shown(None, Text("did not run: there is no signed recording", 
 
 def _codes(verdict: Verdict) -> str:
     return ", ".join(sorted({f.code for f in verdict.findings if f.outcome is not Outcome.PASS})) or "-"
+
+
+def _judge(stage: Stage, video: Path) -> "VideoVerdict":
+    """Verify a recording as the camera's, by the manifest of what was signed."""
+    from secguard.video import Expectation, manifest_path, verify
+
+    expectation = Expectation(stage.camera, must_sign=True, manifest=manifest_path(stage.signed).read_bytes())
+    return verify(video, stage.workspace.trust(), stage.workspace.clock.now(), expectation)
 
 
 def issue(stage: Stage, progress: Progress) -> Shown:
@@ -118,7 +125,6 @@ def issue(stage: Stage, progress: Progress) -> Shown:
 
 def sign(stage: Stage, progress: Progress) -> Shown:
     """A clip is signed for its camera; what was signed passes on all axes."""
-    from secguard.video import Expectation, manifest_path, verify
     from secguard.video import sign as sign_video
 
     workspace = stage.workspace
@@ -136,8 +142,7 @@ def sign(stage: Stage, progress: Progress) -> Shown:
         progress=progress,
     ) as signed:
         workspace.record("video.signed", stage.camera.value, data=signed.event_data())
-    expectation = Expectation(stage.camera, must_sign=True, manifest=manifest_path(stage.signed).read_bytes())
-    stage.good = verify(stage.signed, workspace.trust(), workspace.clock.now(), expectation)
+    stage.good = _judge(stage, stage.signed)
     verdict = stage.good.verdict
     if wrong := _ensure(
         verdict.outcome is Outcome.PASS, f"the signed clip: {_codes(verdict)}", f"签名视频：{_codes(verdict)}"
@@ -156,20 +161,18 @@ def sign(stage: Stage, progress: Progress) -> Shown:
 
 def flip(stage: Stage, progress: Progress) -> Shown:
     """One byte of one frame is flipped; the verdict names the GOP and the frame."""
-    from secguard.video import Expectation, frame_offsets, manifest_path, verify
+    from secguard.video import frame_offsets
 
     del progress
     if not stage.signed.exists():
         return _NOTHING_SIGNED
-    workspace = stage.workspace
     changed = stage.folder / "changed.mp4"
     shutil.copyfile(stage.signed, changed)
     frames = frame_offsets(stage.signed)
     number = len(frames.offset) * 3 // 5
     position = int(frames.offset[number] + frames.size[number] // 2)
     _flip_byte(changed, position)
-    expectation = Expectation(stage.camera, must_sign=True, manifest=manifest_path(stage.signed).read_bytes())
-    stage.bad = verify(changed, workspace.trust(), workspace.clock.now(), expectation)
+    stage.bad = _judge(stage, changed)
     gop = int(frames.gop[number])
     named = [f for f in stage.bad.verdict.findings if f"GOP {gop}" in f.where and f"frame {number + 1}" in f.where]
     if wrong := _ensure(
@@ -226,13 +229,12 @@ def separate(stage: Stage, progress: Progress) -> Shown:
 
 def audit(stage: Stage, progress: Progress) -> Shown:
     """Access events are imported and searched; the index is tampered with, and each touched row is named."""
-    from secguard.audit import catch_up, compare, import_file, search
+    from secguard.audit import compare, import_file, search
 
     workspace = stage.workspace
     source = stage.folder / "access.jsonl"
     write_accesses(source, _CAMERAS, stage.events, workspace.clock.now())
     imported = import_file(source, workspace.ledger, workspace.clock, workspace.actor(), progress=progress)
-    catch_up(workspace.index, workspace.ledger)
     page = search(NEEDLE, workspace.index, workspace.ledger, workspace.clock, workspace.actor(), limit=5, wait=True)
     written = source.read_text(encoding="utf-8").count(NEEDLE)
     if wrong := _ensure(
@@ -241,7 +243,6 @@ def audit(stage: Stage, progress: Progress) -> Shown:
         f"记录 {imported.recorded}/{stage.events}，检索到 {page.total}/{written}",
     ):
         return wrong
-    catch_up(workspace.index, workspace.ledger)
     before, _, _, _ = compare(workspace.index, workspace.ledger)
     wanted = {"audit.index.missing", "audit.index.altered", "audit.index.extra"}
     with closing(sqlite3.connect(workspace.state / "index" / "audit.db")) as database, database:
@@ -255,7 +256,7 @@ def audit(stage: Stage, progress: Progress) -> Shown:
             f"INSERT INTO event (seq, id, {columns}) SELECT 10000000, ?, {columns} FROM event WHERE seq = ?",  # noqa: S608 - names from the schema
             (new_event_id(), rows[1]),
         )
-    stage.index_findings, stage.counts, _, _ = compare(workspace.index, workspace.ledger)
+    stage.index_findings, _, _, _ = compare(workspace.index, workspace.ledger)
     seen = {item.code for item in stage.index_findings}
     if wrong := _ensure(
         not [f for f in before if f.outcome is Outcome.FAIL] and wanted <= seen,
