@@ -122,10 +122,6 @@ class Reader:
         self._block = Block(number * BUNDLE, *unpack_bodies(data, str(path)))
         return self._block
 
-    def drop_cache(self) -> None:
-        """Forget the block read last (bodies may have been pruned)."""
-        self._block = None
-
     def entry(self, index: int) -> tuple[bytes, bytes | None]:
         """Salt and event bytes of an entry; None if the body was pruned."""
         held = self.block(index)
