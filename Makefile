@@ -45,7 +45,7 @@ docs: .venv/.dev-ready ## Generate the command reference and the findings catalo
 
 lock: ## Renew the pinned dependencies (needs uv)
 	uv pip compile --universal --generate-hashes --no-header --no-annotate --upgrade -q \
-	  --python-version 3.11 --extra media pyproject.toml -o requirements.lock
+	  --python-version 3.11 --extra media --extra pkcs11 pyproject.toml -o requirements.lock
 	uv pip compile --universal --generate-hashes --no-header --no-annotate --upgrade -q \
 	  --python-version 3.11 --group test --group lint -c requirements.lock -o tests/requirements.lock
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from cryptography import x509
 
-from secguard.identity import issue as issuing
-from secguard.identity import revoke as revoking
-from secguard.identity.issue import Issued, Request
+from secguard.identity.issuing import issue as issuing
+from secguard.identity.issuing.issue import Issued, Request
 from secguard.identity.records import CertificateRecord
 from secguard.identity.site import Site, no_certificate
+from secguard.identity.status import revoke as revoking
 from secguard.keys import Signer
 
 __all__ = ["Authority"]
@@ -19,19 +19,19 @@ class Authority(Site):
     """A site's CAs, opened; see `Site` for the arguments."""
 
     def issue(self, requests: Sequence[Request]) -> list[Issued]:
-        """Issue certificates and their companions; see `secguard.identity.issue.issue`."""
+        """Issue certificates and their companions; see `secguard.identity.issuing.issue.issue`."""
         return issuing.issue(self, requests)
 
     def renew(self, holder: str, profile: str, folder: Path | None = None) -> Issued:
-        """Certify an active certificate's key again; see `secguard.identity.issue.renew`."""
+        """Certify an active certificate's key again; see `secguard.identity.issuing.issue.renew`."""
         return issuing.renew(self, holder, profile, folder)
 
     def revoke(self, target: str, reason: str, *, profile: str = "", case: str = "") -> list[CertificateRecord]:
-        """Revoke and publish; see `secguard.identity.revoke.revoke`."""
+        """Revoke and publish; see `secguard.identity.status.revoke.revoke`."""
         return revoking.revoke(self, target, reason, profile=profile, case=case)
 
     def publish_crls(self) -> list[Path]:
-        """Sign and publish all revocation lists; see `secguard.identity.revoke.publish`."""
+        """Sign and publish all revocation lists; see `secguard.identity.status.revoke.publish`."""
         return revoking.publish(self)
 
     def device_signer(self, gbid: str, profile: str = "media-signing") -> tuple[Signer, list[x509.Certificate]]:

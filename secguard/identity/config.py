@@ -16,6 +16,9 @@ class IdentityConfig:
         edition: edition of GB/T 28181 whose tables IDs are checked against.
         crl_url: base URL of revocation lists, no slash at the end; empty: certificates name none.
         crl_days: days until a list of an issuing CA is stale.
+        crl_shards: number of lists that an issuing CA's revocations are spread over, besides its full list; 0: none.
+        ocsp_url: URL of the OCSP responder; empty: certificates name none.
+        ca_url: base URL of the CAs' certificates (`<name>.cer`), no slash at the end; empty: certificates name none.
     """
 
     organization: str = "secguard"
@@ -24,3 +27,6 @@ class IdentityConfig:
     edition: str = "2022"
     crl_url: str = ""
     crl_days: int = 7
+    crl_shards: int = 0
+    ocsp_url: str = ""
+    ca_url: str = ""

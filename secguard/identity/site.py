@@ -7,14 +7,16 @@ from typing import Any
 
 from cryptography import x509
 
-from secguard.core import Clock, FormatError, UsageError
+from secguard.core import Clock, FormatError, RefusedError, UsageError
 from secguard.events import Actor, Event, Receipt, Recorder, new_event_id
-from secguard.identity.build import ROOT
+from secguard.gbid import GbId
+from secguard.identity.certificate import ROOT
 from secguard.identity.config import IdentityConfig
-from secguard.identity.profiles import Profile, load_profiles
-from secguard.identity.records import CaRecord, CertificateRecord
+from secguard.identity.profiles import CaProfile, Profile, load_ca_profiles, load_profiles
+from secguard.identity.records import CaRecord, CaStatus, CertificateRecord
 from secguard.identity.registry import Registry
 from secguard.keys import Signer, key_id, load_signer
+from secguard.trust import Purpose, scope_of, stated_purposes
 
 __all__ = ["Site", "no_certificate", "relative_reference"]
 
@@ -58,7 +60,8 @@ class Site:
         self._actor = actor
         self._signers: dict[str, Signer] = {}
         self.receipts: list[Receipt] = []
-        self.cas: Mapping[str, CaRecord] = registry.authorities()
+        found = registry.authorities()
+        self.cas: Mapping[str, CaRecord] = {n: ca for n, ca in found.items() if ca.status != CaStatus.PENDING}
         if ROOT not in self.cas:
             raise UsageError(
                 "identity.ca.none", "this site has no CA yet", hint="run: secguard identity ca init", where=str(folder)
@@ -70,9 +73,19 @@ class Site:
         return load_profiles(self.certs)
 
     @cached_property
+    def ca_profiles(self) -> dict[str, CaProfile]:
+        """The profiles of CAs, by name."""
+        return load_ca_profiles(self.certs / "ca")
+
+    @cached_property
     def certificates(self) -> Mapping[str, x509.Certificate]:
-        """The certificates of the CAs, by name."""
+        """The certificates of the CAs, by name, also of those that issue no more."""
         return {name: record.x509() for name, record in self.cas.items()}
+
+    @property
+    def signing(self) -> list[str]:
+        """Names of the CAs whose keys are here: those that publish lists."""
+        return [name for name, record in self.cas.items() if record.key]
 
     @property
     def root(self) -> x509.Certificate:
@@ -89,6 +102,50 @@ class Site:
         """The file that whoever changes something holds."""
         return self.folder / ".lock"
 
+    def issuer(self, purpose: Purpose, device: GbId | None = None) -> str:
+        """The CA that certifies a purpose: of those whose scope covers the device the narrowest, then the latest.
+
+        What a CA may do is read from its certificate, as a verifier will read it.
+
+        Raises:
+            UsageError: no CA of the site certifies the purpose.
+            RefusedError: `identity.scope.exceeded`: none may certify this device.
+        """
+        able = [
+            name
+            for name, record in self.cas.items()
+            if record.status == CaStatus.CURRENT
+            and name != ROOT
+            and purpose in stated_purposes(self.certificates[name])
+        ]
+        if not able:
+            raise UsageError(
+                "identity.purpose.unissued",
+                f"no CA of this site certifies the purpose {purpose}",
+                hint="secguard identity ca show lists them",
+            )
+        fit = [name for name in able if device is None or self._covers(name, device)]
+        if not fit or (device is not None and not self._covers(ROOT, device)):
+            scope = scope_of(self.certificates[able[0] if not fit else ROOT])
+            raise RefusedError(
+                "identity.scope.exceeded",
+                f"{device} lies outside the scope of this site's CA ({scope})",
+                hint="its certificate must come from the CA of its own area",
+                where=", ".join(able),
+            )
+        return max(fit, key=lambda name: (self._narrowness(name, device), self.cas[name].created, name))
+
+    def _covers(self, name: str, device: GbId) -> bool:
+        scope = scope_of(self.certificates[name])
+        return scope is None or scope.covers(device)
+
+    def _narrowness(self, name: str, device: GbId | None) -> tuple[int, bool, bool]:
+        scope = scope_of(self.certificates[name])
+        if scope is None or device is None:
+            return 0, False, False
+        area = max((len(area) for area in scope.areas if device.value.startswith(area)), default=0)
+        return area, bool(scope.types), bool(scope.networks)
+
     def reference(self, path: Path) -> str:
         """How the registry keeps the place of a key file: relative inside the site's folder, so that it can move."""
         return relative_reference(self.folder, path)
@@ -101,9 +158,15 @@ class Site:
         """The key of a CA.
 
         Raises:
-            UsageError: no or a wrong passphrase.
+            UsageError: no or a wrong passphrase; `identity.key.offline`: the key is on another machine.
             RefusedError: the file is readable by others.
         """
+        if not self.cas[name].key:
+            raise UsageError(
+                "identity.key.offline",
+                f"the key of the CA {name} is not here",
+                hint="run this in the workspace that made it",
+            )
         if name not in self._signers:
             self._signers[name] = load_signer(self.locate(self.cas[name].key), self.passphrase)
         return self._signers[name]

@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from secguard.core.errors import FormatError, RefusedError, SystemPartError
@@ -40,7 +41,23 @@ def _version(path: Path) -> int:
         connection.close()
 
 
-def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) -> sqlite3.Connection:
+def _upgrade(connection: sqlite3.Connection, upgrades: Mapping[int, str], version: int) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been first
+        for step in range(found, version):
+            for statement in upgrades[step].split(";\n"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={version}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def open_sqlite(
+    path: Path, schema: str, version: int, *, durable: bool = True, upgrades: Mapping[int, str] | None = None
+) -> sqlite3.Connection:
     """Open a database, creating it from `schema` when new; autocommit, so callers write `BEGIN IMMEDIATE` themselves.
 
     Args:
@@ -48,6 +65,7 @@ def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) 
         schema: SQL script of STRICT tables.
         version: the schema's `user_version`.
         durable: `synchronous=FULL` (records) or `NORMAL` (what can be rebuilt).
+        upgrades: SQL scripts by the version they lead away from, each to the next one; run in one transaction.
 
     Raises:
         FormatError: the file is no database.
@@ -67,6 +85,8 @@ def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) 
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
             connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nPRAGMA user_version={version};\nCOMMIT;")
+        elif found < version and all(step in (upgrades or {}) for step in range(found, version)):
+            _upgrade(connection, upgrades or {}, version)
         elif found != version:
             raise RefusedError(
                 "store.sqlite.version",
@@ -78,7 +98,7 @@ def open_sqlite(path: Path, schema: str, version: int, *, durable: bool = True) 
         connection.close()
         if "already exists" in str(error):
             if _version(path):  # another process made it between our look and our BEGIN
-                return open_sqlite(path, schema, version, durable=durable)
+                return open_sqlite(path, schema, version, durable=durable, upgrades=upgrades)
             raise FormatError(
                 "store.sqlite.format",
                 "the database has tables and no version: it was damaged or changed by hand",

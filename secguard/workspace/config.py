@@ -51,11 +51,17 @@ class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         country: two-letter code in subjects.
         crl_url: base URL of CRLs, without a slash at the end; empty: certificates name none.
         crl_days: days until a CRL is stale.
+        crl_shards: number of lists that the revocations of an issuing CA are spread over, besides its full list.
+        ocsp_url: URL of the OCSP responder; empty: certificates name none.
+        ca_url: base URL of the CAs' certificates, without a slash at the end; empty: certificates name none.
     """
 
     country: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{2}$")] = "CN"
     crl_url: Annotated[str, msgspec.Meta(max_length=200)] = ""
     crl_days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
+    crl_shards: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    ocsp_url: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    ca_url: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
 class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -142,6 +142,9 @@ class Workspace:
             edition=str(site.edition),
             crl_url=section.crl_url,
             crl_days=section.crl_days,
+            crl_shards=section.crl_shards,
+            ocsp_url=section.ocsp_url,
+            ca_url=section.ca_url,
         )
 
     def passphrase(self, option: Path | None = None) -> bytes | None:
@@ -262,7 +265,7 @@ class Workspace:
         record = self.registry.active(self.ledger.origin, "log")
         if record is None:
             raise UsageError("workspace.log.none", "the log has no certificate", hint="run: secguard identity ca init")
-        return [record.x509(), self.registry.authorities()["services"].x509()]
+        return [record.x509(), self.registry.authorities()[record.issuer].x509()]
 
     def log_keys(self) -> "tuple[NoteKey, ...]":
         """The log keys that the site's root certifies now; empty if none is believed."""

@@ -193,7 +193,7 @@ def test_bad_input_is_one_line_and_exit_2(run, site, words, message):
 
 
 def test_open_key_file(run, site):
-    key = site / "state" / "identity" / "keys" / "services.key.pem"
+    key = site / "state" / "identity" / "keys" / "media.key.pem"
     key.chmod(0o644)
     done = run("issue", CAMERA, "--profile", "camera", code=2)
     assert f"chmod 600 {key}" in done.stderr

@@ -96,9 +96,7 @@ class Site:
 
 
 def make_site(root: Path) -> Site:
-    (root / "certs").mkdir(parents=True)
-    for profile in PROFILES.glob("*.yaml"):
-        shutil.copy(profile, root / "certs")
+    shutil.copytree(PROFILES, root / "certs", ignore=shutil.ignore_patterns("*.pem"))
     return Site(root, Registry.open(root / "state" / "identity" / "registry.db"), MemoryRecorder())
 
 

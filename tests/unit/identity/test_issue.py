@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from secguard.core import FixedClock, FormatError, RefusedError, SecguardError, UsageError
 from secguard.gbid import GbId
 from secguard.identity import IdentityConfig, Request
+from secguard.identity.issuing.request import read_csr
 from secguard.identity.profiles import load_profile
-from secguard.identity.request import read_csr
 from secguard.keys import check_private, load_signer
 from secguard.trust import Purpose, gbid_of, read_certificates
 

@@ -9,7 +9,7 @@ from cryptography import x509
 from secguard.core import FixedClock, RefusedError, SecguardError, UsageError
 from secguard.gbid import GbId, Scope
 from secguard.identity import REASONS, Authority, Registry, Request
-from secguard.identity import issue as issuing
+from secguard.identity.issuing import issue as issuing
 from secguard.trust import Purpose, TrustPolicy, read_crls, scope_of
 
 CAMERA = "32011600001320000001"
@@ -25,7 +25,7 @@ class PowerCut(BaseException):
 
 def test_hierarchy(site):
     authority = site.open(None)
-    assert set(authority.certificates) == {"root", "devices", "services"}
+    assert set(authority.certificates) == {"root", "devices", "platforms", "media", "logs", "operators"}
     assert (site.certs / "root.pem").read_bytes().startswith(b"-----BEGIN CERTIFICATE-----")
     for certificate in authority.certificates.values():
         assert scope_of(certificate) == Scope(("320116",))
@@ -277,8 +277,8 @@ def test_revocation_the_ledger_refuses_is_completed_later(site):
 
 
 def test_reasons_are_those_of_the_command_line():
-    from secguard.cli.identity import _REASONS
-    from secguard.cli.identity_verify import _PURPOSES
+    from secguard.cli.identity.status import _REASONS
+    from secguard.cli.identity.verify import _PURPOSES
 
     assert set(_REASONS) == set(REASONS)
     assert set(_PURPOSES) == {str(purpose) for purpose in Purpose}
@@ -292,7 +292,7 @@ def test_revocation_lists_number_upwards_and_keep_the_expired(site):
     site.open(clock=late).publish_crls()
     crls = read_crls([authority.crl_folder])
     numbers = [item.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for item in crls]
-    assert numbers == [3, 3, 3]  # at creation, at the revocation, now
+    assert numbers == [3] * 6  # at creation, at the revocation, now
     # Judged three years later for a time when it was in use: the list still knows.
     found = TrustPolicy([authority.root], crls).judge_chain(
         authority.chain(issued.record), Purpose.DEVICE, site.clock.at + timedelta(days=1)

@@ -9,8 +9,8 @@ from cryptography.x509 import ReasonFlags
 from secguard.core import UsageError, rfc3339
 from secguard.events import new_event_id
 from secguard.gbid import GbId
-from secguard.identity.build import ROOT, build_crl
-from secguard.identity.deliver import make_folder
+from secguard.identity.certificate import ROOT, build_crl
+from secguard.identity.issuing.deliver import make_folder
 from secguard.identity.lock import exclusive
 from secguard.identity.records import CertificateRecord, Status
 from secguard.identity.site import Site
@@ -50,7 +50,7 @@ def revoke(site: Site, target: str, reason: str, *, profile: str = "", case: str
         )
     with exclusive(site.lock):
         rows = _find(site, target, profile)
-        for name in site.certificates:
+        for name in site.signing:
             site.signer(name)  # a wrong passphrase must show before anything is changed
         at = site.clock.now().replace(microsecond=0)
         with site.registry.transaction():
@@ -117,8 +117,8 @@ def _publish(site: Site) -> list[Path]:
     lists = {}
     events = []
     now = site.clock.now()
-    for name, certificate in site.certificates.items():
-        signer = site.signer(name)
+    for name in site.signing:
+        certificate, signer = site.certificates[name], site.signer(name)
         revoked = list(site.registry.revoked(name))
         with site.registry.transaction():
             number = site.registry.next_crl_number(name)

@@ -1,5 +1,7 @@
 """What is asked for, checked before anything is made: holders, and PKCS#10 requests (RFC 2986)."""
 
+import contextlib
+import ipaddress
 import re
 
 from cryptography import x509
@@ -14,6 +16,7 @@ __all__ = ["check_holder", "read_csr"]
 
 _MAX_CSR = 16 << 10
 _NAME = re.compile(r"[^\W_][\w .@/:-]{0,63}")
+_HOST = re.compile(r"(?=.{1,64}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _VENDOR_SERIAL = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{1,64}")  # PrintableString of X.520
 
 
@@ -29,6 +32,8 @@ def check_holder(holder: str, profile: Profile, edition: str, vendor_serial: str
             f"{vendor_serial[:70]!r} cannot stand in a certificate as a serial number",
             hint="1 to 64 ASCII letters, digits, spaces and '()+,-./:=?",
         )
+    if profile.holder is Holder.HOST:
+        return _host(holder), None
     if profile.holder is Holder.NAME:
         if not _NAME.fullmatch(holder):
             raise UsageError(
@@ -46,6 +51,19 @@ def check_holder(holder: str, profile: Profile, edition: str, vendor_serial: str
             where="positions 11-13",
         )
     return gbid.value, gbid
+
+
+def _host(holder: str) -> str:
+    """A DNS name in lower case, or an IP address in its one form."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(holder))
+    if not _HOST.fullmatch(holder.lower()):
+        raise UsageError(
+            "identity.host.format",
+            f"{holder[:70]!r} is no host",
+            hint="a DNS name of at most 64 characters, or an IP address",
+        )
+    return holder.lower()
 
 
 def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:

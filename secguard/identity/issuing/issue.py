@@ -23,15 +23,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from secguard.core import Axis, RefusedError, SecguardError, UsageError, describe, rfc3339
 from secguard.events import Event, new_event_id
 from secguard.gbid import GbId
-from secguard.identity.build import ROOT, Validity, build_leaf, issuer_of
-from secguard.identity.deliver import Bundle, file_name, make_folder, obtain_key
+from secguard.identity.certificate import Validity, build_leaf, shard_of
+from secguard.identity.issuing.deliver import Bundle, file_name, make_folder, obtain_key
+from secguard.identity.issuing.request import check_holder, read_csr
 from secguard.identity.lock import exclusive
 from secguard.identity.profiles import Profile
 from secguard.identity.records import CertificateRecord, DeviceRecord, Status
-from secguard.identity.request import check_holder, read_csr
 from secguard.identity.site import Site, no_certificate
 from secguard.keys import key_id
-from secguard.trust import TrustPolicy, scope_of
+from secguard.trust import TrustPolicy
 
 __all__ = ["Issued", "Request", "issue", "new_serial", "renew"]
 
@@ -182,9 +182,7 @@ def _plan(site: Site, request: Request) -> list[_Job]:
     jobs = []
     for one in (profile, *(site.profiles[name] for name in companions)):
         stem = request.stem if request.stem and one is profile else f"{file_name(holder)}.{one.name}"
-        jobs.append(_Job(request, one, holder, device, Bundle(folder, stem), issuer_of(one.purpose)))
-    for job in jobs:
-        _check_scope(site, job)
+        jobs.append(_Job(request, one, holder, device, Bundle(folder, stem), site.issuer(one.purpose, device)))
     known = site.registry.device(holder) if device else None
     if known is not None and known.vendor_serial and request.vendor_serial not in {"", known.vendor_serial}:
         raise RefusedError(
@@ -193,18 +191,6 @@ def _plan(site: Site, request: Request) -> list[_Job]:
             hint="another camera needs an ID of its own",
         )
     return jobs
-
-
-def _check_scope(site: Site, job: _Job) -> None:
-    for name in (job.issuer, ROOT):
-        scope = scope_of(site.certificates[name])
-        if job.device is not None and scope is not None and not scope.covers(job.device):
-            raise RefusedError(
-                "identity.scope.exceeded",
-                f"{job.device} lies outside the scope of this site's CA ({scope.text})",
-                hint="its certificate must come from the CA of its own area",
-                where=name,
-            )
 
 
 def _open_issuers(site: Site, jobs: Sequence[_Job]) -> None:
@@ -275,9 +261,11 @@ def _reserve(site: Site, jobs: Sequence[_Job]) -> None:
             validity = Validity.starting(now, job.profile.days, within=site.certificates[job.issuer])
             if validity.not_after <= now:
                 raise RefusedError("identity.ca.expired", "the issuing CA has expired", where=job.issuer)
+            serial = new_serial()
+            shards = 0 if job.profile.no_check else site.config.crl_shards
             job.record = CertificateRecord(
                 issuer=job.issuer,
-                serial=new_serial(),
+                serial=serial,
                 holder=job.holder,
                 device=job.device.value if job.device else None,
                 profile=job.profile.name,
@@ -288,6 +276,7 @@ def _reserve(site: Site, jobs: Sequence[_Job]) -> None:
                 spki=spki,
                 key=job.key,
                 event=new_event_id(),
+                shard=shard_of(int(serial, 16), shards),
             )
             site.registry.reserve(job.record)
 
@@ -320,6 +309,7 @@ def _build(site: Site, job: _Job) -> x509.Certificate:
         serial=int(row.serial, 16),
         validity=Validity(datetime.fromisoformat(row.not_before), datetime.fromisoformat(row.not_after)),
         issuer=site.certificates[job.issuer],
+        issuer_name=job.issuer,
         signer=site.signer(job.issuer),
         vendor_serial=device.vendor_serial if device else "",
     )

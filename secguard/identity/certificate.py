@@ -3,6 +3,7 @@
 The same arguments give the same bytes (RFC 6979 signatures), so an interrupted issue signs again without a trace.
 """
 
+import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificatePublicKeyTypes,
     PublicKeyTypes,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from secguard.core import UsageError
 from secguard.gbid import GbId, Scope
 from secguard.identity.config import IdentityConfig
-from secguard.identity.profiles import Holder, Profile, Usage
+from secguard.identity.profiles import CaProfile, Domains, Holder, Profile, Usage
 from secguard.identity.records import CertificateRecord
 from secguard.keys import Signer
 from secguard.trust import (
@@ -33,15 +34,11 @@ from secguard.trust import (
     scope_of,
 )
 
-__all__ = ["DEVICES", "ROOT", "SERVICES", "Validity", "build_ca", "build_crl", "build_leaf", "issuer_of"]
+__all__ = ["ROOT", "Validity", "build_ca", "build_crl", "build_leaf", "crl_file", "shard_of"]
 
-ROOT, DEVICES, SERVICES = "root", "devices", "services"
-"""Names of the CAs: the root, the CA of device and platform keys (TLS), and the CA of signing keys."""
+ROOT = "root"
+"""Name of the root among the CAs."""
 
-_ISSUES: dict[str, tuple[Purpose, ...]] = {
-    DEVICES: (Purpose.DEVICE, Purpose.PLATFORM, Purpose.ISOLATION_AGENT),
-    SERVICES: (Purpose.MEDIA_SIGNING, Purpose.OPERATOR, Purpose.LOG, Purpose.WITNESS),
-}
 _USAGES = {Usage.CLIENT_AUTH: ExtendedKeyUsageOID.CLIENT_AUTH, Usage.SERVER_AUTH: ExtendedKeyUsageOID.SERVER_AUTH}
 _MAX_NAME = 64  # ub-common-name and ub-organization-name of RFC 5280
 
@@ -62,18 +59,6 @@ class Validity:
             start = max(start, within.not_valid_before_utc)
             end = min(end, within.not_valid_after_utc)
         return cls(start, end)
-
-
-def issuer_of(purpose: Purpose) -> str:
-    """The name of the CA that certifies a purpose.
-
-    Raises:
-        UsageError: no CA of this version does.
-    """
-    for name, purposes in _ISSUES.items():
-        if purpose in purposes:
-            return name
-    raise UsageError("identity.purpose.unissued", f"no CA certifies the purpose {purpose}")
 
 
 def _name(config: IdentityConfig, common: str, *, unit: str = "", vendor_serial: str = "") -> x509.Name:
@@ -97,6 +82,13 @@ def _regions(config: IdentityConfig, scope: Scope, gbid: GbId | None = None) -> 
     """DNS domains of a scope's areas, or of the one a device lies in."""
     areas = [area for area in scope.areas if gbid is None or gbid.value.startswith(area)]
     return [f"cam.{area}.{config.domain}" for area in areas] or [f"cam.{config.domain}"]
+
+
+def _host(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:
@@ -136,18 +128,36 @@ def _certifiable(key: PublicKeyTypes) -> CertificatePublicKeyTypes:
     return key  # type: ignore[return-value] # keys.Algorithm admits none that cannot be certified
 
 
+def shard_of(serial: int, shards: int) -> int:
+    """The number of the sharded list that a certificate is on when revoked; -1 without shards."""
+    return serial % shards if shards else -1
+
+
+def crl_file(issuer_name: str, shard: int = -1) -> str:
+    """The file name of a CA's full list, or of one of its shards."""
+    return f"{issuer_name}.crl" if shard < 0 else f"{issuer_name}.{shard}.crl"
+
+
 def _issued(
-    builder: x509.CertificateBuilder, issuer: x509.Certificate, config: IdentityConfig, name: str
+    builder: x509.CertificateBuilder, issuer: x509.Certificate, config: IdentityConfig, name: str, shard: int = -1
 ) -> x509.CertificateBuilder:
-    """What every certificate below the root says about its issuer."""
+    """What every certificate below the root says about its issuer, and where its status is told."""
     identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
     )
     if config.crl_url:
-        url = x509.UniformResourceIdentifier(f"{config.crl_url.rstrip('/')}/{name}.crl")
+        url = x509.UniformResourceIdentifier(f"{config.crl_url.rstrip('/')}/{crl_file(name, shard)}")
         point = x509.DistributionPoint([url], None, None, None)
         builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+    places = []
+    if config.ocsp_url and name != ROOT:
+        places.append((AuthorityInformationAccessOID.OCSP, config.ocsp_url))
+    if config.ca_url:
+        places.append((AuthorityInformationAccessOID.CA_ISSUERS, f"{config.ca_url.rstrip('/')}/{name}.cer"))
+    if places:
+        access = [x509.AccessDescription(kind, x509.UniformResourceIdentifier(url)) for kind, url in places]
+        builder = builder.add_extension(x509.AuthorityInformationAccess(access), critical=False)
     return builder
 
 
@@ -165,7 +175,7 @@ def _sign(builder: x509.CertificateBuilder, signer: Signer) -> x509.Certificate:
 
 
 def build_ca(
-    name: str,
+    profile: CaProfile,
     common: str,
     config: IdentityConfig,
     key: PublicKeyTypes,
@@ -179,7 +189,7 @@ def build_ca(
     """A CA certificate: the root (`issuer` None, `signer` its own key), or an issuing CA for end entities only.
 
     Args:
-        name: `ROOT`, `DEVICES` or `SERVICES`; decides purposes and name constraints.
+        profile: purposes and name constraints.
         common: CN of the subject.
         config: the site.
         key: public key of the CA.
@@ -197,11 +207,13 @@ def build_ca(
         .add_extension(scope_extension(scope), critical=False)
     )
     if issuer is not None:
-        purposes = _ISSUES[name]
+        # Every CA may certify the key that answers for it by OCSP.
+        purposes = (*profile.purposes, Purpose.OCSP)
         usages = {oids_of(one).eku: None for one in purposes}
-        if name == DEVICES:
+        if profile.domains is not Domains.NONE:
             usages |= dict.fromkeys(_USAGES.values())
-            permitted = [x509.DNSName(region) for region in _regions(config, scope)]
+            domains = _regions(config, scope) if profile.domains is Domains.REGIONS else [config.domain]
+            permitted = [x509.DNSName(domain) for domain in domains]
             builder = builder.add_extension(x509.NameConstraints(permitted, None), critical=True)
         builder = builder.add_extension(_policies(purposes), critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
@@ -218,6 +230,7 @@ def build_leaf(
     serial: int,
     validity: Validity,
     issuer: x509.Certificate,
+    issuer_name: str,
     signer: Signer,
     vendor_serial: str = "",
 ) -> x509.Certificate:
@@ -225,12 +238,13 @@ def build_leaf(
 
     Args:
         profile: the profile.
-        holder: GB/T 28181 ID of a device (checked by the caller), or a name.
+        holder: GB/T 28181 ID of a device (checked by the caller), a host, or a name.
         config: the site.
         key: the holder's public key.
         serial: serial number.
         validity: its validity.
         issuer: certificate of the issuing CA.
+        issuer_name: its name among the site's CAs, which is also its list's.
         signer: key of the issuing CA.
         vendor_serial: the maker's serial number of a device; empty if unknown.
 
@@ -256,7 +270,12 @@ def build_leaf(
             region = _regions(config, scope_of(issuer) or Scope(), gbid)[0]
             names.append(x509.DNSName(f"d{gbid.value}.{gbid.centre}.{region}"))
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = _issued(builder, issuer, config, issuer_of(profile.purpose))
+    elif profile.holder is Holder.HOST:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_host(holder)]), critical=False)
+    shard = shard_of(serial, config.crl_shards)
+    if profile.no_check:  # RFC 6960, 4.2.2.2.1
+        builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
+    builder = _issued(builder, issuer, config, issuer_name, -1 if profile.no_check else shard)
     return _sign(builder, signer)
 
 

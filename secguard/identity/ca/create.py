@@ -1,28 +1,28 @@
-"""Making a site's CAs: a root, an issuing CA for device keys and one for signing keys; then the first certificates."""
+"""Making a site's CAs: a root and an issuing CA for each profile of `certs/ca`; then the first certificates."""
 
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from secguard.core import Clock, RefusedError, SecguardError, UsageError
+from secguard.core import Clock, RefusedError, SecguardError, UsageError, rfc3339
 from secguard.core.files import fsync_directory, translate_os_error
 from secguard.events import Actor, Event, Recorder, new_event_id
 from secguard.gbid import Scope
 from secguard.identity.authority import Authority
-from secguard.identity.build import DEVICES, ROOT, SERVICES, Validity, build_ca
+from secguard.identity.certificate import ROOT, Validity, build_ca
 from secguard.identity.config import IdentityConfig
-from secguard.identity.deliver import make_folder
-from secguard.identity.issue import Request, new_serial
+from secguard.identity.issuing.deliver import make_folder
+from secguard.identity.issuing.issue import Request, new_serial
+from secguard.identity.issuing.request import check_holder
 from secguard.identity.lock import exclusive
-from secguard.identity.profiles import load_profiles
+from secguard.identity.profiles import CaProfile, load_ca_profiles, load_profiles
 from secguard.identity.records import CaRecord
 from secguard.identity.registry import Registry
-from secguard.identity.request import check_holder
 from secguard.identity.site import relative_reference
 from secguard.keys import Signer, generate, key_id, save_private_key
 from secguard.store import atomic_write
@@ -32,8 +32,6 @@ __all__ = ["LOG_PROFILE", "OPERATOR_PROFILE", "create_authority"]
 
 LOG_PROFILE = "log"
 OPERATOR_PROFILE = "operator"
-_ROOT_DAYS = 20 * 365
-_ISSUING_DAYS = 10 * 365
 
 
 def create_authority(
@@ -77,7 +75,7 @@ def create_authority(
     """
     if not passphrase:
         raise UsageError("keys.passphrase.missing", "no passphrase for the keys", hint="give --passphrase-file FILE")
-    profiles = load_profiles(certs)
+    profiles, ca_profiles = load_profiles(certs), load_ca_profiles(certs / "ca")
     for profile, holder in ((LOG_PROFILE, origin), (OPERATOR_PROFILE, operator)):
         if profile not in profiles:
             raise UsageError("identity.profile.unknown", f"no profile {profile!r}", where=str(certs))
@@ -99,14 +97,15 @@ def create_authority(
                     hint="restore state/identity from its backup, or move the file away to begin anew",
                     where=str(root_file),
                 )
-            made = _make(config, scope, name, clock)
+            made = _make(ca_profiles, config, scope, name, clock)
             _install(keys, made, passphrase)
             try:
                 recorder.record([_event(made, clock, actor)])
                 with registry.transaction():
                     for ca, _, certificate in made:
                         data = certificate.public_bytes(Encoding.DER)
-                        registry.add_authority(CaRecord(ca, data, relative_reference(folder, _key_file(keys, ca))))
+                        key = relative_reference(folder, _key_file(keys, ca))
+                        registry.add_authority(CaRecord(ca, data, key, created=rfc3339(clock.now())))
             except SecguardError:
                 shutil.rmtree(keys)  # they certify nothing
                 raise
@@ -131,33 +130,38 @@ def create_authority(
     return authority
 
 
-def _make(config: IdentityConfig, scope: Scope, name: str, clock: Clock) -> list[tuple[str, Signer, x509.Certificate]]:
-    """The three CAs, in memory. A part of the root's key ID keeps the names of two sites apart."""
+def _make(
+    profiles: Mapping[str, CaProfile], config: IdentityConfig, scope: Scope, name: str, clock: Clock
+) -> list[tuple[str, Signer, x509.Certificate]]:
+    """The CAs, in memory, the root first. A part of the root's key ID keeps the names of two sites apart."""
     now = clock.now()
-    root = generate()
+    profile = profiles[ROOT]
+    root = generate(profile.key)
     start = name or " ".join([config.organization, *scope.areas[:1]])
     mark = key_id(root.public_key())[:8]
     certificate = build_ca(
-        ROOT,
+        profile,
         f"{start} root CA {mark}",
         config,
         root.public_key(),
         serial=int(new_serial(), 16),
-        validity=Validity.starting(now, _ROOT_DAYS),
+        validity=Validity.starting(now, profile.days),
         scope=scope,
         issuer=None,
         signer=root,
     )
     made: list[tuple[str, Signer, x509.Certificate]] = [(ROOT, root, certificate)]
-    for ca in (DEVICES, SERVICES):
-        key = generate()
+    for ca, below in profiles.items():
+        if ca == ROOT:
+            continue
+        key = generate(below.key)
         issued = build_ca(
-            ca,
+            below,
             f"{start} {ca} CA {mark}",
             config,
             key.public_key(),
             serial=int(new_serial(), 16),
-            validity=Validity.starting(now, _ISSUING_DAYS, within=certificate),
+            validity=Validity.starting(now, below.days, within=certificate),
             scope=scope,
             issuer=certificate,
             signer=root,

@@ -1,0 +1,23 @@
+"""`secguard identity`: the CAs, certificates and their holders; each command is one call of `secguard.identity`."""
+
+from secguard.cli.lazy import LazyGroup
+
+__all__ = ["identity"]
+
+_HERE = "secguard.cli.identity"
+# name -> (module, attribute, one-line help), in the order of a site's life.
+_COMMANDS = {
+    "ca": (f"{_HERE}.ca", "ca", "The site's certificate authorities."),
+    "device": (f"{_HERE}.device", "device", "The register of devices."),
+    "issue": (f"{_HERE}.certificates", "issue", "Issue a certificate."),
+    "renew": (f"{_HERE}.certificates", "renew", "Certify an active certificate's key again."),
+    "revoke": (f"{_HERE}.status", "revoke", "Revoke a certificate, or all of a device."),
+    "crl": (f"{_HERE}.status", "crl", "Publish fresh revocation lists."),
+    "list": (f"{_HERE}.certificates", "list_", "List all certificates."),
+    "expiring": (f"{_HERE}.certificates", "expiring", "List certificates that end soon."),
+    "verify": (f"{_HERE}.verify", "verify", "Judge a certificate."),
+}
+
+identity = LazyGroup(
+    name="identity", table=_COMMANDS, help="Device certificates: issue, verify, revoke.", no_args_is_help=True
+)

@@ -1,0 +1,1 @@
+"""Enrolment by devices themselves: EST over TLS, one-time secrets, makers' certificates."""

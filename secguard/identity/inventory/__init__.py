@@ -1,0 +1,1 @@
+"""The register of devices: import, export, coverage against the platform's catalog."""

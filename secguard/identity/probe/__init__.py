@@ -1,0 +1,1 @@
+"""Live devices: which certificates they really present, and whether they demand one."""

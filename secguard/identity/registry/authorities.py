@@ -1,0 +1,37 @@
+"""The registry: CAs."""
+
+import msgspec
+
+from secguard.identity.records import CaRecord
+from secguard.identity.registry.base import Base
+
+__all__ = ["Authorities"]
+
+
+class Authorities(Base):
+    """One record a CA."""
+
+    def add_authority(self, authority: CaRecord) -> None:
+        """Enter a CA inside a transaction."""
+        self._db.execute(
+            "INSERT INTO authorities (name, certificate, key, status, created) VALUES (?, ?, ?, ?, ?)",
+            msgspec.structs.astuple(authority),
+        )
+
+    def set_authority(self, authority: CaRecord) -> None:
+        """Change a CA's certificate, key and status, inside a transaction."""
+        self._db.execute(
+            "UPDATE authorities SET certificate = ?, key = ?, status = ? WHERE name = ?",
+            (authority.certificate, authority.key, authority.status, authority.name),
+        )
+
+    def authorities(self) -> dict[str, CaRecord]:
+        """All CAs, also pending and retired ones, by name; empty before `identity ca init`."""
+        rows = self._db.execute("SELECT name, certificate, key, status, created FROM authorities ORDER BY name")
+        return {row[0]: CaRecord(*row) for row in rows}
+
+    def next_crl_number(self, name: str) -> int:
+        """Count a CA's list number up inside a transaction, and return it (RFC 5280, 5.2.3: it only grows)."""
+        query = "UPDATE authorities SET crl_number = crl_number + 1 WHERE name = ? RETURNING crl_number"
+        (number,) = self._db.execute(query, (name,)).fetchone()
+        return int(number)

@@ -1,0 +1,40 @@
+"""The registry: the open database and its transactions."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secguard.store import sqlite_failure
+
+__all__ = ["Base"]
+
+
+class Base:
+    """An open database."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self.path = path
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One durable step: committed (fsync'ed) when the block ends, rolled back when it raises.
+
+        Raises:
+            SystemPartError: the disk is full, or the database is busy or damaged.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.IntegrityError):
+                raise
+            raise sqlite_failure(error, self.path) from error

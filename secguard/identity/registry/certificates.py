@@ -1,0 +1,107 @@
+"""The registry: certificates, from reservation to revocation."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from secguard.core import rfc3339
+from secguard.identity.records import CertificateRecord, Status
+from secguard.identity.registry.base import Base
+
+__all__ = ["Certificates"]
+
+_FIELDS = tuple(field.name for field in msgspec.structs.fields(CertificateRecord))
+_SELECT = f"SELECT {', '.join(_FIELDS)} FROM certificates"  # noqa: S608 - names of our own struct
+
+
+class Certificates(Base):
+    """One row a certificate."""
+
+    def reserve(self, record: CertificateRecord) -> None:
+        """Enter a certificate that is about to be signed, inside a transaction.
+
+        Raises:
+            sqlite3.IntegrityError: another issue for this holder and profile is pending, or the serial is taken.
+        """
+        marks = ", ".join("?" * len(_FIELDS))
+        query = f"INSERT INTO certificates ({', '.join(_FIELDS)}) VALUES ({marks})"  # noqa: S608 - names of our own struct
+        self._db.execute(query, msgspec.structs.astuple(record))
+
+    def store(self, record: CertificateRecord, certificate: bytes) -> None:
+        """Keep a signature, inside a transaction: `reserved` -> `signed`."""
+        self._set(record, "status = 'signed', certificate = ?", (certificate,))
+
+    def activate(self, record: CertificateRecord) -> None:
+        """Put a recorded certificate into force, inside a transaction; it supersedes the active one of its profile."""
+        self._db.execute(
+            "UPDATE certificates SET status = 'superseded' WHERE holder = ? AND profile = ? AND status = 'active'",
+            (record.holder, record.profile),
+        )
+        self._set(record, "status = 'active'", ())
+        if record.device is not None:
+            query = "UPDATE devices SET status = 'issued' WHERE gbid = ? AND status IN ('registered', 'retired')"
+            self._db.execute(query, (record.device,))
+
+    def void(self, record: CertificateRecord) -> None:
+        """Give up a pending row whose key is gone, inside a transaction."""
+        self._set(record, "status = 'void'", ())
+
+    def revoke(self, record: CertificateRecord, at: datetime, reason: str, event: str) -> None:
+        """Mark a certificate revoked, inside a transaction."""
+        self._set(
+            record,
+            "status = 'revoked', revoked = ?, reason = ?, revoked_event = ?, "
+            "revocation = (SELECT coalesce(max(revocation), 0) + 1 FROM certificates WHERE revocation IS NOT NULL)",
+            (rfc3339(at), reason, event),
+        )
+
+    def _set(self, record: CertificateRecord, assignment: str, values: tuple[Any, ...]) -> None:
+        query = f"UPDATE certificates SET {assignment} WHERE issuer = ? AND serial = ?"  # noqa: S608 - our own assignments
+        self._db.execute(query, (*values, record.issuer, record.serial))
+
+    def _certificates(self, clause: str, values: tuple[Any, ...] = ()) -> Iterator[CertificateRecord]:
+        for row in self._db.execute(f"{_SELECT} {clause}", values):
+            yield CertificateRecord(*row)
+
+    def certificates(self, holder: str | None = None) -> Iterator[CertificateRecord]:
+        """All certificates, or a holder's, by holder, profile and time."""
+        order = "ORDER BY holder, profile, not_before, serial"
+        return (
+            self._certificates(order) if holder is None else self._certificates(f"WHERE holder = ? {order}", (holder,))
+        )
+
+    def active(self, holder: str, profile: str) -> CertificateRecord | None:
+        """The active certificate of a holder and profile, or None."""
+        clause = "WHERE holder = ? AND profile = ? AND status = 'active'"
+        return next(self._certificates(clause, (holder, profile)), None)
+
+    def holders(self, profile: str) -> list[str]:
+        """Who has an active certificate of a profile, latest first."""
+        query = (
+            "SELECT holder FROM certificates WHERE profile = ? AND status = 'active' ORDER BY not_before DESC, holder"
+        )
+        return [row[0] for row in self._db.execute(query, (profile,))]
+
+    def pending(self, holder: str, profile: str) -> CertificateRecord | None:
+        """The row of an interrupted issue, or None."""
+        clause = "WHERE holder = ? AND profile = ? AND status IN ('reserved', 'signed')"
+        return next(self._certificates(clause, (holder, profile)), None)
+
+    def by_serial(self, serial: str) -> CertificateRecord | None:
+        """The certificate with a serial number (lower-case hex), or None."""
+        return next(self._certificates("WHERE serial = ?", (serial,)), None)
+
+    def with_key(self, spki: str) -> Sequence[CertificateRecord]:
+        """Certificates over a key, named by the SHA-256 of its SubjectPublicKeyInfo."""
+        return list(self._certificates("WHERE spki = ?", (spki,)))
+
+    def expiring(self, before: datetime) -> Iterator[CertificateRecord]:
+        """Active certificates that end before a time, soonest first."""
+        clause = "WHERE status = 'active' AND not_after < ? ORDER BY not_after, holder"
+        return self._certificates(clause, (rfc3339(before),))
+
+    def revoked(self, issuer: str) -> Iterator[CertificateRecord]:
+        """Revoked certificates of a CA, also expired ones: lists keep them."""
+        return self._certificates("WHERE issuer = ? AND status = ? ORDER BY serial", (issuer, Status.REVOKED))

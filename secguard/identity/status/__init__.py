@@ -1,0 +1,1 @@
+"""Status: revoking, revocation lists, OCSP."""
