@@ -1,4 +1,4 @@
-"""Read an MP4 file (ISO/IEC 14496-12) over mmap: its video track's sample table as columns, exact byte positions.
+"""Read an MP4 file (ISO/IEC 14496-12) over mmap: its video track's samples as columns, exact byte positions.
 
 Only the index is parsed; no sample is copied. Every count is checked against the bytes that are really there, so a
 hostile file answers with one `FormatError` that holds the offset.
@@ -83,6 +83,7 @@ class Track:
         header: body of the track header box (`tkhd`): flags, matrix, width and height.
         edits: edit list rows (segment duration, media time, rate), durations in the movie's timescale.
         tables: boxes of the sample table by type.
+        number: its track_ID.
     """
 
     handler: str
@@ -94,6 +95,7 @@ class Track:
     header: bytes
     edits: tuple[tuple[int, int, int], ...]
     tables: dict[bytes, Box]
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,11 @@ class Movie:
     tracks: tuple[Track, ...]
 
     @property
+    def fragmented(self) -> bool:
+        """True if samples lie in movie fragments (`moof`)."""
+        return any(box.kind == b"moof" for box in self.boxes)
+
+    @property
     def video(self) -> Track:
         """The first H.264 or H.265 track.
 
@@ -142,9 +149,11 @@ class Movie:
         Raises:
             FormatError: the tables contradict each other or the file.
         """
+        from secguard.video.fragments import read_fragments
         from secguard.video.samples import read_samples
 
-        return read_samples(self, track)
+        samples = read_samples(self, track)
+        return read_fragments(self, track, samples) if self.fragmented else samples
 
 
 def fail(path: Path, offset: int, what: str, code: str = "video.mp4.format", hint: str = "") -> FormatError:
@@ -218,7 +227,7 @@ def open_movie(path: Path) -> Movie:
     Raises:
         UsageError: no such file.
         SystemPartError: the file cannot be read.
-        FormatError: it is no MP4, is cut off, or is fragmented.
+        FormatError: it is no MP4, or is cut off.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -245,13 +254,6 @@ def open_movie(path: Path) -> Movie:
             "video.mp4.no-index",
             "the MP4 file has no index (moov)",
             hint="the file is incomplete: copy it again from its source",
-            where=str(path),
-        )
-    if any(box.kind == b"moof" for box in boxes):
-        raise FormatError(
-            "video.mp4.fragmented",
-            "fragmented MP4 is not read yet",
-            hint="store it unfragmented: ffmpeg -i IN -c copy OUT.mp4",
             where=str(path),
         )
     children = list(walk(data, moov.body, moov.end, path))
@@ -315,7 +317,9 @@ def _track(data: mmap.mmap, trak: Box, path: Path) -> Track:
     entry, codec, config, length_size = "", "", b"", 0
     if handler == "vide":
         entry, codec, config, length_size = _entry(data, _need(tables, b"stsd", table, path), path)
-    return Track(handler, codec, entry, config, length_size, timescale, header, edits, tables)
+    at = 20 if header[0] == 1 else 12
+    number = int.from_bytes(header[at : at + 4], "big")
+    return Track(handler, codec, entry, config, length_size, timescale, header, edits, tables, number)
 
 
 def _entry(data: mmap.mmap, box: Box, path: Path) -> tuple[str, str, bytes, int]:

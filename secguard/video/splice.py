@@ -108,6 +108,13 @@ class _Shift:
 
 
 def _check(movie: Movie) -> None:
+    if movie.fragmented:
+        raise RefusedError(
+            "video.mp4.fragmented",
+            "a fragmented MP4 file is not signed in place",
+            hint="store it unfragmented first: ffmpeg -i IN -c copy OUT.mp4",
+            where=str(movie.path),
+        )
     for box in movie.boxes:
         if box.kind in {b"meta", b"mfra"}:
             for child in walk(movie.data, box.body + (4 if box.kind == b"meta" else 0), box.end, movie.path):
