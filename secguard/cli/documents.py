@@ -62,12 +62,14 @@ def schemas() -> dict[str, Any]:
     """File name -> JSON Schema (2020-12) of what secguard prints and of the documents that it signs and reads."""
     from secguard.events import Event
     from secguard.evidence import BundleManifest
+    from secguard.identity.profiles import profile_schemas
     from secguard.video import Manifest
 
     types: dict[str, Any] = {"result": Document, "event": Event, "bundle": BundleManifest, "segment": Manifest}
+    made = {name: msgspec.json.schema(kind) for name, kind in types.items()} | profile_schemas()
     return {
-        f"{name}.json": _tidy({"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)})
-        for name, kind in types.items()
+        f"{name}.json": _tidy({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+        for name, schema in made.items()
     }
 
 

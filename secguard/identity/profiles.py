@@ -1,8 +1,11 @@
 """Profiles of certificates, one YAML file each in `certs/` (end entities) and `certs/ca/` (CAs); schema-checked."""
 
+import difflib
+import re
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
@@ -10,6 +13,9 @@ from secguard.core import FormatError, UsageError
 from secguard.core.limits import read_bounded
 from secguard.keys import Algorithm
 from secguard.trust import Purpose
+
+if TYPE_CHECKING:
+    from secguard.core.yamltree import Tree
 
 __all__ = [
     "CaProfile",
@@ -20,10 +26,16 @@ __all__ = [
     "load_ca_profiles",
     "load_profile",
     "load_profiles",
+    "profile_schemas",
 ]
 
 _MAX_BYTES = 64 << 10
 _MAX_FILES = 64
+_MAX_UNCHECKED_DAYS = 90
+_OF_DEVICES = {Purpose.DEVICE, Purpose.MEDIA_SIGNING}
+_OF_TLS = {Purpose.DEVICE, Purpose.PLATFORM, Purpose.ISOLATION_AGENT}
+_FILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_STEP = re.compile(r"[a-z_]+|\d+")
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 _Type = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,3}$")]
 
@@ -107,13 +119,23 @@ def load_profile(path: Path) -> Profile:
 
     Raises:
         UsageError: no such file.
-        FormatError: `identity.profile.format`: not YAML, or not a profile; the message names the field.
+        FormatError: `identity.profile.*`: not YAML, or not a profile; the message names the field, `where` the line.
     """
-    profile = _load(path, Profile)
-    if profile.dns and profile.holder is not Holder.DEVICE:
-        raise _bad(str(path), "`dns` needs `holder: device`")
+    profile, source = _load(path, Profile)
+    device = profile.holder is Holder.DEVICE
+    if profile.purpose in _OF_DEVICES and not device:
+        raise source.bad(f"`purpose: {profile.purpose}` needs `holder: device`", "holder")
+    for field, given in (("dns", profile.dns), ("types", bool(profile.types))):
+        if given and not device:
+            raise source.bad(f"`{field}` needs `holder: device`", field)
+    if profile.usages and profile.purpose not in _OF_TLS:
+        raise source.bad(f"`usages` are for TLS; a key for {profile.purpose} never serves TLS", "usages")
     if profile.no_check and profile.purpose is not Purpose.OCSP:
-        raise _bad(str(path), "`no_check` needs `purpose: ocsp`")
+        raise source.bad("`no_check` needs `purpose: ocsp`", "no_check")
+    if profile.no_check and profile.days > _MAX_UNCHECKED_DAYS:
+        raise source.bad(f"what nobody checks cannot be revoked: at most {_MAX_UNCHECKED_DAYS} `days`", "days")
+    if profile.name in profile.companions:
+        raise source.bad("a profile is no companion of itself", "companions")
     return profile
 
 
@@ -127,29 +149,19 @@ def load_ca_profiles(folder: Path) -> dict[str, CaProfile]:
         UsageError: the root's is missing.
         FormatError: one is not a profile, or states no purpose.
     """
-    files = sorted(folder.glob("*.yaml"))[:_MAX_FILES]
-    profiles = {path.stem: _load(path, CaProfile) for path in files}
+    profiles = {}
+    for path in _files(folder):
+        profile, source = _load(path, CaProfile)
+        if bool(profile.purposes) == (profile.name == "root"):
+            raise source.bad("every CA but the root states its `purposes`", "purposes")
+        if len(set(profile.purposes)) != len(profile.purposes):
+            raise source.bad("a purpose stands twice in `purposes`", "purposes")
+        profiles[profile.name] = profile
     if "root" not in profiles:
         raise UsageError(
             "identity.profile.none", "no profile of a root CA", hint="`secguard init` puts it there", where=str(folder)
         )
-    for name, profile in profiles.items():
-        if bool(profile.purposes) == (name == "root"):
-            raise _bad(str(folder / f"{name}.yaml"), "every CA but the root states its `purposes`")
     return profiles
-
-
-def _load(path: Path, kind: type[_P]) -> _P:
-    from secguard.core.yamltree import load  # PyYAML only when certificates are issued
-
-    value = load(read_bounded(path, _MAX_BYTES), str(path), "identity.profile").value
-    if isinstance(value, dict) and "name" in value:
-        raise _bad(str(path), "unknown key name: the file's name is the profile's")
-    try:
-        profile = msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise _bad(str(path), str(error)) from error
-    return msgspec.structs.replace(profile, name=path.stem)
 
 
 def load_profiles(folder: Path) -> dict[str, Profile]:
@@ -159,7 +171,7 @@ def load_profiles(folder: Path) -> dict[str, Profile]:
         UsageError: there are none.
         FormatError: one is not a profile, or names a companion that is not there or has companions itself.
     """
-    files = sorted(folder.glob("*.yaml"))[:_MAX_FILES]
+    files = _files(folder)
     if not files:
         raise UsageError(
             "identity.profile.none",
@@ -172,11 +184,85 @@ def load_profiles(folder: Path) -> dict[str, Profile]:
         for companion in profiles[path.stem].companions:
             other = profiles.get(companion)
             if other is None or other.companions or other.holder is not profiles[path.stem].holder:
-                raise _bad(str(path), f"companion {companion!r} is not a profile of the same holder without companions")
+                _, source = _load(path, Profile)
+                raise source.bad(
+                    f"companion {companion!r} is not a profile of the same holder without companions", "companions"
+                )
     return profiles
 
 
-def _bad(where: str, message: str) -> FormatError:
-    return FormatError(
-        "identity.profile.format", message, hint="docs/identity.md lists the keys of a profile", where=where
-    )
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file, and the line of each of its keys."""
+
+    path: Path
+    tree: "Tree"
+
+    def bad(self, message: str, *field: str | int, hint: str = "") -> FormatError:
+        return FormatError(
+            "identity.profile.format",
+            message,
+            hint=hint or "docs/identity.md lists the keys of a profile",
+            where=f"{self.path}:{self.tree.line(*field)}",
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.yaml"))
+    if len(files) > _MAX_FILES:
+        raise FormatError(
+            "identity.profile.too-many", f"more than {_MAX_FILES} profiles", hint="remove some", where=str(folder)
+        )
+    return files
+
+
+def _load(path: Path, kind: type[_P]) -> tuple[_P, _Source]:
+    from secguard.core.yamltree import load  # PyYAML only when certificates are issued
+
+    source = _Source(path, load(read_bounded(path, _MAX_BYTES), str(path), "identity.profile"))
+    if not _FILE_NAME.fullmatch(path.stem):
+        raise source.bad(
+            "the file's name is the profile's", hint="small letters, digits and hyphens, at most 40, a letter first"
+        )
+    value = source.tree.value
+    if not isinstance(value, dict):
+        raise source.bad("a profile is an object: `key: value` lines")
+    known = [field.name for field in msgspec.structs.fields(kind) if field.name != "name"]
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"keys: {', '.join(known)}"
+            if key == "name":
+                hint = "the file's name is the profile's"
+            raise source.bad(f"unknown key {key[:40]!r}", key, hint=hint)
+    try:
+        profile = msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$")
+        steps = [int(step) if step.isdigit() else step for step in _STEP.findall(place)]
+        name = f"{steps[0]}: " if steps else ""
+        raise source.bad(f"{name}{text}", *steps) from None
+    return msgspec.structs.replace(profile, name=path.stem), source
+
+
+def profile_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schemas of the two kinds of profile, for editors: `profile` (certs/*.yaml) and `ca-profile` (certs/ca)."""
+    made = {}
+    for name, kind in (("profile", Profile), ("ca-profile", CaProfile)):
+        (schema,), found = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+        body = found.pop(schema["$ref"].rpartition("/")[2])
+        about = _described(kind)
+        fields = {
+            key: {**item, "description": about.get(key, "")}
+            for key, item in body["properties"].items()
+            if key != "name"
+        }
+        made[name] = {**body, "properties": fields, "$defs": found}
+    return made
+
+
+def _described(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """The texts of a docstring's `Attributes`, by name."""
+    lines = (kind.__doc__ or "").partition("Attributes:")[2].splitlines()
+    pairs = (line.strip().partition(": ") for line in lines)
+    return {name: text for name, _, text in pairs if text}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from secguard.core import FormatError, SecguardError, UsageError
 from secguard.core.yamltree import load
-from secguard.identity.profiles import load_profile, load_profiles
+from secguard.identity.profiles import load_ca_profiles, load_profile, load_profiles, profile_schemas
 from secguard.trust import Purpose
 
 PROFILES = Path(__file__).parents[3] / "certs"
@@ -38,7 +38,14 @@ def test_shipped_profiles():
         ("- a\n", "object"),
         ("purpose: [unclosed\n", "not YAML"),
         ("", "empty"),
-        ("purpose: device\ndays: 1\nkey: ecdsa-p256\naccept: [dsa]\n", "dsa"),
+        ("purpose: device\ndays: 1\nkey: ecdsa-p256\naccept: [dsa]\n", "accept: Invalid enum value 'dsa'"),
+        ("purpose: device\nholder: name\ndays: 1\n", "holder: device"),
+        ("purpose: operator\nholder: name\ndays: 1\ntypes: ['131']\n", "types"),
+        ("purpose: operator\nholder: name\ndays: 1\nusages: [client-auth]\n", "never serves TLS"),
+        ("purpose: operator\nholder: name\ndays: 1\nno_check: true\n", "no_check"),
+        ("purpose: ocsp\nholder: name\ndays: 400\nno_check: true\n", "cannot be revoked"),
+        ("purpose: device\ndays: 1\ncompanions: [x]\n", "itself"),
+        ("3: 4\n", "unknown key '3'"),
     ],
 )
 def test_refused(tmp_path, text, message):
@@ -49,6 +56,80 @@ def test_refused(tmp_path, text, message):
     assert caught.value.code.startswith("identity.profile.")
     assert message in caught.value.message
     assert str(path) in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("# a comment\npurpose: device\n\ndayz: 730\n", 4, "did you mean days?"),
+        ("purpose: device\ndays: 730\ntypes:\n  - '131'\n  - 'abc'\n", 5, "docs/identity.md"),
+        ("days: 730\nusages: [client-auth]\npurpose: log\nholder: name\n", 2, "docs/identity.md"),
+        ("purpose: device\ndays: 730\nname: x\n", 3, "the file's name"),
+    ],
+)
+def test_errors_name_the_line_and_what_to_do(tmp_path, text, line, hint):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(FormatError) as caught:
+        load_profile(path)
+    assert caught.value.where == f"{path}:{line}"
+    assert hint in caught.value.hint
+
+
+def test_a_file_that_cannot_name_a_profile(tmp_path):
+    path = tmp_path / "My camera.yaml"
+    path.write_text("purpose: device\ndays: 1\n")
+    with pytest.raises(FormatError, match="file's name"):
+        load_profiles(tmp_path)
+
+
+def test_no_profile_is_left_out_silently(tmp_path):
+    for number in range(65):
+        (tmp_path / f"p{number}.yaml").write_text("purpose: device\ndays: 1\n")
+    with pytest.raises(FormatError, match="more than 64"):
+        load_profiles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("days: 1\n", "purposes"),
+        ("days: 1\npurposes: [log, log]\n", "twice"),
+        ("days: 1\npurposes: [log]\ndomains: all\n", "domains"),
+        ("days: 90000\npurposes: [log]\n", "days"),
+    ],
+)
+def test_ca_profiles_refused(tmp_path, text, message):
+    (tmp_path / "root.yaml").write_text("days: 1\n")
+    (tmp_path / "logs.yaml").write_text(text)
+    with pytest.raises(FormatError, match=message) as caught:
+        load_ca_profiles(tmp_path)
+    assert f"{tmp_path / 'logs.yaml'}:" in caught.value.where
+
+
+def test_the_root_has_no_purpose(tmp_path):
+    (tmp_path / "root.yaml").write_text("days: 1\npurposes: [log]\n")
+    with pytest.raises(FormatError, match="purposes"):
+        load_ca_profiles(tmp_path)
+    (tmp_path / "root.yaml").unlink()
+    with pytest.raises(UsageError, match="root"):
+        load_ca_profiles(tmp_path)
+
+
+def test_schemas_name_every_key_that_the_shipped_profiles_use():
+    schemas = profile_schemas()
+    for name, folder in (("profile", PROFILES), ("ca-profile", PROFILES / "ca")):
+        schema = schemas[name]
+        assert schema["additionalProperties"] is False
+        assert "name" not in schema["properties"]
+        assert all(item["description"] for item in schema["properties"].values())
+        for path in folder.glob("*.yaml"):
+            value = load(path.read_bytes(), path.name, "x").value
+            assert set(schema["required"]) <= set(value) <= set(schema["properties"])
+            for key, item in value.items():
+                allowed = schema["properties"][key]
+                allowed = schema["$defs"][allowed["$ref"].rpartition("/")[2]] if "$ref" in allowed else allowed
+                assert "enum" not in allowed or item in allowed["enum"]
 
 
 def test_alias_bomb_and_size(tmp_path):
