@@ -253,7 +253,11 @@ def build_leaf(
     """
     gbid = GbId.parse(holder) if profile.holder is Holder.DEVICE else None
     unit = gbid.type_code if gbid else str(profile.purpose)
-    subject = _name(config, gbid.value if gbid else holder, unit=unit, vendor_serial=vendor_serial)
+    common = gbid.value if gbid else holder
+    if profile.holder is Holder.HOST and isinstance(_host(holder), x509.IPAddress):
+        # OpenSSL holds a CN that could be a DNS name against the CA's name constraints.
+        common = f"IP {holder}"
+    subject = _name(config, common, unit=unit, vendor_serial=vendor_serial)
     usages = dict.fromkeys([oids_of(profile.purpose).eku, *(_USAGES[usage] for usage in profile.usages)])
     builder = (
         _begin(subject, issuer.subject, key, serial, validity)
