@@ -60,12 +60,22 @@ class Site:
         self._actor = actor
         self._signers: dict[str, Signer] = {}
         self.receipts: list[Receipt] = []
-        found = registry.authorities()
-        self.cas: Mapping[str, CaRecord] = {n: ca for n, ca in found.items() if ca.status != CaStatus.PENDING}
+        self._generation = -1
+        self.cas: Mapping[str, CaRecord] = {}
+        self.refresh()
         if ROOT not in self.cas:
             raise UsageError(
                 "identity.ca.none", "this site has no CA yet", hint="run: secguard identity ca init", where=str(folder)
             )
+
+    def refresh(self) -> None:
+        """Read the CAs again: another process may have added one, or put one out of force."""
+        self._generation = self.registry.generation()
+        found = {n: ca for n, ca in self.registry.authorities().items() if ca.status != CaStatus.PENDING}
+        if found != self.cas:
+            self.cas = found
+            self._signers = {name: signer for name, signer in self._signers.items() if name in found}
+            self.__dict__.pop("certificates", None)
 
     @cached_property
     def profiles(self) -> dict[str, Profile]:
@@ -111,6 +121,8 @@ class Site:
             UsageError: no CA of the site certifies the purpose.
             RefusedError: `identity.scope.exceeded`: none may certify this device.
         """
+        if self.registry.generation() != self._generation:
+            self.refresh()
         able = [
             name
             for name, record in self.cas.items()
@@ -151,7 +163,9 @@ class Site:
         return relative_reference(self.folder, path)
 
     def locate(self, reference: str) -> str:
-        """The place of a key that the registry keeps, as `file:` with an absolute path."""
+        """The place of a key that the registry keeps: `file:` with an absolute path, or `pkcs11:` as it is."""
+        if reference.startswith("pkcs11:"):
+            return reference
         return f"file:{self.folder.resolve() / reference.removeprefix('file:')}"
 
     def signer(self, name: str) -> Signer:

@@ -35,3 +35,20 @@ class Authorities(Base):
         query = "UPDATE authorities SET crl_number = crl_number + 1 WHERE name = ? RETURNING crl_number"
         (number,) = self._db.execute(query, (name,)).fetchone()
         return int(number)
+
+    def crl_number(self, name: str) -> int:
+        """The highest list number of a CA that is known here; 0 before its first list."""
+        row = self._db.execute("SELECT crl_number FROM authorities WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def raise_crl_number(self, name: str, number: int) -> None:
+        """Take note of a list number inside a transaction; a lower one than is known changes nothing."""
+        self._db.execute("UPDATE authorities SET crl_number = max(crl_number, ?) WHERE name = ?", (number, name))
+
+    def drop_authority(self, name: str) -> None:
+        """Give up a CA that is still pending, inside a transaction."""
+        self._db.execute("DELETE FROM authorities WHERE name = ? AND status = 'pending'", (name,))
+
+    def generation(self) -> int:
+        """A number that changes when another process commits to the database (PRAGMA data_version)."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])

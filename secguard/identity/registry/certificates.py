@@ -102,6 +102,19 @@ class Certificates(Base):
         clause = "WHERE status = 'active' AND not_after < ? ORDER BY not_after, holder"
         return self._certificates(clause, (rfc3339(before),))
 
+    def expiries(self) -> list[tuple[str, str, str, int]]:
+        """How many active certificates end on each day: (`YYYY-MM-DD`, profile, issuing CA, count), by day."""
+        query = (
+            "SELECT substr(not_after, 1, 10) AS day, profile, issuer, count(*) FROM certificates "
+            "WHERE status = 'active' GROUP BY day, profile, issuer ORDER BY day, profile, issuer"
+        )
+        return list(self._db.execute(query))
+
     def revoked(self, issuer: str) -> Iterator[CertificateRecord]:
         """Revoked certificates of a CA, also expired ones: lists keep them."""
         return self._certificates("WHERE issuer = ? AND status = ? ORDER BY serial", (issuer, Status.REVOKED))
+
+    def in_force(self, at: datetime) -> dict[str, int]:
+        """Active certificates that have not expired at a time, counted by CA."""
+        query = "SELECT issuer, count(*) FROM certificates WHERE status = 'active' AND not_after >= ? GROUP BY issuer"
+        return {row[0]: int(row[1]) for row in self._db.execute(query, (rfc3339(at),))}
