@@ -5,8 +5,11 @@ from pathlib import Path
 
 from cryptography import x509
 
+from secguard.core import SecguardError
+from secguard.identity.issuing import certify as certifying
 from secguard.identity.issuing import issue as issuing
 from secguard.identity.issuing.issue import Issued, Request
+from secguard.identity.issuing.order import Certified, Order
 from secguard.identity.records import CertificateRecord
 from secguard.identity.site import Site, no_certificate
 from secguard.identity.status import revoke as revoking
@@ -21,6 +24,10 @@ class Authority(Site):
     def issue(self, requests: Sequence[Request]) -> list[Issued]:
         """Issue certificates and their companions; see `secguard.identity.issuing.issue.issue`."""
         return issuing.issue(self, requests)
+
+    def certify(self, orders: Sequence[Order]) -> list[Certified | SecguardError]:
+        """Certify keys, one answer an order, no files; see `secguard.identity.issuing.certify.certify`."""
+        return certifying.certify(self, orders)
 
     def renew(self, holder: str, profile: str, folder: Path | None = None) -> Issued:
         """Certify an active certificate's key again; see `secguard.identity.issuing.issue.renew`."""

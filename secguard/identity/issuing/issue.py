@@ -1,37 +1,28 @@
-"""Issuing, so that nothing is delivered without a record.
+"""Issuing with files: the holder's key is made, certified (`certify`), and delivered with its chain.
 
-The life of an issue: the key is made -> its row is `reserved` (committed) -> the certificate is signed,
-deterministically -> `signed` (committed) -> the event is recorded in the ledger -> `active` (committed) -> the files
-are delivered. A crash at any point leaves a row that the next issue for the same holder takes up again, with the same
-serial number, the same bytes and the same event ID.
+Nothing is delivered without a record. A crash leaves keys and rows that the next issue for the same holder takes up.
 """
 
 import contextlib
-import hashlib
-import secrets
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from secguard.core import Axis, RefusedError, SecguardError, UsageError, describe, rfc3339
-from secguard.events import Event, new_event_id
-from secguard.gbid import GbId
-from secguard.identity.certificate import Validity, build_leaf, shard_of
+from secguard.core import SecguardError, UsageError
+from secguard.identity.issuing.certify import certify_locked, new_serial, open_issuers
 from secguard.identity.issuing.deliver import Bundle, file_name, make_folder, obtain_key
-from secguard.identity.issuing.request import check_holder, read_csr
+from secguard.identity.issuing.order import Certified, Order
+from secguard.identity.issuing.plan import check_serial, find_profile, in_the_way
+from secguard.identity.issuing.request import check_holder
 from secguard.identity.lock import exclusive
 from secguard.identity.profiles import Profile
-from secguard.identity.records import CertificateRecord, DeviceRecord, Status
+from secguard.identity.records import CertificateRecord, Status
 from secguard.identity.site import Site, no_certificate
 from secguard.keys import key_id
-from secguard.trust import TrustPolicy
 
 __all__ = ["Issued", "Request", "issue", "new_serial", "renew"]
 
@@ -81,30 +72,30 @@ class Issued:
 
 @dataclass(slots=True)
 class _Job:
-    """One certificate on its way."""
+    """One certificate on its way, with the place of its files."""
 
     request: Request
     profile: Profile
     holder: str
-    device: GbId | None
-    bundle: Bundle
     issuer: str
+    bundle: Bundle
     public: PublicKeyTypes | None = None
     key: str = ""
     made: bool = False
     made_folder: bool = False
-    record: CertificateRecord | None = None
-    new: bool = True
 
-    @property
-    def row(self) -> CertificateRecord:
-        assert self.record is not None
-        return self.record
-
-
-def new_serial() -> str:
-    """A serial number of 128 bits, 127 of them random, in lower-case hex (RFC 5280, 4.1.2.2)."""
-    return f"{secrets.randbits(127) | 1 << 127:032x}"
+    def order(self, *, renewal: bool = False) -> Order:
+        """What is to be certified."""
+        return Order(
+            self.holder,
+            self.profile.name,
+            csr=self.request.csr if self.public is None else None,
+            public=self.public,
+            key=self.key,
+            name=self.request.name,
+            vendor_serial=self.request.vendor_serial,
+            renewal=renewal,
+        )
 
 
 def issue(site: Site, requests: Sequence[Request]) -> list[Issued]:
@@ -123,25 +114,17 @@ def issue(site: Site, requests: Sequence[Request]) -> list[Issued]:
     """
     jobs = [job for request in requests for job in _plan(site, request)]
     with exclusive(site.lock):
-        _open_issuers(site, jobs)
-        for job in jobs:
-            _find_active(site, job)
-        fresh = [job for job in jobs if job.record is None]
+        _open_all(site, jobs)
         try:
-            for job in fresh:
-                _key(site, job)
-            _reserve(site, fresh)
-            _sign(site, [job for job in jobs if job.row.status == Status.RESERVED])
+            for job in jobs:
+                if job.request.csr is None:
+                    _key(site, job)
+            answers = certify_locked(site, [job.order() for job in jobs], strict=True)
         except SecguardError:
-            for job in reversed(fresh):  # the folder was made for the first, so it goes last
-                if job.made:
-                    job.bundle.key.unlink(missing_ok=True)
-                if job.made_folder:
-                    with contextlib.suppress(OSError):
-                        job.bundle.folder.rmdir()
+            for job in reversed(jobs):  # the folder was made for the first, so it goes last
+                _undo(site, job)
             raise
-        _record(site, jobs)
-        return [_deliver(site, job) for job in jobs]
+        return [_deliver(site, job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
 
 def renew(site: Site, holder: str, profile: str, folder: Path | None = None) -> Issued:
@@ -158,210 +141,64 @@ def renew(site: Site, holder: str, profile: str, folder: Path | None = None) -> 
         folder = Path(site.locate(active.key).removeprefix("file:")).parent
     job = _plan(site, Request(holder, profile, folder))[0]
     with exclusive(site.lock):
-        _open_issuers(site, [job])
+        _open_all(site, [job])
         job.public, job.key = active.x509().public_key(), active.key
-        _reserve(site, [job])
-        if job.row.status == Status.RESERVED:
-            _sign(site, [job])
-        _record(site, [job], kind="certificate.renewed")
-        return _deliver(site, job)
+        (answer,) = certify_locked(site, [job.order(renewal=True)], strict=True)
+        return _deliver(site, job, answer)
 
 
 def _plan(site: Site, request: Request) -> list[_Job]:
-    profile = site.profiles.get(request.profile)
-    if profile is None:
-        raise UsageError(
-            "identity.profile.unknown",
-            f"no profile {request.profile[:40]!r}",
-            hint=f"there are: {', '.join(site.profiles)}",
-            where=str(site.certs),
-        )
+    profile = find_profile(site, request.profile)
     holder, device = check_holder(request.holder, profile, site.config.edition, request.vendor_serial)
     companions = () if request.csr is not None else profile.companions
     folder = request.folder or site.folder / "devices" / file_name(holder)
     jobs = []
     for one in (profile, *(site.profiles[name] for name in companions)):
         stem = request.stem if request.stem and one is profile else f"{file_name(holder)}.{one.name}"
-        jobs.append(_Job(request, one, holder, device, Bundle(folder, stem), site.issuer(one.purpose, device)))
-    known = site.registry.device(holder) if device else None
-    if known is not None and known.vendor_serial and request.vendor_serial not in {"", known.vendor_serial}:
-        raise RefusedError(
-            "identity.device.serial",
-            f"{holder} is registered with the maker's serial number {known.vendor_serial}",
-            hint="another camera needs an ID of its own",
-        )
+        jobs.append(_Job(request, one, holder, site.issuer(one.purpose, device), Bundle(folder, stem)))
+    check_serial(site, device, request.vendor_serial)
     return jobs
 
 
-def _open_issuers(site: Site, jobs: Sequence[_Job]) -> None:
+def _open_all(site: Site, jobs: Sequence[_Job]) -> None:
     """Open the CA keys first: a wrong passphrase must show before anything is made."""
-    for name in {job.issuer for job in jobs}:
-        site.signer(name)
-
-
-def _find_active(site: Site, job: _Job) -> None:
-    """Find an active certificate that can be delivered again, or refuse because one stands in the way."""
-    if job.request.csr is not None:
-        job.public = read_csr(job.request.csr, job.profile)
-    active = site.registry.active(job.holder, job.profile.name)
-    if active is None or active.expired(site.clock.now()):
-        return
-    if job.public is not None:
-        same = active.spki == key_id(job.public)
-    else:
-        same = active.key == site.reference(job.bundle.key) and job.bundle.key.exists()
-    if not same:
-        raise RefusedError(
-            "identity.certificate.active",
-            f"{job.holder} has an active {job.profile.name} certificate, serial {active.serial}",
-            hint="use it, renew it (identity renew), or revoke it first (identity revoke)",
-            where=site.locate(active.key).removeprefix("file:") if active.key else "",
-        )
-    job.record, job.new = active, False
+    for error in open_issuers(site, {job.issuer for job in jobs}).values():
+        raise error
 
 
 def _key(site: Site, job: _Job) -> None:
-    """Make the holder's key, or take up the one that an interrupted issue left."""
-    if job.public is None:
-        if site.passphrase is None:
-            raise UsageError("keys.passphrase.missing", "no passphrase", hint="give --passphrase-file FILE")
-        used = {item.spki for item in site.registry.certificates(job.holder) if item.status in _SPENT}
-        job.made_folder = make_folder(job.bundle.folder)
-        signer, job.made = obtain_key(job.bundle.key, job.profile.key, site.passphrase, used)
-        job.public, job.key = signer.public_key(), site.reference(job.bundle.key)
-    for other in site.registry.with_key(key_id(job.public)):
-        if other.status != Status.VOID and (other.holder, other.profile) != (job.holder, job.profile.name):
-            raise RefusedError(
-                "identity.key.shared",
-                f"this key is certified for {other.holder} ({other.profile})",
-                hint="every certificate needs a key of its own",
-            )
-        if other.status == Status.REVOKED:
-            raise RefusedError("identity.key.revoked", "a certificate over this key was revoked", hint="make a new key")
-
-
-def _reserve(site: Site, jobs: Sequence[_Job]) -> None:
-    """Commit one row a certificate before it is signed; a row that an interrupted issue left is taken up."""
-    now = site.clock.now()
-    with site.registry.transaction():
-        for job in jobs:
-            assert job.public is not None
-            spki = key_id(job.public)
-            pending = site.registry.pending(job.holder, job.profile.name)
-            if pending is not None and pending.spki == spki:
-                job.record = pending
-                continue
-            if pending is not None:
-                site.registry.void(pending)
-            if job.device is not None:
-                request = job.request
-                site.registry.register(
-                    DeviceRecord(job.holder, request.name, request.vendor_serial, "registered", rfc3339(now))
-                )
-            validity = Validity.starting(now, job.profile.days, within=site.certificates[job.issuer])
-            if validity.not_after <= now:
-                raise RefusedError("identity.ca.expired", "the issuing CA has expired", where=job.issuer)
-            serial = new_serial()
-            shards = 0 if job.profile.no_check else site.config.crl_shards
-            job.record = CertificateRecord(
-                issuer=job.issuer,
-                serial=serial,
-                holder=job.holder,
-                device=job.device.value if job.device else None,
-                profile=job.profile.name,
-                purpose=job.profile.purpose,
-                status=Status.RESERVED,
-                not_before=rfc3339(validity.not_before),
-                not_after=rfc3339(validity.not_after),
-                spki=spki,
-                key=job.key,
-                event=new_event_id(),
-                shard=shard_of(int(serial, 16), shards),
-            )
-            site.registry.reserve(job.record)
-
-
-def _sign(site: Site, jobs: Sequence[_Job]) -> None:
-    """Sign reserved certificates, judge each as a verifier will, and commit them."""
-    try:
-        made = [(job, _build(site, job)) for job in jobs]
-    except RefusedError:
-        with site.registry.transaction():
-            for job in jobs:
-                site.registry.void(job.row)
-        raise
-    with site.registry.transaction():
-        for job, certificate in made:
-            data = certificate.public_bytes(Encoding.DER)
-            site.registry.store(job.row, data)
-            job.record = msgspec.structs.replace(job.row, status=Status.SIGNED, certificate=data)
-
-
-def _build(site: Site, job: _Job) -> x509.Certificate:
-    row = job.row
-    assert job.public is not None
-    device = site.registry.device(row.device) if row.device else None
-    certificate = build_leaf(
-        job.profile,
-        job.holder,
-        site.config,
-        job.public,
-        serial=int(row.serial, 16),
-        validity=Validity(datetime.fromisoformat(row.not_before), datetime.fromisoformat(row.not_after)),
-        issuer=site.certificates[job.issuer],
-        issuer_name=job.issuer,
-        signer=site.signer(job.issuer),
-        vendor_serial=device.vendor_serial if device else "",
-    )
-    chain = [certificate, site.certificates[job.issuer]]
-    at = datetime.fromisoformat(row.not_before)
-    judgement = TrustPolicy([site.root]).judge_chain(chain, job.profile.purpose, at, gbid=job.device)
-    if not judgement.believed:
-        reasons = [describe(item) for item in judgement.findings if item.axis is Axis.PROVENANCE]
-        raise RefusedError(
-            "identity.certificate.rejected",
-            f"a verifier would not believe this certificate: {reasons[0] if reasons else 'no path'}",
-            hint="the profile, the site's domain or the CA is not right for it",
-            where=job.holder,
-        )
-    return certificate
-
-
-def _record(site: Site, jobs: Sequence[_Job], kind: str = "certificate.issued") -> None:
-    """Record what was signed, then put it into force."""
-    waiting = [job for job in jobs if job.row.status == Status.SIGNED]
-    if not waiting:
+    """Take the key of an active certificate, make one, or take up the one that an interrupted issue left."""
+    if site.passphrase is None:
+        raise UsageError("keys.passphrase.missing", "no passphrase", hint="give --passphrase-file FILE")
+    job.key = site.reference(job.bundle.key)
+    active = site.registry.active(job.holder, job.profile.name)
+    if active is not None and not active.expired(site.clock.now()):
+        if active.key != job.key or not job.bundle.key.exists():
+            raise in_the_way(site, active)
+        job.public = active.x509().public_key()
         return
-    events: list[Event] = []
-    for job in waiting:
-        row = job.row
-        device = site.registry.device(row.device) if row.device else None
-        if device is not None and device.status == "registered":
-            # The same ID at every attempt: the ledger keeps the first.
-            events.append(site.event("device.registered", device.gbid, f"device-registered-{device.gbid}"))
-        events.append(site.event(kind, row.holder, row.event, **_facts(row)))
-    site.record(list({event.id: event for event in events}.values()))
-    with site.registry.transaction():
-        for job in waiting:
-            site.registry.activate(job.row)
-            job.record = msgspec.structs.replace(job.row, status=Status.ACTIVE)
+    used = {item.spki for item in site.registry.certificates(job.holder) if item.status in _SPENT}
+    job.made_folder = make_folder(job.bundle.folder)
+    signer, job.made = obtain_key(job.bundle.key, job.profile.key, site.passphrase, used)
+    job.public = signer.public_key()
 
 
-def _deliver(site: Site, job: _Job) -> Issued:
-    certificate = job.row.x509()
+def _undo(site: Site, job: _Job) -> None:
+    """Take away what was made for an issue that came to nothing; a key that a row waits for stays."""
+    with contextlib.suppress(sqlite3.Error, OSError):
+        rows = site.registry.with_key(key_id(job.public)) if job.made and job.public is not None else []
+        if job.made and all(row.status == Status.VOID for row in rows):
+            job.bundle.key.unlink(missing_ok=True)
+        if job.made_folder:
+            job.bundle.folder.rmdir()
+
+
+def _deliver(site: Site, job: _Job, answer: Certified | SecguardError) -> Issued:
+    if isinstance(answer, SecguardError):
+        raise answer
+    record = answer.record
+    certificate = record.x509()
     make_folder(job.bundle.folder)
-    files = job.bundle.write(certificate, site.certificates[job.issuer], site.root)
-    keys = [job.bundle.key] if job.row.key else []
-    return Issued(job.row, certificate, (*keys, *files), job.new)
-
-
-def _facts(row: CertificateRecord) -> dict[str, Any]:
-    assert row.certificate is not None
-    return {
-        "profile": row.profile,
-        "purpose": row.purpose,
-        "issuer": row.issuer,
-        "serial": row.serial,
-        "not_after": row.not_after,
-        "certificate_sha256": hashlib.sha256(row.certificate).hexdigest(),
-    }
+    files = job.bundle.write(certificate, site.certificates[record.issuer], site.root)
+    keys = [job.bundle.key] if record.key else []
+    return Issued(record, certificate, (*keys, *files), answer.new)

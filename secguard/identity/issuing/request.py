@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import re
+from collections.abc import Collection
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -12,7 +13,7 @@ from secguard.gbid import GbId
 from secguard.identity.profiles import Holder, Profile
 from secguard.keys import Algorithm, algorithm_of
 
-__all__ = ["check_holder", "read_csr"]
+__all__ = ["check_holder", "check_key", "read_csr"]
 
 _MAX_CSR = 16 << 10
 _NAME = re.compile(r"[^\W_][\w .@/:-]{0,63}")
@@ -92,7 +93,16 @@ def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
             "the request is not signed by its own key",
             hint="make a new request on the device",
         )
-    accepted = profile.accept or (profile.key,)
+    check_key(key, profile, profile.accept or (profile.key,))
+    return key
+
+
+def check_key(key: PublicKeyTypes, profile: Profile, accepted: Collection[Algorithm]) -> None:
+    """Check the kind of a key.
+
+    Raises:
+        RefusedError: `identity.csr.key`: it is not among the `accepted` ones, or too short.
+    """
     try:
         kind: Algorithm | None = algorithm_of(key)
     except UsageError:
@@ -101,6 +111,5 @@ def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
         raise RefusedError(
             "identity.csr.key",
             f"profile {profile.name} does not accept this kind of key",
-            hint=f"accepted: {', '.join(accepted)}",
+            hint=f"accepted: {', '.join(dict.fromkeys(accepted))}",
         )
-    return key

@@ -1,0 +1,327 @@
+"""The one path by which certificates come into being.
+
+The life of a certificate: its row is `reserved` (committed) -> it is signed, deterministically -> `signed` (committed)
+-> its event is recorded in the ledger -> `active` (committed) -> it is handed out. A crash at any point leaves a row
+that the next order over the same key takes up again, with the same serial number, the same bytes and the same event ID.
+A batch of orders is one commit, one record and one lock: a thousand certificates cost the disk what one costs it.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from secguard.core import Axis, RefusedError, SecguardError, describe, rfc3339
+from secguard.events import Event, new_event_id
+from secguard.identity.certificate import Validity, build_leaf, shard_of
+from secguard.identity.issuing.order import Certified, Order
+from secguard.identity.issuing.plan import Job, check_serial, in_the_way, plan
+from secguard.identity.lock import exclusive
+from secguard.identity.records import CaStatus, CertificateRecord, DeviceRecord, Status
+from secguard.identity.site import Site
+from secguard.trust import TrustPolicy
+
+__all__ = ["certify", "certify_locked", "new_serial", "open_issuers"]
+
+Answer = Certified | SecguardError
+
+
+def new_serial() -> str:
+    """A serial number of 128 bits, 127 of them random, in lower-case hex (RFC 5280, 4.1.2.2)."""
+    return f"{secrets.randbits(127) | 1 << 127:032x}"
+
+
+def certify(site: Site, orders: Sequence[Order]) -> list[Answer]:
+    """Certify keys: check, reserve, sign, store, record, put into force. No files are written.
+
+    Ordering again what is in force gives the same certificate again. Safe to call from several threads and processes.
+
+    Returns:
+        One answer an order, in their order: the certificate, or why it is refused; that one spoils no other.
+
+    Raises:
+        UsageError: no or a wrong passphrase.
+        RefusedError: the ledger refuses; what was signed is kept back until the next order for it.
+        SystemPartError: a write failed, or another process holds the lock for too long.
+    """
+    with exclusive(site.lock):
+        return certify_locked(site, orders)
+
+
+def certify_locked(site: Site, orders: Sequence[Order], *, strict: bool = False) -> list[Answer]:
+    """`certify` for a caller that holds the site's lock.
+
+    Args:
+        site: the site's CAs.
+        orders: what is asked for.
+        strict: the first refusal is raised, and nothing of the batch comes into being.
+    """
+    batch = _Batch(strict, {}, {})
+    for index, order in enumerate(orders):
+        with batch.refusing(index):
+            batch.jobs[index] = plan(site, order)
+    closed = open_issuers(site, {job.issuer for job in batch.jobs.values()})
+    for index, job in list(batch.jobs.items()):
+        if job.issuer in closed:
+            batch.refuse(index, closed[job.issuer])
+    while waiting := batch.later():
+        _take(site, batch)
+        batch.jobs = waiting
+    _take(site, batch)
+    return [batch.answers[index] for index in range(len(orders))]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Orders on their way together, by their position; what is answered leaves `jobs`."""
+
+    strict: bool
+    jobs: dict[int, Job]
+    answers: dict[int, Answer]
+
+    def refuse(self, index: int, error: SecguardError) -> None:
+        """Answer one order with an error; the others go on, unless the caller is strict."""
+        if self.strict:
+            raise error
+        self.answers[index] = error
+        self.jobs.pop(index, None)
+
+    @contextmanager
+    def refusing(self, index: int) -> Iterator[None]:
+        """Refuse the order with what the block raises."""
+        try:
+            yield
+        except SecguardError as error:
+            self.refuse(index, error)
+
+    def later(self) -> dict[int, Job]:
+        """Take out the orders that meet an earlier one, in its place or over its key; they wait for their turn."""
+        taken: set[object] = set()
+        waiting: dict[int, Job] = {}
+        for index, job in list(self.jobs.items()):
+            if job.place in taken or job.spki in taken:
+                waiting[index] = self.jobs.pop(index)
+            taken |= {job.place, job.spki}
+        return waiting
+
+
+def open_issuers(site: Site, names: Iterable[str]) -> dict[str, SecguardError]:
+    """Open CA keys before anything is made, and tell which cannot be opened.
+
+    Raises:
+        SecguardError: none of them can.
+    """
+    wanted = sorted(names)
+    failed: dict[str, SecguardError] = {}
+    for name in wanted:
+        try:
+            site.signer(name)
+        except SecguardError as error:
+            failed[name] = error
+    if wanted and len(failed) == len(wanted):
+        raise failed[wanted[0]]
+    return failed
+
+
+def _take(site: Site, batch: _Batch) -> None:
+    """Bring orders that do not meet to their end."""
+    for index, job in list(batch.jobs.items()):
+        with batch.refusing(index):
+            check_serial(site, job.device, job.order.vendor_serial)
+            _find_active(site, job)
+            if job.new:
+                _check_key(site, job)
+    _reserve(site, batch)
+    _sign(site, batch)
+    _record(site, list(batch.jobs.values()))
+    for index, job in batch.jobs.items():
+        batch.answers[index] = _answer(site, job)
+
+
+def _find_active(site: Site, job: Job) -> None:
+    """Find an active certificate that is the answer, or refuse because one stands in the way."""
+    active = site.registry.active(*job.place)
+    if active is None or active.expired(site.clock.now()):
+        return
+    if active.spki == job.spki:
+        if not job.order.renewal:
+            job.record, job.new = active, False
+    elif not job.order.replace:
+        raise in_the_way(site, active)
+
+
+def _check_key(site: Site, job: Job) -> None:
+    """A key serves one holder for one thing, and never again after a revocation."""
+    for other in site.registry.with_key(job.spki):
+        if other.status != Status.VOID and (other.holder, other.profile) != job.place:
+            raise RefusedError(
+                "identity.key.shared",
+                f"this key is certified for {other.holder} ({other.profile})",
+                hint="every certificate needs a key of its own",
+            )
+        if other.status == Status.REVOKED:
+            raise RefusedError("identity.key.revoked", "a certificate over this key was revoked", hint="make a new key")
+
+
+def _reserve(site: Site, batch: _Batch) -> None:
+    """Commit one row a certificate before it is signed; a row that an interrupted issue left is taken up."""
+    now = site.clock.now()
+    with site.registry.transaction():
+        for index, job in list(batch.jobs.items()):
+            if not job.new:
+                continue
+            pending = site.registry.pending(*job.place)
+            if pending is not None and _usable(site, pending, job, now):
+                job.record, job.issuer = pending, pending.issuer
+                continue
+            validity = Validity.starting(now, job.profile.days, within=site.certificates[job.issuer])
+            if validity.not_after <= now:
+                expired = RefusedError("identity.ca.expired", "the issuing CA has expired", where=job.issuer)
+                batch.refuse(index, expired)
+                continue
+            if pending is not None:
+                site.registry.void(pending)
+            if job.device is not None:
+                order = job.order
+                site.registry.register(
+                    DeviceRecord(job.holder, order.name, order.vendor_serial, "registered", rfc3339(now))
+                )
+            job.record = _row(site, job, validity)
+            site.registry.reserve(job.record)
+
+
+def _usable(site: Site, pending: CertificateRecord, job: Job, now: datetime) -> bool:
+    """Tell whether the row of an interrupted issue serves this order."""
+    if pending.spki != job.spki or pending.expired(now):
+        return False
+    # A CA that has been relieved since then signs no more; what it had signed holds.
+    return pending.status == Status.SIGNED or (
+        pending.issuer == job.issuer or site.cas[pending.issuer].status == CaStatus.CURRENT
+    )
+
+
+def _row(site: Site, job: Job, validity: Validity) -> CertificateRecord:
+    serial = new_serial()
+    shards = 0 if job.profile.no_check else site.config.crl_shards
+    return CertificateRecord(
+        issuer=job.issuer,
+        serial=serial,
+        holder=job.holder,
+        device=job.device.value if job.device else None,
+        profile=job.profile.name,
+        purpose=job.profile.purpose,
+        status=Status.RESERVED,
+        not_before=rfc3339(validity.not_before),
+        not_after=rfc3339(validity.not_after),
+        spki=job.spki,
+        key=job.order.key,
+        event=new_event_id(),
+        shard=shard_of(int(serial, 16), shards),
+    )
+
+
+def _sign(site: Site, batch: _Batch) -> None:
+    """Sign reserved certificates, judge each as a verifier will, and commit them."""
+    reserved = {index: job for index, job in batch.jobs.items() if job.row.status == Status.RESERVED}
+    made: dict[int, bytes] = {}
+    try:
+        for index, job in reserved.items():
+            with batch.refusing(index):
+                made[index] = _build(site, job)
+    except SecguardError:
+        with site.registry.transaction():
+            for job in reserved.values():
+                site.registry.void(job.row)
+        raise
+    with site.registry.transaction():
+        for index, job in reserved.items():
+            if index in made:
+                site.registry.store(job.row, made[index])
+                job.record = msgspec.structs.replace(job.row, status=Status.SIGNED, certificate=made[index])
+            else:
+                site.registry.void(job.row)
+
+
+def _build(site: Site, job: Job) -> bytes:
+    row = job.row
+    device = site.registry.device(row.device) if row.device else None
+    certificate = build_leaf(
+        job.profile,
+        job.holder,
+        site.config,
+        job.public,
+        serial=int(row.serial, 16),
+        validity=Validity(datetime.fromisoformat(row.not_before), datetime.fromisoformat(row.not_after)),
+        issuer=site.certificates[job.issuer],
+        issuer_name=job.issuer,
+        signer=site.signer(job.issuer),
+        vendor_serial=device.vendor_serial if device else "",
+    )
+    _judge(site, job, certificate)
+    return certificate.public_bytes(Encoding.DER)
+
+
+def _judge(site: Site, job: Job, certificate: x509.Certificate) -> None:
+    """Judge a certificate as a verifier will.
+
+    Raises:
+        RefusedError: `identity.certificate.rejected`: it would not be believed.
+    """
+    chain = [certificate, site.certificates[job.issuer]]
+    at = datetime.fromisoformat(job.row.not_before)
+    judgement = TrustPolicy([site.root]).judge_chain(chain, job.profile.purpose, at, gbid=job.device)
+    if not judgement.believed:
+        reasons = [describe(item) for item in judgement.findings if item.axis is Axis.PROVENANCE]
+        raise RefusedError(
+            "identity.certificate.rejected",
+            f"a verifier would not believe this certificate: {reasons[0] if reasons else 'no path'}",
+            hint="the profile, the site's domain or the CA is not right for it",
+            where=job.holder,
+        )
+
+
+def _record(site: Site, jobs: Sequence[Job]) -> None:
+    """Record what was signed, then put it into force."""
+    waiting = [job for job in jobs if job.row.status == Status.SIGNED]
+    if not waiting:
+        return
+    events: dict[str, Event] = {}
+    for job in waiting:
+        row = job.row
+        device = site.registry.device(row.device) if row.device else None
+        if device is not None and device.status == "registered":
+            # The same ID at every attempt: the ledger keeps the first.
+            name = f"device-registered-{device.gbid}"
+            events.setdefault(name, site.event("device.registered", device.gbid, name))
+        kind = "certificate.renewed" if job.order.renewal else "certificate.issued"
+        events[row.event] = site.event(kind, row.holder, row.event, **_facts(row))
+    site.record(list(events.values()))
+    with site.registry.transaction():
+        for job in waiting:
+            site.registry.activate(job.row)
+            job.record = msgspec.structs.replace(job.row, status=Status.ACTIVE)
+
+
+def _facts(row: CertificateRecord) -> dict[str, Any]:
+    assert row.certificate is not None
+    return {
+        "profile": row.profile,
+        "purpose": row.purpose,
+        "issuer": row.issuer,
+        "serial": row.serial,
+        "not_after": row.not_after,
+        "certificate_sha256": hashlib.sha256(row.certificate).hexdigest(),
+    }
+
+
+def _answer(site: Site, job: Job) -> Certified:
+    data = job.row.certificate
+    assert data is not None
+    return Certified(job.row, data, (data, site.cas[job.row.issuer].certificate), job.new)

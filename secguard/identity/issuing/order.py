@@ -1,0 +1,55 @@
+"""One certificate that is asked for, and the answer."""
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from secguard.identity.records import CertificateRecord
+
+__all__ = ["Certified", "Order"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One certificate that is asked for, over one key; exactly one of `csr` and `public` is given.
+
+    Attributes:
+        holder: a device's GB/T 28181 ID, a host, or a name, as the profile says.
+        profile: name of the profile.
+        csr: a PKCS#10 request (PEM or DER); its signature proves that the sender holds the key.
+        public: the key, when the caller knows by other means who holds it.
+        key: reference of the private key, for the registry; empty if the device keeps it.
+        replace: an active certificate over another key is superseded; otherwise it stands in the way.
+        name: what people call the device, for its record.
+        vendor_serial: the maker's serial number, for its record and certificate.
+        issuer: a CA by name; empty: the one that the site chooses.
+        renewal: an active certificate over the same key is superseded; otherwise it is the answer.
+    """
+
+    holder: str
+    profile: str
+    csr: bytes | None = None
+    public: PublicKeyTypes | None = None
+    key: str = ""
+    replace: bool = False
+    name: str = ""
+    vendor_serial: str = ""
+    issuer: str = ""
+    renewal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A certificate that is in force, stored and recorded.
+
+    Attributes:
+        record: its row.
+        certificate: DER.
+        chain: it and the issuing CA's, DER, without the root.
+        new: False if it had been issued before.
+    """
+
+    record: CertificateRecord
+    certificate: bytes
+    chain: tuple[bytes, ...]
+    new: bool

@@ -1,0 +1,149 @@
+"""What an order comes to, checked before anything is made: profile, holder, issuing CA, key."""
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from secguard.core import RefusedError, UsageError
+from secguard.gbid import GbId
+from secguard.identity.issuing.order import Order
+from secguard.identity.issuing.request import check_holder, check_key, read_csr
+from secguard.identity.profiles import Profile
+from secguard.identity.records import CaStatus, CertificateRecord
+from secguard.identity.site import Site
+from secguard.keys import key_id
+from secguard.trust import scope_of, stated_purposes
+
+__all__ = ["Job", "check_serial", "find_profile", "in_the_way", "plan"]
+
+
+@dataclass(slots=True)
+class Job:
+    """One order on its way.
+
+    Attributes:
+        order: what was asked for.
+        profile: its profile.
+        holder: the holder's name in its one form.
+        device: the ID of a device.
+        issuer: name of the issuing CA.
+        public: the key.
+        spki: `key_id` of the key.
+        record: its row, from the reservation on.
+        new: False if it had been issued before.
+    """
+
+    order: Order
+    profile: Profile
+    holder: str
+    device: GbId | None
+    issuer: str
+    public: PublicKeyTypes
+    spki: str
+    record: CertificateRecord | None = None
+    new: bool = True
+
+    @property
+    def row(self) -> CertificateRecord:
+        """Its row; it has one."""
+        assert self.record is not None
+        return self.record
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Holder and profile: of each place one certificate is in force."""
+        return self.holder, self.profile.name
+
+
+def find_profile(site: Site, name: str) -> Profile:
+    """A profile of the workspace.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    profile = site.profiles.get(name)
+    if profile is None:
+        raise UsageError(
+            "identity.profile.unknown",
+            f"no profile {name[:40]!r}",
+            hint=f"there are: {', '.join(site.profiles)}",
+            where=str(site.certs),
+        )
+    return profile
+
+
+def check_serial(site: Site, device: GbId | None, vendor_serial: str) -> None:
+    """A device keeps the maker's serial number with which it was registered.
+
+    Raises:
+        RefusedError: `identity.device.serial`: another one is given now.
+    """
+    known = site.registry.device(device.value) if device is not None and vendor_serial else None
+    if known is not None and known.vendor_serial not in {"", vendor_serial}:
+        raise RefusedError(
+            "identity.device.serial",
+            f"{device} is registered with the maker's serial number {known.vendor_serial}",
+            hint="another camera needs an ID of its own",
+        )
+
+
+def in_the_way(site: Site, active: CertificateRecord) -> RefusedError:
+    """The error for a holder whose active certificate is over another key."""
+    return RefusedError(
+        "identity.certificate.active",
+        f"{active.holder} has an active {active.profile} certificate, serial {active.serial}",
+        hint="use it, renew it (identity renew), or revoke it first (identity revoke)",
+        where=site.locate(active.key).removeprefix("file:") if active.key else "",
+    )
+
+
+def plan(site: Site, order: Order) -> Job:
+    """Check an order against profile, scope and key rules; the registry's part comes under the lock.
+
+    Raises:
+        UsageError: a wrong ID, name or profile; no CA for the purpose.
+        FormatError: a CSR that is none.
+        RefusedError: outside the CA's scope, no proof of possession, a kind of key the profile does not accept.
+        ValueError: not exactly one of `csr` and `public`.
+    """
+    if (order.csr is None) == (order.public is None):
+        raise ValueError("an order has a csr or a public key")
+    profile = find_profile(site, order.profile)
+    holder, device = check_holder(order.holder, profile, site.config.edition, order.vendor_serial)
+    issuer = (
+        _named_issuer(site, order.issuer, profile, device) if order.issuer else site.issuer(profile.purpose, device)
+    )
+    if order.csr is not None:
+        public = read_csr(order.csr, profile)
+    else:
+        assert order.public is not None
+        public = order.public
+        check_key(public, profile, (profile.key, *profile.accept))
+    return Job(order, profile, holder, device, issuer, public, key_id(public))
+
+
+def _named_issuer(site: Site, name: str, profile: Profile, device: GbId | None) -> str:
+    """A CA that was asked for by name; a retiring one still certifies who answers for it."""
+    record = site.cas.get(name)
+    certificate = site.certificates.get(name)
+    allowed = {CaStatus.CURRENT, CaStatus.RETIRING} if profile.no_check else {CaStatus.CURRENT}
+    if record is None or certificate is None or record.status not in allowed:
+        raise UsageError(
+            "identity.issuer.unknown", f"no CA {name[:40]!r} that issues", hint="secguard identity ca show lists them"
+        )
+    if profile.purpose not in stated_purposes(certificate):
+        raise UsageError(
+            "identity.purpose.unissued",
+            f"the CA {name} does not certify the purpose {profile.purpose}",
+            hint="secguard identity ca show lists them",
+        )
+    for ca in (certificate, site.root):
+        scope = scope_of(ca)
+        if device is not None and scope is not None and not scope.covers(device):
+            raise RefusedError(
+                "identity.scope.exceeded",
+                f"{device} lies outside the scope of this site's CA ({scope})",
+                hint="its certificate must come from the CA of its own area",
+                where=name,
+            )
+    return name
