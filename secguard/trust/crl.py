@@ -7,22 +7,21 @@ other certificates (sharding), one that may have dropped the certificate because
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
-from secguard.core import Finding, Outcome, TimeSource, finding, rfc3339
-from secguard.trust.names import MALFORMED, title
+from secguard.core import Finding, finding, rfc3339
+from secguard.trust.facts import WEAK_HASHES, Facts
+from secguard.trust.names import MALFORMED
 
-__all__ = ["EXPIRED_CERTS_ON_CRL", "CrlList", "Revocation", "judge_revocation"]
+__all__ = ["EXPIRED_CERTS_ON_CRL", "CrlList", "Revocation", "earlier", "judge_lists"]
 
 EXPIRED_CERTS_ON_CRL = x509.ObjectIdentifier("2.5.29.60")
 """X.509 (ITU-T), 9.5.2.8: the list keeps certificates that expired after the given time."""
 
-_SHA256 = hashes.SHA256()
-_COMPROMISE = {"keyCompromise", "cACompromise", "aACompromise"}
 _KNOWN_CRITICAL = {ExtensionOID.ISSUING_DISTRIBUTION_POINT}
 
 
@@ -39,6 +38,11 @@ class Revocation:
     reason: str
 
 
+def earlier(one: Revocation | None, other: Revocation) -> Revocation:
+    """The earlier of two statements about the same certificate; it is the one that harms more."""
+    return other if one is None or other.since < one.since else one
+
+
 class CrlList:
     """A list, read once: its entries are a dictionary by serial number (0.2 us a look-up), made on first use."""
 
@@ -47,17 +51,9 @@ class CrlList:
         self.issuer = crl.issuer
         self.this_update = crl.last_update_utc
         self.next_update = crl.next_update_utc
-        self._entries: dict[int, x509.RevokedCertificate] | None = None
-        self._signers: dict[bytes, bool] = {}
 
     def signed_by(self, issuer: x509.Certificate) -> bool:
-        """Tell whether the issuer's key signed the list, and may sign lists (cRLSign)."""
-        key = issuer.fingerprint(_SHA256)
-        if key not in self._signers:
-            self._signers[key] = self._check(issuer)
-        return self._signers[key]
-
-    def _check(self, issuer: x509.Certificate) -> bool:
+        """Tell whether the issuer's key signed the list, and may sign lists (cRLSign); reads the whole list."""
         try:
             usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
             if not usage.crl_sign:
@@ -65,9 +61,15 @@ class CrlList:
         except x509.ExtensionNotFound:
             pass
         try:
+            if isinstance(self.crl.signature_hash_algorithm, WEAK_HASHES):
+                return False
             return self.crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
         except (InvalidSignature, *MALFORMED):
             return False
+
+    @cached_property
+    def _entries(self) -> dict[int, x509.RevokedCertificate]:
+        return {item.serial_number: item for item in self.crl}
 
     def entry(self, serial: int) -> Revocation | None:
         """The entry of a serial number, or None.
@@ -75,32 +77,52 @@ class CrlList:
         Raises:
             ValueError: the list cannot be parsed.
         """
-        if self._entries is None:
-            self._entries = {item.serial_number: item for item in self.crl}
         item = self._entries.get(serial)
         return _read(item) if item is not None else None
 
-    def usable_for(self, certificate: x509.Certificate) -> str:
-        """Why the list says nothing about this certificate; empty when it does.
-
-        Raises:
-            ValueError: the list or the certificate cannot be parsed.
-        """
-        extensions = self.crl.extensions
-        if any(item.critical and item.oid not in _KNOWN_CRITICAL for item in extensions):
-            return "it has a critical extension that is not known here"
+    @cached_property
+    def _point(self) -> x509.IssuingDistributionPoint | None:
         try:
-            point = extensions.get_extension_for_class(x509.IssuingDistributionPoint).value
+            return self.crl.extensions.get_extension_for_class(x509.IssuingDistributionPoint).value
         except x509.ExtensionNotFound:
+            return None
+
+    @cached_property
+    def _unusable(self) -> str:
+        """Why the list says nothing about any certificate."""
+        for item in self.crl.extensions:
+            if item.oid == ExtensionOID.DELTA_CRL_INDICATOR:
+                return "it is a delta list, which holds changes only"
+            if item.critical and item.oid not in _KNOWN_CRITICAL:
+                return "it has a critical extension that is not known here"
+        point = self._point
+        if point is None:
             return ""
         if point.indirect_crl or point.only_some_reasons or point.only_contains_attribute_certs:
             return "it is an indirect or partial list"
         if point.relative_name is not None:
             return "its distribution point is named relative to the issuer"
-        authority = _is_ca(certificate)
-        if (point.only_contains_user_certs and authority) or (point.only_contains_ca_certs and not authority):
+        return ""
+
+    @cached_property
+    def _names(self) -> frozenset[x509.GeneralName] | None:
+        names = self._point.full_name if self._point is not None else None
+        return None if names is None else frozenset(names)
+
+    def unusable_for(self, facts: Facts) -> str:
+        """Why the list says nothing about this certificate; empty when it does.
+
+        Raises:
+            ValueError: the list or the certificate cannot be parsed.
+        """
+        if self._unusable:
+            return self._unusable
+        point = self._point
+        if point is None:
+            return ""
+        if (point.only_contains_user_certs and facts.is_ca) or (point.only_contains_ca_certs and not facts.is_ca):
             return "it covers the other kind of certificates"
-        if point.full_name is not None and not _points(certificate) & set(point.full_name):
+        if self._names is not None and self._names.isdisjoint(facts.points):
             return "it is another shard: its distribution point is not the certificate's"
         return ""
 
@@ -110,87 +132,59 @@ class CrlList:
         Raises:
             ValueError: the list cannot be parsed.
         """
-        if self.this_update <= since:
-            return True
+        return self.this_update <= since or (self._kept_since is not None and self._kept_since <= since)
+
+    @cached_property
+    def _kept_since(self) -> datetime | None:
         try:
             value = self.crl.extensions.get_extension_for_oid(EXPIRED_CERTS_ON_CRL).value
             assert isinstance(value, x509.UnrecognizedExtension)
             # GeneralizedTime YYYYMMDDHHMMSSZ: tag, length 15, text
             if value.value[:2] != b"\x18\x0f":
-                return False
-            stated = datetime.strptime(value.value[2:].decode("ascii"), "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+                return None
+            return datetime.strptime(value.value[2:].decode("ascii"), "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
         except (x509.ExtensionNotFound, ValueError):
-            return False
-        return stated <= since
+            return None
 
 
-def judge_revocation(
-    certificate: x509.Certificate,
-    issuer: x509.Certificate,
-    lists: Sequence[CrlList],
-    at: datetime,
-    source: TimeSource | None = None,
-) -> list[Finding]:
-    """Judge one certificate against the lists of its issuer.
+def judge_lists(facts: Facts, issuer: Facts, lists: Sequence[CrlList], at: datetime) -> Revocation | Finding | None:
+    """Ask the lists about a certificate.
 
     Args:
-        certificate: the certificate.
+        facts: the certificate.
         issuer: its verified issuer.
-        lists: candidates, of any issuer.
+        lists: at least one; all signed by the issuer, the newest first.
         at: the time to judge for, aware.
-        source: who vouches for `at`; None means the caller states it.
 
     Returns:
-        Nothing when the certificate was good at `at`; else findings on the revocation axis.
+        None when the certificate was good at `at`; its entry; or a finding that says why that is not known.
     """
-    name = title(certificate)
-    named = [item for item in lists if item.issuer == certificate.issuer]
-    if not named:
-        return [finding("trust.crl.missing", name, issuer=title(issuer))]
-    signed = [item for item in named if item.signed_by(issuer)]
-    if not signed:
-        return [finding("trust.crl.signature", name, issuer=title(issuer))]
     problem: Finding | None = None
-    for item in sorted(signed, key=lambda one: one.this_update, reverse=True):
+    for item in lists:
         try:
-            reason = item.usable_for(certificate)
-            entry = item.entry(certificate.serial_number)
-            kept = item.keeps_expired(certificate.not_valid_after_utc)
+            reason = item.unusable_for(facts)
+            entry = item.entry(facts.serial)
+            kept = item.keeps_expired(facts.not_after)
         except MALFORMED:
             reason, entry, kept = "it cannot be parsed", None, False
         if reason:
-            problem = problem or finding("trust.crl.unsupported", name, reason=reason)
+            problem = problem or finding("trust.crl.unsupported", facts.title, reason=reason)
             continue
         # An entry speaks even when the list that holds it is old.
         if entry is not None:
-            return [_revoked(entry, name, at, source)]
+            return entry
         if item.next_update is None or at > item.next_update:
             until = rfc3339(item.next_update) if item.next_update else "never stated"
-            problem = problem or finding("trust.crl.stale", name, issuer=title(issuer), until=until, at=rfc3339(at))
+            stale = finding("trust.crl.stale", facts.title, issuer=issuer.title, until=until, at=rfc3339(at))
+            # It covers the certificate, so it says more than a list of other certificates.
+            problem = stale if problem is None or problem.code == "trust.crl.unsupported" else problem
             continue
         if not kept:
-            problem = problem or finding("trust.crl.after-expiry", name, issued=rfc3339(item.this_update))
+            problem = problem or finding("trust.crl.after-expiry", facts.title, issued=rfc3339(item.this_update))
             continue
-        return []
+        return None
     assert problem is not None
-    return [problem]
-
-
-def _revoked(entry: Revocation, name: str, at: datetime, source: TimeSource | None) -> Finding:
-    since = rfc3339(entry.since)
-    if entry.since <= at:
-        return finding("trust.certificate.revoked", name, since=since, reason=entry.reason)
-    # Whoever holds a stolen key can also claim any time before the theft was noticed.
-    doubtful = source is TimeSource.CLAIMED and entry.reason in _COMPROMISE
-    return finding(
-        "trust.certificate.revoked-later",
-        name,
-        outcome=Outcome.UNKNOWN if doubtful else None,
-        since=since,
-        reason=entry.reason,
-        at=rfc3339(at),
-        source=source or "the caller",
-    )
+    return problem
 
 
 def _read(item: x509.RevokedCertificate) -> Revocation:
@@ -203,18 +197,3 @@ def _read(item: x509.RevokedCertificate) -> Revocation:
         elif extension.critical or extension.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER:
             raise ValueError("an entry of an indirect list")
     return Revocation(since, reason)
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _points(certificate: x509.Certificate) -> set[x509.GeneralName]:
-    try:
-        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    except x509.ExtensionNotFound:
-        return set()
-    return {name for point in points for name in point.full_name or ()}

@@ -72,11 +72,11 @@ def children(data: bytes) -> Iterator[tuple[int, bytes]]:
         position += 2
         if size & 0x80:
             count = size & 0x7F
-            if not 1 <= count <= 2 or len(data) - position < count:
+            if not 1 <= count <= 3 or len(data) - position < count:
                 raise _error(start)
             size = int.from_bytes(data[position : position + count], "big")
             position += count
-            if size < 0x80 or (count == 2 and size < 0x100):
+            if size < 0x80 or size < 1 << 8 * (count - 1):
                 raise _error(start)  # a longer length than needed is BER, not DER
         if len(data) - position < size:
             raise _error(start)

@@ -5,17 +5,20 @@ It is told to leave time alone: validity is judged by our own rule, for the time
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from OpenSSL import crypto
 
 from secguard.core import Finding, finding
+from secguard.trust.facts import Facts, facts_of
 from secguard.trust.names import MALFORMED, title
 
 __all__ = ["AnchorStore", "Path", "most_telling"]
 
 # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h; pyOpenSSL has no name for it.
 _NO_CHECK_TIME = 0x200000
+_SMALL = 16 << 10
 
 # X509_V_ERR_* of openssl/x509_vfy.h -> finding.
 _CODES = {
@@ -40,17 +43,12 @@ _VAGUE = ("trust.chain.incomplete", "trust.chain.untrusted")
 class Path:
     """A path whose signatures and constraints hold: end entity first, trust anchor last."""
 
-    certificates: tuple[x509.Certificate, ...]
+    facts: tuple[Facts, ...]
 
     @property
-    def leaf(self) -> x509.Certificate:
-        """The end entity."""
-        return self.certificates[0]
-
-    @property
-    def anchor(self) -> x509.Certificate:
-        """The trust anchor."""
-        return self.certificates[-1]
+    def certificates(self) -> tuple[x509.Certificate, ...]:
+        """The certificates."""
+        return tuple(item.certificate for item in self.facts)
 
 
 class AnchorStore:
@@ -58,26 +56,37 @@ class AnchorStore:
 
     def __init__(self, roots: Sequence[x509.Certificate], *, strict: bool) -> None:
         self._store = crypto.X509Store()
-        self._store.set_flags(
-            _NO_CHECK_TIME
-            | crypto.X509StoreFlags.CHECK_SS_SIGNATURE
-            | (crypto.X509StoreFlags.X509_STRICT if strict else 0)
-        )
+        # The roots' own signatures were checked when the policy was made: CHECK_SS_SIGNATURE would do it each time.
+        self._store.set_flags(_NO_CHECK_TIME | (crypto.X509StoreFlags.X509_STRICT if strict else 0))
         for root in roots:
             self._store.add_cert(crypto.X509.from_cryptography(root))
 
     def build(self, chain: Sequence[x509.Certificate]) -> Path | Finding:
         """Find the path from `chain[0]` over the others (in any order) to a trust anchor, or say why there is none."""
+        leaf, *others = chain
         try:
-            leaf, *others = (crypto.X509.from_cryptography(item) for item in chain)
-            found = crypto.X509StoreContext(self._store, leaf, others).get_verified_chain()
-            return Path(tuple(item.to_cryptography() for item in found))
+            handles = [_handle(item) for item in others]
+            found = crypto.X509StoreContext(self._store, crypto.X509.from_cryptography(leaf), handles)
+            above = [facts_of(item.to_cryptography()) for item in found.get_verified_chain()[1:]]
+            return Path((Facts(leaf), *above))
         except crypto.X509StoreContextError as error:
             number, _, message = error.errors
             name = title(error.certificate.to_cryptography())
             return finding(_CODES.get(number, "trust.chain.rejected"), name, reason=message, number=number)
         except (crypto.Error, *MALFORMED) as error:
             return finding("trust.certificate.malformed", title(chain[0]), reason=str(error)[:200])
+
+
+@lru_cache(maxsize=64)
+def _small(certificate: x509.Certificate) -> crypto.X509:
+    """OpenSSL's form of an intermediate; it keeps what it parsed (key, extensions) between verifications."""
+    return crypto.X509.from_cryptography(certificate)
+
+
+def _handle(certificate: x509.Certificate) -> crypto.X509:
+    # Anyone may present intermediates: what is kept of them is bounded in number and in size.
+    small = len(certificate.tbs_certificate_bytes) <= _SMALL
+    return _small(certificate) if small else crypto.X509.from_cryptography(certificate)
 
 
 def most_telling(findings: Sequence[Finding]) -> Finding:

@@ -1,26 +1,32 @@
-"""What is believed: given trust anchors and revocation lists, judge a chain for a purpose, a time and a device."""
+"""What is believed: given trust anchors and status evidence, judge a chain for a purpose, a time and a device."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from secguard.core import Axis, Finding, FormatError, Outcome, TimeSource, UsageError, finding
+from secguard.core import Axis, Finding, FormatError, Outcome, TimeSource, UsageError, describe, finding
 from secguard.gbid import GbId
 from secguard.ledger.note import NoteKey
 from secguard.trust import rules
-from secguard.trust.crl import CrlList, judge_revocation
+from secguard.trust.crl import Revocation
+from secguard.trust.facts import Facts
 from secguard.trust.names import MALFORMED, common_name, gbid_of, title
+from secguard.trust.ocsp import OcspResponse
 from secguard.trust.oids import Purpose
 from secguard.trust.path import AnchorStore, Path, most_telling
 from secguard.trust.pem import MAX_CERTIFICATES
+from secguard.trust.revocation import StatusEvidence
 from secguard.trust.scope import scope_of
 
 __all__ = ["ChainJudgement", "LogKeys", "TrustPolicy"]
+
+_MAX_RESPONDERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +72,33 @@ class LogKeys(NamedTuple):
 
 
 class TrustPolicy:
-    """Trust anchors and revocation lists; immutable, may be kept and shared.
+    """Trust anchors, revocation lists and OCSP responses; immutable, may be kept and shared between threads.
 
     Args:
         roots: trust anchors, self-signed; those that carry a GB scope are secguard roots, with all rules mandatory.
         crls: revocation lists of any issuer; a list that the issuer did not sign is not believed.
+        ocsp: OCSP responses in DER (RFC 6960); one that neither the issuing CA nor its own responder signed, or that is
+            not fresh at the judged time, is not believed.
 
     Raises:
         UsageError: no root, or one that is no self-signed CA certificate.
+        FormatError: `trust.ocsp.format`.
     """
 
-    def __init__(self, roots: Sequence[x509.Certificate], crls: Iterable[x509.CertificateRevocationList] = ()) -> None:
+    def __init__(
+        self,
+        roots: Sequence[x509.Certificate],
+        crls: Iterable[x509.CertificateRevocationList] = (),
+        ocsp: Iterable[bytes] = (),
+    ) -> None:
         if not roots:
             raise UsageError("trust.root.none", "no trust anchor", hint="give --root CA.pem")
         for root in roots:
             _check_root(root)
         self.roots = tuple(roots)
         self.crls = tuple(crls)
+        self._responses = tuple(OcspResponse(item) for item in ocsp)
+        self._responders: dict[tuple[x509.Certificate, ...], Path | Finding] = {}
 
     @cached_property
     def _stores(self) -> tuple[AnchorStore, ...]:
@@ -91,8 +107,8 @@ class TrustPolicy:
         return tuple(AnchorStore(group, strict=group is own) for group in (own, foreign) if group)
 
     @cached_property
-    def _lists(self) -> tuple[CrlList, ...]:
-        return tuple(CrlList(item) for item in self.crls)
+    def _status(self) -> StatusEvidence:
+        return StatusEvidence(self.crls, self._responses)
 
     def judge_chain(
         self,
@@ -146,25 +162,56 @@ class TrustPolicy:
     def _judge_path(
         self, path: Path, purpose: Purpose, at: datetime, expected: GbId | None, source: TimeSource | None
     ) -> ChainJudgement:
-        foreign = not _scoped(path.anchor)
-        stated = gbid_of(path.leaf, trust_cn=foreign)
+        leaf, foreign = path.facts[0], path.facts[-1].scope is None
+        stated = gbid_of(leaf.certificate, trust_cn=foreign)
         findings = [
-            *rules.validity_rules(path, at),
-            *rules.strength_rules(path),
-            *rules.purpose_rules(path, purpose, foreign=foreign),
-            *(() if foreign else rules.scope_rules(path)),
+            *self._rules(path, purpose, at),
             *rules.device_rules(path, purpose, stated, expected, foreign=foreign),
         ]
-        for certificate, issuer in zip(path.certificates, path.certificates[1:], strict=False):
-            findings += judge_revocation(certificate, issuer, self._lists, at, source)
+        for number, (facts, issuer) in enumerate(pairwise(path.facts), start=1):
+            authorise = partial(self._unfit_responder, path.facts[number:])
+            findings += self._status.judge(facts, issuer, at, source, authorise)
         return ChainJudgement(
             tuple(findings),
             frozenset({Axis.PROVENANCE, Axis.REVOCATION}),
             stated,
-            path.leaf,
+            leaf.certificate,
             path.certificates,
             foreign,
         )
+
+    @staticmethod
+    def _rules(path: Path, purpose: Purpose, at: datetime) -> Iterator[Finding]:
+        foreign = path.facts[-1].scope is None
+        yield from rules.validity_rules(path, at)
+        yield from rules.strength_rules(path)
+        yield from rules.purpose_rules(path, purpose, foreign=foreign)
+        if not foreign:
+            yield from rules.scope_rules(path)
+
+    def _unfit_responder(
+        self, above: tuple[Facts, ...], certificate: x509.Certificate, issuer: Facts, at: datetime
+    ) -> str:
+        """Why a certificate may not answer for `issuer`, whose path is `above` (RFC 6960, 4.2.2.2); empty if it may."""
+        chain = (certificate, *(item.certificate for item in above))
+        path = self._responders.get(chain)
+        if path is None:
+            if len(self._responders) >= _MAX_RESPONDERS:
+                self._responders.clear()
+            path = self._responders[chain] = self._path(chain)
+        if isinstance(path, Finding):
+            return describe(path)
+        if len(path.facts) < 2 or path.facts[1].certificate != issuer.certificate:
+            return "another CA certified the responder"
+        wrong = [item for item in self._rules(path, Purpose.OCSP, at) if item.outcome is not Outcome.PASS]
+        if wrong:
+            return f"the responder's certificate: {describe(wrong[0])}"
+        listed = self._status.listed(path.facts[0], issuer, at)
+        if isinstance(listed, Revocation):
+            return "the responder's certificate was revoked"
+        if listed is not None and path.facts[0].get(x509.OCSPNoCheck) is None:
+            return f"the responder's own status is not known: {describe(listed)}"
+        return ""
 
     def log_keys(
         self, chains: Iterable[Sequence[x509.Certificate]], at: datetime, purpose: Purpose = Purpose.LOG

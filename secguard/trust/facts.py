@@ -1,0 +1,127 @@
+"""What a certificate says, read once: extensions by kind, key strength, scope.
+
+Kept for the certificates met most recently, keyed by their whole content: another byte is another certificate, with
+facts of its own. Nothing here says that a certificate is good; signatures and paths are checked elsewhere, each time.
+"""
+
+from datetime import datetime
+from functools import cached_property, lru_cache
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
+from secguard.gbid import Scope
+from secguard.trust.names import title
+from secguard.trust.oids import GB_SCOPE
+from secguard.trust.scope import decode_scope
+
+__all__ = ["WEAK_HASHES", "Facts", "facts_of"]
+
+_T = TypeVar("_T", bound=x509.ExtensionType)
+
+_MIN_RSA_BITS = 2048
+WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+"""Hashes for which collisions can be made: nothing signed over them is believed."""
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+# Of certificates in verified paths only, so a few kB each.
+_KEPT = 512
+
+
+class Facts:
+    """One certificate's content.
+
+    Attributes:
+        certificate: the certificate.
+        not_before: start of its validity, aware UTC.
+        not_after: end of its validity, aware UTC; included.
+        serial: its serial number.
+
+    Raises:
+        ValueError: the certificate's extensions cannot be parsed (any of `names.MALFORMED`).
+    """
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        self.certificate = certificate
+        self.not_before: datetime = certificate.not_valid_before_utc
+        self.not_after: datetime = certificate.not_valid_after_utc
+        self.serial = certificate.serial_number
+        self._extensions = {type(item.value): item.value for item in certificate.extensions if item.oid != GB_SCOPE}
+
+    def get(self, kind: type[_T]) -> _T | None:
+        """The extension of a kind, or None."""
+        return self._extensions.get(kind)
+
+    @cached_property
+    def title(self) -> str:
+        """A short name for findings."""
+        return title(self.certificate)
+
+    @cached_property
+    def scope(self) -> Scope | None:
+        """The GB scope, or None.
+
+        Raises:
+            FormatError: it is there and cannot be read.
+        """
+        try:
+            value = self.certificate.extensions.get_extension_for_oid(GB_SCOPE).value
+        except x509.ExtensionNotFound:
+            return None
+        assert isinstance(value, x509.UnrecognizedExtension)
+        return decode_scope(value.value)
+
+    @cached_property
+    def is_ca(self) -> bool:
+        """True if basicConstraints says so."""
+        basic = self.get(x509.BasicConstraints)
+        return basic is not None and basic.ca
+
+    @cached_property
+    def points(self) -> frozenset[x509.GeneralName]:
+        """The names of its distribution points."""
+        points = self.get(x509.CRLDistributionPoints)
+        return frozenset(name for point in points or () for name in point.full_name or ())
+
+    @cached_property
+    def ekus(self) -> tuple[x509.ObjectIdentifier, ...] | None:
+        """The extended key usages; None if it states none."""
+        extended = self.get(x509.ExtendedKeyUsage)
+        return None if extended is None else tuple(extended)
+
+    @cached_property
+    def policies(self) -> frozenset[x509.ObjectIdentifier]:
+        """The certificate policies."""
+        return frozenset(item.policy_identifier for item in self.get(x509.CertificatePolicies) or ())
+
+    @cached_property
+    def weak_key(self) -> str:
+        """Why its key is too weak to be believed; empty if it is not."""
+        try:
+            key = self.certificate.public_key()
+        except Exception:  # noqa: BLE001 - unknown curves and algorithms raise several kinds; all mean "not accepted"
+            return "a key of an unknown kind"
+        if isinstance(key, rsa.RSAPublicKey):
+            return f"RSA with {key.key_size} bits" if key.key_size < _MIN_RSA_BITS else ""
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return "" if isinstance(key.curve, _CURVES) else f"elliptic curve {key.curve.name}"
+        return "" if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) else "a key of an unknown kind"
+
+    @cached_property
+    def weak_hash(self) -> bool:
+        """True if it was signed over a hash for which collisions can be made, or that has no name here."""
+        try:
+            return isinstance(self.certificate.signature_hash_algorithm, WEAK_HASHES)
+        except Exception:  # noqa: BLE001 - an algorithm that cannot be named is treated as broken
+            return True
+
+
+@lru_cache(maxsize=_KEPT)
+def facts_of(certificate: x509.Certificate) -> Facts:
+    """The facts of a certificate; equal certificates (every byte) share them.
+
+    Raises:
+        ValueError: as `Facts`; a failure is not remembered.
+    """
+    return Facts(certificate)
