@@ -35,7 +35,7 @@ def load_signer(reference: str, passphrase: bytes | None = None) -> Signer:
     """Open a private key by reference.
 
     Args:
-        reference: `file:PATH` or a plain path to PKCS#8 in PEM. `pkcs11:` (RFC 7512) is reserved.
+        reference: `file:PATH` or a plain path to PKCS#8 in PEM; `pkcs11:` (RFC 7512) for a key in a token.
         passphrase: decrypts the file; None for a clear one.
 
     Raises:
@@ -44,7 +44,9 @@ def load_signer(reference: str, passphrase: bytes | None = None) -> Signer:
         FormatError: the file holds no private key.
     """
     if reference.startswith("pkcs11:"):
-        raise UsageError("keys.pkcs11.unavailable", "this version opens no PKCS#11 tokens", hint="use file:PATH")
+        from secguard.keys.pkcs11 import open_token_key  # most keys lie in files
+
+        return open_token_key(reference)
     path = Path(reference.removeprefix("file:"))
     check_private(path)
     data = read_bounded(path, MAX_PEM)
