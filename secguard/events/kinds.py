@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "certificate.revoked": "a certificate was revoked",
     "certificate.refused": "an enrolment was refused",
     "enrolment.allowed": "a device was allowed to enrol with a one-time secret",
+    "enrolment.withdrawn": "a one-time secret that was not yet used was withdrawn",
     "provision.started": "certificates for many devices were begun",
     "provision.finished": "certificates for many devices were delivered",
     "provision.failed": "certificates for many devices were broken off",

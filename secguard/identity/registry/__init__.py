@@ -12,13 +12,15 @@ from typing import Self
 from secguard.identity.registry.authorities import Authorities
 from secguard.identity.registry.certificates import Certificates
 from secguard.identity.registry.devices import Devices
+from secguard.identity.registry.revocations import Revocations
 from secguard.identity.registry.schema import SCHEMA, UPGRADES, VERSION
+from secguard.identity.registry.secrets import Secrets
 from secguard.store import open_sqlite
 
 __all__ = ["Registry"]
 
 
-class Registry(Devices, Authorities, Certificates):
+class Registry(Devices, Authorities, Certificates, Secrets):
     """The registry of one site; open it without any key. Close it, or use it as a context manager."""
 
     @classmethod
