@@ -10,16 +10,20 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from secguard.core import Finding, FormatError, Progress, SystemPartError, Throttle, finding, silent
+from secguard.core import Finding, FormatError, Progress, SecguardError, SystemPartError, Throttle, finding, silent
+from secguard.trust.der import SEQUENCE, children, encode, sequence, single
 
 __all__ = ["Document", "Kind", "Remark", "documents_of", "judge_documents", "lint"]
 
 _MAX_LINTED = 512 << 10
+_MAX_WHOLE_LIST = 32 << 10
+_ENTRIES = 500
+_TIMES = {0x17, 0x18}  # UTCTime, GeneralizedTime
 _MAX_DOCUMENTS = 10_000
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)-----END \1-----", re.DOTALL)
 _SEVERITIES = {"FATAL": "error", "ERROR": "error", "WARNING": "warning", "NOTICE": "notice"}
@@ -158,6 +162,8 @@ def judge_documents(
 
 
 def _findings(document: Document) -> Iterator[Finding]:
+    if document.kind is Kind.CRL and len(document.der) > _MAX_WHOLE_LIST:
+        document = _shortened(document)
     if len(document.der) > _MAX_LINTED:
         yield finding("identity.lint.too-large", document.name, size=len(document.der), limit=_MAX_LINTED)
         return
@@ -179,6 +185,22 @@ def _findings(document: Document) -> Iterator[Finding]:
             yield finding("identity.lint.warning", document.name, **data)
         else:
             yield finding("identity.lint.notice", document.name, **data)
+
+
+def _shortened(document: Document) -> Document:
+    """A long list with its first entries only: pkilint takes minutes for all, and asks for no signature."""
+    try:
+        tbs, *rest = children(single(document.der, SEQUENCE))
+        fields = list(children(tbs[1]))
+        times = [number for number, (tag, _) in enumerate(fields) if tag in _TIMES]
+        place = times[-1] + 1
+        entries = list(children(fields[place][1]))[:_ENTRIES]
+        fields[place] = (SEQUENCE, b"".join(encode(*entry) for entry in entries))
+        short = sequence(*(encode(*field) for field in fields))
+        name = f"{document.name} (its first {_ENTRIES} entries)"
+        return replace(document, name=name, der=sequence(short, *(encode(*item) for item in rest)))
+    except (SecguardError, ValueError, IndexError):
+        return document  # no list: pkilint says what is wrong with it, if it is not too large
 
 
 @cache

@@ -16,6 +16,8 @@ _COMMANDS = {
     "list": (f"{_HERE}.certificates", "list_", "List all certificates."),
     "expiring": (f"{_HERE}.certificates", "expiring", "List certificates that end soon."),
     "verify": (f"{_HERE}.verify", "verify", "Judge a certificate."),
+    "profile": (f"{_HERE}.profile", "profile", "What each profile issues."),
+    "lint": (f"{_HERE}.lint", "lint", "Hold what is issued against the standards."),
 }
 
 identity = LazyGroup(
