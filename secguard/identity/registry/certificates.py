@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from secguard.core import rfc3339
-from secguard.identity.records import CertificateRecord, Status
+from secguard.identity.records import CertificateRecord
 from secguard.identity.registry.base import Base
 
 __all__ = ["Certificates"]
@@ -48,15 +48,6 @@ class Certificates(Base):
         """Give up a pending row whose key is gone, inside a transaction."""
         self._set(record, "status = 'void'", ())
 
-    def revoke(self, record: CertificateRecord, at: datetime, reason: str, event: str) -> None:
-        """Mark a certificate revoked, inside a transaction."""
-        self._set(
-            record,
-            "status = 'revoked', revoked = ?, reason = ?, revoked_event = ?, "
-            "revocation = (SELECT coalesce(max(revocation), 0) + 1 FROM certificates WHERE revocation IS NOT NULL)",
-            (rfc3339(at), reason, event),
-        )
-
     def _set(self, record: CertificateRecord, assignment: str, values: tuple[Any, ...]) -> None:
         query = f"UPDATE certificates SET {assignment} WHERE issuer = ? AND serial = ?"  # noqa: S608 - our own assignments
         self._db.execute(query, (*values, record.issuer, record.serial))
@@ -93,6 +84,10 @@ class Certificates(Base):
         """The certificate with a serial number (lower-case hex), or None."""
         return next(self._certificates("WHERE serial = ?", (serial,)), None)
 
+    def certificate(self, issuer: str, serial: str) -> CertificateRecord | None:
+        """The certificate of a CA with a serial number (lower-case hex), or None."""
+        return next(self._certificates("WHERE issuer = ? AND serial = ?", (issuer, serial)), None)
+
     def with_key(self, spki: str) -> Sequence[CertificateRecord]:
         """Certificates over a key, named by the SHA-256 of its SubjectPublicKeyInfo."""
         return list(self._certificates("WHERE spki = ?", (spki,)))
@@ -102,17 +97,18 @@ class Certificates(Base):
         clause = "WHERE status = 'active' AND not_after < ? ORDER BY not_after, holder"
         return self._certificates(clause, (rfc3339(before),))
 
-    def expiries(self) -> list[tuple[str, str, str, int]]:
-        """How many active certificates end on each day: (`YYYY-MM-DD`, profile, issuing CA, count), by day."""
+    def expiries(self, area: str = "") -> list[tuple[str, str, str, int]]:
+        """How many active certificates end on each day: (`YYYY-MM-DD`, profile, issuing CA, count), by day.
+
+        Args:
+            area: only devices whose ID begins with these digits.
+        """
         query = (
             "SELECT substr(not_after, 1, 10) AS day, profile, issuer, count(*) FROM certificates "
-            "WHERE status = 'active' GROUP BY day, profile, issuer ORDER BY day, profile, issuer"
+            "WHERE status = 'active' AND coalesce(device, '') LIKE ? || '%' "
+            "GROUP BY day, profile, issuer ORDER BY day, profile, issuer"
         )
-        return list(self._db.execute(query))
-
-    def revoked(self, issuer: str) -> Iterator[CertificateRecord]:
-        """Revoked certificates of a CA, also expired ones: lists keep them."""
-        return self._certificates("WHERE issuer = ? AND status = ? ORDER BY serial", (issuer, Status.REVOKED))
+        return list(self._db.execute(query, (area,)))
 
     def in_force(self, at: datetime) -> dict[str, int]:
         """Active certificates that have not expired at a time, counted by CA."""
