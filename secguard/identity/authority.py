@@ -1,6 +1,7 @@
 """The authority as others use it: one object over issuing, revoking and publishing."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -13,6 +14,8 @@ from secguard.identity.issuing.order import Certified, Order
 from secguard.identity.records import CertificateRecord
 from secguard.identity.site import Site, no_certificate
 from secguard.identity.status import revoke as revoking
+from secguard.identity.status.publish import publish
+from secguard.identity.status.revoke import Revocation
 from secguard.keys import Signer
 
 __all__ = ["Authority"]
@@ -33,13 +36,27 @@ class Authority(Site):
         """Certify an active certificate's key again; see `secguard.identity.issuing.issue.renew`."""
         return issuing.renew(self, holder, profile, folder)
 
-    def revoke(self, target: str, reason: str, *, profile: str = "", case: str = "") -> list[CertificateRecord]:
+    def revoke(
+        self,
+        target: str,
+        reason: str = "unspecified",
+        *,
+        since: datetime | None = None,
+        profile: str = "",
+        case: str = "",
+    ) -> list[CertificateRecord]:
         """Revoke and publish; see `secguard.identity.status.revoke.revoke`."""
-        return revoking.revoke(self, target, reason, profile=profile, case=case)
+        return revoking.revoke(self, [Revocation(target, reason, since)], profile=profile, case=case)
 
-    def publish_crls(self) -> list[Path]:
-        """Sign and publish all revocation lists; see `secguard.identity.status.revoke.publish`."""
-        return revoking.publish(self)
+    def revoke_all(
+        self, revocations: Sequence[Revocation], *, profile: str = "", case: str = ""
+    ) -> list[CertificateRecord]:
+        """Revoke many at once; see `secguard.identity.status.revoke.revoke`."""
+        return revoking.revoke(self, revocations, profile=profile, case=case)
+
+    def publish_crls(self, *, every: bool = False) -> list[Path]:
+        """Publish the revocation lists that need it, and name all; see `secguard.identity.status.publish.publish`."""
+        return [item.path for item in publish(self, every=every)]
 
     def device_signer(self, gbid: str, profile: str = "media-signing") -> tuple[Signer, list[x509.Certificate]]:
         """A device's key and chain (end entity first, no root); see `Site.holder_signer`."""

@@ -22,10 +22,8 @@ from secguard.core import UsageError
 from secguard.gbid import GbId, Scope
 from secguard.identity.config import IdentityConfig
 from secguard.identity.profiles import CaProfile, Domains, Holder, Profile, Usage
-from secguard.identity.records import CertificateRecord
 from secguard.keys import Signer
 from secguard.trust import (
-    EXPIRED_CERTS_ON_CRL,
     Purpose,
     hardware_module_name,
     oids_of,
@@ -34,7 +32,7 @@ from secguard.trust import (
     scope_of,
 )
 
-__all__ = ["ROOT", "Validity", "build_ca", "build_crl", "build_leaf", "crl_file", "shard_of"]
+__all__ = ["ROOT", "Validity", "build_ca", "build_leaf", "crl_file", "distribution_points", "shard_of"]
 
 ROOT = "root"
 """Name of the root among the CAs."""
@@ -138,6 +136,12 @@ def crl_file(issuer_name: str, shard: int = -1) -> str:
     return f"{issuer_name}.crl" if shard < 0 else f"{issuer_name}.{shard}.crl"
 
 
+def distribution_points(config: IdentityConfig, issuer_name: str, shard: int = -1) -> x509.CRLDistributionPoints:
+    """Where the list is that a certificate would be on; `config.crl_url` is set."""
+    url = x509.UniformResourceIdentifier(f"{config.crl_url.rstrip('/')}/{crl_file(issuer_name, shard)}")
+    return x509.CRLDistributionPoints([x509.DistributionPoint([url], None, None, None)])
+
+
 def _issued(
     builder: x509.CertificateBuilder, issuer: x509.Certificate, config: IdentityConfig, name: str, shard: int = -1
 ) -> x509.CertificateBuilder:
@@ -147,9 +151,7 @@ def _issued(
         x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
     )
     if config.crl_url:
-        url = x509.UniformResourceIdentifier(f"{config.crl_url.rstrip('/')}/{crl_file(name, shard)}")
-        point = x509.DistributionPoint([url], None, None, None)
-        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+        builder = builder.add_extension(distribution_points(config, name, shard), critical=False)
     places = []
     if config.ocsp_url and name != ROOT:
         places.append((AuthorityInformationAccessOID.OCSP, config.ocsp_url))
@@ -233,6 +235,7 @@ def build_leaf(
     issuer_name: str,
     signer: Signer,
     vendor_serial: str = "",
+    names: Sequence[x509.GeneralName] = (),
 ) -> x509.Certificate:
     """An end entity's certificate as its profile says.
 
@@ -247,6 +250,7 @@ def build_leaf(
         issuer_name: its name among the site's CAs, which is also its list's.
         signer: key of the issuing CA.
         vendor_serial: the maker's serial number of a device; empty if unknown.
+        names: further alternative names, which a request asked for and its profile allows.
 
     Raises:
         UsageError: the holder's name does not fit into a certificate.
@@ -267,61 +271,19 @@ def build_leaf(
         .add_extension(_policies([profile.purpose]), critical=False)
     )
     if gbid is not None:
-        names: list[x509.GeneralName] = [permanent_identifier(gbid)]
+        own: list[x509.GeneralName] = [permanent_identifier(gbid)]
         if vendor_serial:
-            names.append(hardware_module_name(gbid.type_code, vendor_serial))
+            own.append(hardware_module_name(gbid.type_code, vendor_serial))
         if profile.dns:
             region = _regions(config, scope_of(issuer) or Scope(), gbid)[0]
-            names.append(x509.DNSName(f"d{gbid.value}.{gbid.centre}.{region}"))
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    elif profile.holder is Holder.HOST:
-        builder = builder.add_extension(x509.SubjectAlternativeName([_host(holder)]), critical=False)
+            own.append(x509.DNSName(f"d{gbid.value}.{gbid.centre}.{region}"))
+    else:
+        own = [_host(holder)] if profile.holder is Holder.HOST else []
+    own += [name for name in names if name not in own]
+    if own:
+        builder = builder.add_extension(x509.SubjectAlternativeName(own), critical=False)
     shard = shard_of(serial, config.crl_shards)
     if profile.no_check:  # RFC 6960, 4.2.2.2.1
         builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
     builder = _issued(builder, issuer, config, issuer_name, -1 if profile.no_check else shard)
     return _sign(builder, signer)
-
-
-def build_crl(
-    issuer: x509.Certificate,
-    signer: Signer,
-    revoked: Sequence[CertificateRecord],
-    *,
-    number: int,
-    at: datetime,
-    days: int,
-) -> x509.CertificateRevocationList:
-    """A full revocation list. It keeps certificates that have expired, and says so: old video must stay judgeable."""
-    start = at.astimezone(UTC).replace(microsecond=0)
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    since = issuer.not_valid_before_utc.strftime("%Y%m%d%H%M%SZ").encode("ascii")
-    extensions: list[tuple[x509.ExtensionType, bool]] = [
-        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False),
-        (x509.CRLNumber(number), False),
-        (x509.UnrecognizedExtension(EXPIRED_CERTS_ON_CRL, b"\x18\x0f" + since), False),
-    ]
-    builder = x509.CertificateRevocationListBuilder(
-        issuer.subject,
-        start,
-        start + timedelta(days=days),
-        # add_revoked_certificate in a loop would be quadratic
-        revoked_certificates=[_entry(item) for item in revoked],
-    )
-    for value, critical in extensions:
-        builder = builder.add_extension(value, critical)
-    key, digest = _signing(signer)
-    deterministic = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
-    return builder.sign(key, digest, ecdsa_deterministic=deterministic)
-
-
-def _entry(record: CertificateRecord) -> x509.RevokedCertificate:
-    assert record.revoked is not None
-    builder = (
-        x509.RevokedCertificateBuilder()
-        .serial_number(int(record.serial, 16))
-        .revocation_date(datetime.fromisoformat(record.revoked))
-    )
-    if record.reason and record.reason != x509.ReasonFlags.unspecified.value:
-        builder = builder.add_extension(x509.CRLReason(x509.ReasonFlags(record.reason)), critical=False)
-    return builder.build()

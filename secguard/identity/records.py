@@ -139,6 +139,7 @@ class CertificateRecord(msgspec.Struct, frozen=True):
         revoked_event: ID of the event that records the revocation.
         shard: number of the sharded list it is on when revoked; -1: only on the full list.
         revocation: position among all revocations, which only grows; None while not revoked.
+        invalid_since: RFC 3339 time since which it must not be trusted (RFC 5280, 5.3.2), if before `revoked`.
     """
 
     issuer: str
@@ -159,6 +160,7 @@ class CertificateRecord(msgspec.Struct, frozen=True):
     revoked_event: str | None = None
     shard: int = -1
     revocation: int | None = None
+    invalid_since: str | None = None
 
     def x509(self) -> x509.Certificate:
         """The certificate, parsed.

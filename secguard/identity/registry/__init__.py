@@ -20,7 +20,7 @@ from secguard.store import open_sqlite
 __all__ = ["Registry"]
 
 
-class Registry(Devices, Authorities, Certificates, Secrets):
+class Registry(Devices, Authorities, Certificates, Revocations, Secrets):
     """The registry of one site; open it without any key. Close it, or use it as a context manager."""
 
     @classmethod

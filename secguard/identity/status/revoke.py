@@ -1,38 +1,68 @@
-"""Revoking, and publishing revocation lists (RFC 5280, section 5)."""
+"""Revoking certificates (RFC 5280, section 5.3), and saying so: in the ledger, in the lists, to whoever asks.
 
-import hashlib
-from pathlib import Path
+Order of steps: the rows are marked revoked and the events kept with them, in one commit (from here on OCSP says so) ->
+the ledger records the events -> the lists that changed are published. A crash or a refusal in between leaves the rest
+to the next run, of whatever kind: another revocation, `identity crl`, the service.
+"""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ReasonFlags
 
 from secguard.core import UsageError, rfc3339
 from secguard.events import new_event_id
 from secguard.gbid import GbId
-from secguard.identity.certificate import ROOT, build_crl
-from secguard.identity.issuing.deliver import make_folder
+from secguard.identity.certificate import ROOT
 from secguard.identity.lock import exclusive
-from secguard.identity.records import CertificateRecord, Status
+from secguard.identity.records import CaStatus, CertificateRecord, Status
 from secguard.identity.site import Site
-from secguard.store import atomic_write
+from secguard.identity.status.publish import publish_locked
+from secguard.keys import key_id
 
-__all__ = ["REASONS", "publish", "revoke"]
+__all__ = ["CA_PROFILE", "REASONS", "Revocation", "revoke"]
 
 REASONS = tuple(
     reason.value for reason in ReasonFlags if reason not in {ReasonFlags.remove_from_crl, ReasonFlags.certificate_hold}
 )
 """CRLReason (RFC 5280, 5.3.1) that can be given; a revocation is final, so a hold is not among them."""
 
-_ROOT_DAYS = 365
+CA_PROFILE = "ca"
+"""Profile in the row of a CA's own certificate, which is entered when it is revoked."""
+
+_LIVE = {Status.ACTIVE, Status.SUPERSEDED}
 
 
-def revoke(site: Site, target: str, reason: str, *, profile: str = "", case: str = "") -> list[CertificateRecord]:
-    """Revoke certificates, record it, and publish the lists; revoking again what is revoked only completes the work.
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What is to be revoked.
+
+    Attributes:
+        target: a serial number in hex; a holder: all its certificates in force; or a CA by name.
+        reason: one of `REASONS`.
+        since: when it stopped being trustworthy, if before now (invalidityDate of RFC 5280, 5.3.2); aware.
+        where: line of the list it comes from, for messages.
+    """
+
+    target: str
+    reason: str = "unspecified"
+    since: datetime | None = None
+    where: str = ""
+
+
+def revoke(
+    site: Site, revocations: Sequence[Revocation], *, profile: str = "", case: str = ""
+) -> list[CertificateRecord]:
+    """Revoke certificates, record it, and publish the lists that changed; all are looked up before anything is changed.
+
+    Revoking again what is revoked changes nothing, and completes what an interrupted run left.
 
     Args:
         site: the site's CAs.
-        target: a serial number in hex, or a holder: all its certificates in force.
-        reason: one of `REASONS`.
+        revocations: what to revoke.
         profile: of a holder, only the certificates of this profile.
         case: case number, recorded.
 
@@ -40,104 +70,125 @@ def revoke(site: Site, target: str, reason: str, *, profile: str = "", case: str
         The rows as they are now.
 
     Raises:
-        UsageError: nothing to revoke, an unknown reason, or a wrong passphrase.
-        RefusedError: recording failed: the registry says revoked, the lists do not; run again.
+        UsageError: nothing to revoke, an unknown reason, a time in the future, or a wrong passphrase.
+        RefusedError: recording failed: the registry and OCSP say revoked, the lists do not yet; run again.
         SystemPartError: a write failed.
     """
-    if reason not in REASONS:
-        raise UsageError(
-            "identity.reason.unknown", f"unknown reason {reason[:40]!r}", hint=f"one of {', '.join(REASONS)}"
-        )
+    now = site.clock.now().replace(microsecond=0)
+    for one in revocations:
+        _check(one, now)
     with exclusive(site.lock):
-        rows = _find(site, target, profile)
-        for name in site.signing:
-            site.signer(name)  # a wrong passphrase must show before anything is changed
-        at = site.clock.now().replace(microsecond=0)
-        with site.registry.transaction():
-            for row in rows:
-                if row.status != Status.REVOKED:
-                    site.registry.revoke(row, at, reason, new_event_id())
-        done = [row for row in (site.registry.by_serial(row.serial) for row in rows) if row is not None]
-        site.record(
-            [
-                site.event(
-                    "certificate.revoked",
-                    row.holder,
-                    row.revoked_event,
-                    case=case,
-                    profile=row.profile,
-                    issuer=row.issuer,
-                    serial=row.serial,
-                    since=row.revoked,
-                    crl_reason=row.reason,
-                )
-                for row in done
-            ]
+        found: dict[tuple[str, str], tuple[CertificateRecord, Revocation]] = {}
+        for one in revocations:
+            for row in _find(site, one, profile):
+                found.setdefault((row.issuer, row.serial), (row, one))
+        issuers = {row.issuer for row, _ in found.values()}
+        for name in sorted(issuers):
+            site.signer(name)  # a key that does not open must show before anything is changed
+        _mark(site, list(found.values()), now, case)
+        publish_locked(site, issuers)
+        rows = [site.registry.certificate(*key) for key in found]
+        return [row for row in rows if row is not None]
+
+
+def _check(one: Revocation, now: datetime) -> None:
+    if one.reason not in REASONS:
+        raise UsageError(
+            "identity.reason.unknown",
+            f"unknown reason {one.reason[:40]!r}",
+            hint=f"one of {', '.join(REASONS)}",
+            where=one.where,
         )
-        _publish(site)
-    return done
+    if one.since is not None and one.since > now:
+        raise UsageError(
+            "identity.since.future",
+            f"{rfc3339(one.since)} lies in the future",
+            hint="--since is when the key stopped being trustworthy; leave it out for now",
+            where=one.where,
+        )
 
 
-def _find(site: Site, target: str, profile: str) -> list[CertificateRecord]:
-    serial = target.lower().replace(":", "").removeprefix("0x")
+def _mark(site: Site, found: Sequence[tuple[CertificateRecord, Revocation]], now: datetime, case: str) -> None:
+    """Commit the revocations together with their events."""
+    fresh = [(row, one, new_event_id()) for row, one in found if row.status != Status.REVOKED]
+    events = [
+        site.event("certificate.revoked", row.holder, event, case=case, **_facts(row, one, now))
+        for row, one, event in fresh
+    ]
+    authorities = [row for row, _, _ in fresh if row.profile == CA_PROFILE]
+    events += [site.event("ca.retired", row.holder, case=case, serial=row.serial) for row in authorities]
+    registry = site.registry
+    with registry.transaction():
+        for row in authorities:
+            if registry.certificate(row.issuer, row.serial) is None:
+                registry.reserve(row)
+            record = registry.authorities()[row.holder]
+            registry.set_authority(msgspec.structs.replace(record, status=CaStatus.RETIRED))
+        rows = [(row, one.reason, _since(one, now), event) for row, one, event in fresh]
+        registry.revoke(rows, now, registry.next_revocation())
+        registry.release_devices({row.device: None for row, _, _ in fresh if row.device})
+        registry.put_outbox((event.id, msgspec.json.encode(event)) for event in events)
+
+
+def _since(one: Revocation, now: datetime) -> str | None:
+    return rfc3339(one.since.replace(microsecond=0)) if one.since is not None and one.since < now else None
+
+
+def _facts(row: CertificateRecord, one: Revocation, now: datetime) -> dict[str, str]:
+    since = _since(one, now)
+    facts = {"profile": row.profile, "issuer": row.issuer, "serial": row.serial, "since": rfc3339(now)}
+    return facts | {"crl_reason": one.reason} | ({"invalid_since": since} if since else {})
+
+
+def _find(site: Site, one: Revocation, profile: str) -> list[CertificateRecord]:
+    serial = one.target.lower().replace(":", "").removeprefix("0x")
     found = site.registry.by_serial(serial)
     if found is not None:
         rows = [found]
     else:
-        rows = [row for row in site.registry.certificates(target) if not profile or row.profile == profile]
-    live = [row for row in rows if row.status in {Status.ACTIVE, Status.SUPERSEDED}]
+        rows = [row for row in site.registry.certificates(one.target) if not profile or row.profile == profile]
+    live = [row for row in rows if row.status in _LIVE]
     done = [row for row in rows if row.status == Status.REVOKED]
     if live or done:
         return live or done
-    if target.isascii() and target.isdigit() and len(target) != 32:
-        GbId.parse(target)  # says what is wrong with the ID
+    authority = _find_ca(site, one, serial)
+    if authority is not None:
+        return [authority]
+    if one.target.isascii() and one.target.isdigit() and len(one.target) != 32:
+        GbId.parse(one.target)  # says what is wrong with the ID
     raise UsageError(
         "identity.certificate.none",
-        f"no certificate of {target[:64]!r}",
+        f"no certificate of {one.target[:64]!r}",
         hint="`secguard identity list` shows holders and serial numbers",
+        where=one.where,
     )
 
 
-def publish(site: Site) -> list[Path]:
-    """Sign and publish the lists of all CAs.
-
-    Returns:
-        The files, `<ca>.crl` in DER.
-
-    Raises:
-        UsageError: a wrong passphrase.
-        RefusedError: recording failed; the old lists stand.
-        SystemPartError: a write failed.
-    """
-    with exclusive(site.lock):
-        return _publish(site)
-
-
-def _publish(site: Site) -> list[Path]:
-    lists = {}
-    events = []
-    now = site.clock.now()
-    for name in site.signing:
-        certificate, signer = site.certificates[name], site.signer(name)
-        revoked = list(site.registry.revoked(name))
-        with site.registry.transaction():
-            number = site.registry.next_crl_number(name)
-        days = _ROOT_DAYS if name == ROOT else site.config.crl_days
-        crl = build_crl(certificate, signer, revoked, number=number, at=now, days=days)
-        data = crl.public_bytes(Encoding.DER)
-        lists[site.crl_folder / f"{name}.crl"] = data
-        events.append(
-            site.event(
-                "crl.published",
-                name,
-                number=number,
-                revoked=len(revoked),
-                sha256=hashlib.sha256(data).hexdigest(),
-                next_update=rfc3339(crl.next_update_utc) if crl.next_update_utc else "",
+def _find_ca(site: Site, one: Revocation, serial: str) -> CertificateRecord | None:
+    """The row for a CA's own certificate, to be entered on the root's list."""
+    for name, certificate in site.certificates.items():
+        if one.target != name and serial != f"{certificate.serial_number:x}":
+            continue
+        if name == ROOT:
+            raise UsageError(
+                "identity.root.final",
+                "a root certificate cannot be revoked: nothing stands above it",
+                hint="take it out of every verifier, and make a new root",
+                where=one.where,
             )
+        return CertificateRecord(
+            issuer=ROOT,
+            serial=f"{certificate.serial_number:032x}",
+            holder=name,
+            device=None,
+            profile=CA_PROFILE,
+            purpose="",
+            status=Status.ACTIVE,
+            not_before=rfc3339(certificate.not_valid_before_utc),
+            not_after=rfc3339(certificate.not_valid_after_utc),
+            spki=key_id(certificate.public_key()),
+            key="",
+            event="",
+            certificate=certificate.public_bytes(Encoding.DER),
         )
-    site.record(events)
-    make_folder(site.crl_folder)
-    for path, data in lists.items():
-        atomic_write(path, data)
-    return list(lists)
+    return None
