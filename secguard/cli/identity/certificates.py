@@ -1,6 +1,5 @@
-"""`secguard identity issue`, `renew`, `list` and `expiring`."""
+"""`secguard identity issue` and `list`."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ from secguard.cli.identity.common import (
     open_authority,
 )
 
-__all__ = ["expiring", "issue", "list_", "renew"]
+__all__ = ["issue", "list_"]
 
 
 @command("identity.issue", "issue")
@@ -66,16 +65,6 @@ def issue(
         return result
 
 
-@command("identity.renew", "renew")
-@click.argument("holder", metavar="GBID")
-@click.option("--profile", required=True, metavar="NAME", help="The profile of the certificate.")
-@PASSPHRASE
-def renew(ctx: Context, *, holder: str, profile: str, passphrase_file: Path | None) -> Result:
-    """Certify the key of an active certificate again, for a fresh validity."""
-    with open_authority(ctx, passphrase_file) as (_, authority):
-        return issued_result([authority.renew(holder, profile)], authority)
-
-
 @command("identity.list", "list")
 @click.option("--profile", default="", metavar="NAME", help="Only certificates of this profile.")
 @click.option("--status", default="", metavar="STATUS", help="Only: active, expired, superseded, revoked, reserved ...")
@@ -86,13 +75,3 @@ def list_(ctx: Context, *, profile: str, status: str) -> Result:
         rows = [certificate_row(record, now) for record in ws.registry.certificates()]
     rows = [r for r in rows if profile in {"", r["profile"]} and status in {"", r["status"]}]
     return certificate_listing("Certificates", rows)
-
-
-@command("identity.expiring", "expiring")
-@click.option("--days", type=click.IntRange(0, 36500), default=30, show_default=True, help="Within so many days.")
-def expiring(ctx: Context, *, days: int) -> Result:
-    """List active certificates that end soon, or have ended, soonest first."""
-    with ctx.workspace() as ws:
-        now = ws.clock.now()
-        rows = [certificate_row(record, now) for record in ws.registry.expiring(now + timedelta(days=days))]
-    return certificate_listing(f"Ending within {days} days", rows)
