@@ -42,6 +42,10 @@ class Devices(Base):
         """The record of a device, or None."""
         return next(self._devices("WHERE gbid = ?", (gbid,)), None)
 
+    def devices_with_serial(self, vendor_serial: str) -> list[DeviceRecord]:
+        """The devices with a maker's serial number; two makers may use the same one."""
+        return list(self._devices("WHERE vendor_serial = ? AND vendor_serial != ''", (vendor_serial,)))
+
     def devices(self) -> list[DeviceRecord]:
         """All devices, by ID."""
         return list(self._devices("ORDER BY gbid", ()))
