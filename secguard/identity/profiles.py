@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secguard.core.yamltree import Tree
 
 __all__ = [
+    "Asked",
     "CaProfile",
     "Domains",
     "Holder",
@@ -53,6 +54,13 @@ class Usage(StrEnum):
 
     CLIENT_AUTH = "client-auth"
     SERVER_AUTH = "server-auth"
+
+
+class Asked(StrEnum):
+    """What a certificate may take over from a request (PKCS#10)."""
+
+    DNS = "dns"
+    IP = "ip"
 
 
 class Domains(StrEnum):
@@ -95,6 +103,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         usages: further extended key usages.
         dns: add the device's DNS name.
         companions: profiles issued along with this one, each with a key of its own.
+        from_request: alternative names that a request may add: `dns` (at most 8 host names below the site's domain, no
+            wildcard, no other device's name), `ip` (at most 8 unicast addresses). What a request may not ask for is
+            ignored; what it may ask for and gets wrong is refused. Empty: only the key of a request counts.
         no_check: nobody need ask for the status of these certificates (id-pkix-ocsp-nocheck); only for `ocsp`.
     """
 
@@ -108,6 +119,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     usages: Annotated[tuple[Usage, ...], msgspec.Meta(max_length=2)] = ()
     dns: bool = False
     companions: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=4)] = ()
+    from_request: Annotated[tuple[Asked, ...], msgspec.Meta(max_length=2)] = ()
     no_check: bool = False
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -18,7 +18,12 @@ from secguard.identity.registry import Registry
 from secguard.keys import Signer, key_id, load_signer
 from secguard.trust import Purpose, scope_of, stated_purposes
 
+if TYPE_CHECKING:
+    from secguard.identity.issuing.template import Template
+
 __all__ = ["Site", "no_certificate", "relative_reference"]
+
+_MAX_CHOICES = 4096
 
 
 class Site:
@@ -60,6 +65,7 @@ class Site:
         self._actor = actor
         self._signers: dict[str, Signer] = {}
         self.receipts: list[Receipt] = []
+        self.templates: dict[tuple[object, ...], Template] = {}
         self._generation = -1
         self.cas: Mapping[str, CaRecord] = {}
         self.refresh()
@@ -71,6 +77,7 @@ class Site:
     def refresh(self) -> None:
         """Read the CAs again: another process may have added one, or put one out of force."""
         self._generation = self.registry.generation()
+        self._chosen: dict[tuple[Purpose, str], str] = {}
         found = {n: ca for n, ca in self.registry.authorities().items() if ca.status != CaStatus.PENDING}
         if found != self.cas:
             self.cas = found
@@ -123,6 +130,16 @@ class Site:
         """
         if self.registry.generation() != self._generation:
             self.refresh()
+        # All but the serial number decides: centre, industry, type, network.
+        place = purpose, device.value[:14] if device is not None else ""
+        if place not in self._chosen:
+            chosen = self._choose(purpose, device)
+            if len(self._chosen) >= _MAX_CHOICES:
+                self._chosen.clear()
+            self._chosen[place] = chosen
+        return self._chosen[place]
+
+    def _choose(self, purpose: Purpose, device: GbId | None) -> str:
         able = [
             name
             for name, record in self.cas.items()

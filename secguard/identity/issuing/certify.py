@@ -23,12 +23,17 @@ from secguard.events import Event, new_event_id
 from secguard.identity.certificate import Validity, build_leaf, shard_of
 from secguard.identity.issuing.order import Certified, Order
 from secguard.identity.issuing.plan import Job, check_serial, in_the_way, plan
+from secguard.identity.issuing.request import allowed_names
+from secguard.identity.issuing.template import Template, signs_templates
 from secguard.identity.lock import exclusive
 from secguard.identity.records import CaStatus, CertificateRecord, DeviceRecord, Status
 from secguard.identity.site import Site
+from secguard.keys import Signer, algorithm_of
 from secguard.trust import TrustPolicy
 
 __all__ = ["certify", "certify_locked", "new_serial", "open_issuers"]
+
+_MAX_TEMPLATES = 4096
 
 Answer = Certified | SecguardError
 
@@ -134,7 +139,7 @@ def _take(site: Site, batch: _Batch) -> None:
     """Bring orders that do not meet to their end."""
     for index, job in list(batch.jobs.items()):
         with batch.refusing(index):
-            check_serial(site, job.device, job.order.vendor_serial)
+            job.vendor_serial = check_serial(site, job.device, job.order.vendor_serial)
             _find_active(site, job)
             if job.new:
                 _check_key(site, job)
@@ -153,6 +158,8 @@ def _find_active(site: Site, job: Job) -> None:
     if active.spki == job.spki:
         if not job.order.renewal:
             job.record, job.new = active, False
+        elif job.profile.from_request and job.order.csr is None:
+            job.names = allowed_names(active.x509().extensions, job.profile, site.config.domain, job.device)
     elif not job.order.replace:
         raise in_the_way(site, active)
 
@@ -250,22 +257,50 @@ def _sign(site: Site, batch: _Batch) -> None:
 
 
 def _build(site: Site, job: Job) -> bytes:
-    row = job.row
-    device = site.registry.device(row.device) if row.device else None
+    """Sign one certificate: the first of a kind by the builder, and judged; the others from the template it gives."""
+    row, signer = job.row, site.signer(job.issuer)
+    serial = int(row.serial, 16)
+    validity = Validity(datetime.fromisoformat(row.not_before), datetime.fromisoformat(row.not_after))
+    kind = _kind(site, job, signer)
+    template = site.templates.get(kind) if kind else None
+    if template is not None and job.device is not None:
+        return template.certificate(
+            template.tbs(job.device, serial, validity, job.key_bytes, job.vendor_serial), signer
+        )
     certificate = build_leaf(
         job.profile,
         job.holder,
         site.config,
         job.public,
-        serial=int(row.serial, 16),
-        validity=Validity(datetime.fromisoformat(row.not_before), datetime.fromisoformat(row.not_after)),
+        serial=serial,
+        validity=validity,
         issuer=site.certificates[job.issuer],
         issuer_name=job.issuer,
-        signer=site.signer(job.issuer),
-        vendor_serial=device.vendor_serial if device else "",
+        signer=signer,
+        vendor_serial=job.vendor_serial,
+        names=job.names,
     )
     _judge(site, job, certificate)
+    if kind and job.device is not None:
+        template = Template(certificate, job.profile, job.device, site.config, job.issuer)
+        tbs = template.tbs(job.device, serial, validity, job.key_bytes, job.vendor_serial)
+        if tbs == certificate.tbs_certificate_bytes:
+            if len(site.templates) >= _MAX_TEMPLATES:
+                site.templates.clear()
+            site.templates[kind] = template
     return certificate.public_bytes(Encoding.DER)
+
+
+def _kind(site: Site, job: Job, signer: Signer) -> tuple[object, ...]:
+    """What certificates share that a verifier judges alike; empty for one that is a kind of its own.
+
+    Of the ID only the six digits of the serial number differ within a kind, so centre, type and network, on which the
+    GB scope and the name constraints look, were judged for all.
+    """
+    if job.device is None or job.names or not signs_templates(signer):
+        return ()
+    issuer = site.certificates[job.issuer]
+    return job.profile, site.config, job.issuer, issuer, job.device.value[:14], algorithm_of(job.public)
 
 
 def _judge(site: Site, job: Job, certificate: x509.Certificate) -> None:

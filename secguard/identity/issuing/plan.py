@@ -1,17 +1,20 @@
 """What an order comes to, checked before anything is made: profile, holder, issuing CA, key."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secguard.core import RefusedError, UsageError
 from secguard.gbid import GbId
 from secguard.identity.issuing.order import Order
-from secguard.identity.issuing.request import check_holder, check_key, read_csr
+from secguard.identity.issuing.request import check_holder, check_key, check_vendor_serial, read_csr, read_names
 from secguard.identity.profiles import Profile
 from secguard.identity.records import CaStatus, CertificateRecord
 from secguard.identity.site import Site
-from secguard.keys import key_id
 from secguard.trust import scope_of, stated_purposes
 
 __all__ = ["Job", "check_serial", "find_profile", "in_the_way", "plan"]
@@ -28,7 +31,10 @@ class Job:
         device: the ID of a device.
         issuer: name of the issuing CA.
         public: the key.
-        spki: `key_id` of the key.
+        key_bytes: its SubjectPublicKeyInfo in DER.
+        spki: its `key_id`.
+        names: alternative names that the request asks for and may ask for.
+        vendor_serial: the maker's serial number as it stands in the certificate.
         record: its row, from the reservation on.
         new: False if it had been issued before.
     """
@@ -39,7 +45,10 @@ class Job:
     device: GbId | None
     issuer: str
     public: PublicKeyTypes
+    key_bytes: bytes
     spki: str
+    names: Sequence[x509.GeneralName] = ()
+    vendor_serial: str = ""
     record: CertificateRecord | None = None
     new: bool = True
 
@@ -72,19 +81,24 @@ def find_profile(site: Site, name: str) -> Profile:
     return profile
 
 
-def check_serial(site: Site, device: GbId | None, vendor_serial: str) -> None:
-    """A device keeps the maker's serial number with which it was registered.
+def check_serial(site: Site, device: GbId | None, vendor_serial: str) -> str:
+    """A device keeps the maker's serial number with which it was registered; returns the one it has, or empty.
 
     Raises:
         RefusedError: `identity.device.serial`: another one is given now.
+        UsageError: `identity.vendor-serial.format`: the registered one cannot stand in a certificate.
     """
-    known = site.registry.device(device.value) if device is not None and vendor_serial else None
-    if known is not None and known.vendor_serial not in {"", vendor_serial}:
+    known = site.registry.device(device.value) if device is not None else None
+    if known is None or not known.vendor_serial:
+        return vendor_serial
+    if vendor_serial not in {"", known.vendor_serial}:
         raise RefusedError(
             "identity.device.serial",
             f"{device} is registered with the maker's serial number {known.vendor_serial}",
             hint="another camera needs an ID of its own",
         )
+    check_vendor_serial(known.vendor_serial)
+    return known.vendor_serial
 
 
 def in_the_way(site: Site, active: CertificateRecord) -> RefusedError:
@@ -113,13 +127,18 @@ def plan(site: Site, order: Order) -> Job:
     issuer = (
         _named_issuer(site, order.issuer, profile, device) if order.issuer else site.issuer(profile.purpose, device)
     )
+    names: Sequence[x509.GeneralName] = ()
     if order.csr is not None:
         public = read_csr(order.csr, profile)
+        if profile.from_request:
+            names = read_names(order.csr, profile, site.config.domain, device)
     else:
         assert order.public is not None
         public = order.public
         check_key(public, profile, (profile.key, *profile.accept))
-    return Job(order, profile, holder, device, issuer, public, key_id(public))
+    key_bytes = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    spki = hashlib.sha256(key_bytes).hexdigest()
+    return Job(order, profile, holder, device, issuer, public, key_bytes, spki, names)
 
 
 def _named_issuer(site: Site, name: str, profile: Profile, device: GbId | None) -> str:

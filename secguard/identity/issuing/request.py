@@ -10,14 +10,16 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from secguard.core import FormatError, RefusedError, UsageError
 from secguard.gbid import GbId
-from secguard.identity.profiles import Holder, Profile
+from secguard.identity.profiles import Asked, Holder, Profile
 from secguard.keys import Algorithm, algorithm_of
 
-__all__ = ["check_holder", "check_key", "read_csr"]
+__all__ = ["allowed_names", "check_holder", "check_key", "check_vendor_serial", "read_csr", "read_names"]
 
 _MAX_CSR = 16 << 10
+_MAX_ASKED = 8
 _NAME = re.compile(r"[^\W_][\w .@/:-]{0,63}")
 _HOST = re.compile(r"(?=.{1,64}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_DEVICE_LABEL = re.compile(r"(?:^|\.)d?([0-9]{20})(?:\.|$)")
 _VENDOR_SERIAL = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{1,64}")  # PrintableString of X.520
 
 
@@ -27,12 +29,7 @@ def check_holder(holder: str, profile: Profile, edition: str, vendor_serial: str
     Raises:
         UsageError: no GB/T 28181 ID, or one of a type the profile is not for; or no name.
     """
-    if vendor_serial and not _VENDOR_SERIAL.fullmatch(vendor_serial):
-        raise UsageError(
-            "identity.vendor-serial.format",
-            f"{vendor_serial[:70]!r} cannot stand in a certificate as a serial number",
-            hint="1 to 64 ASCII letters, digits, spaces and '()+,-./:=?",
-        )
+    check_vendor_serial(vendor_serial)
     if profile.holder is Holder.HOST:
         return _host(holder), None
     if profile.holder is Holder.NAME:
@@ -54,6 +51,20 @@ def check_holder(holder: str, profile: Profile, edition: str, vendor_serial: str
     return gbid.value, gbid
 
 
+def check_vendor_serial(vendor_serial: str) -> None:
+    """Check the maker's serial number; empty means unknown.
+
+    Raises:
+        UsageError: `identity.vendor-serial.format`: X.520 has no such serialNumber.
+    """
+    if vendor_serial and not _VENDOR_SERIAL.fullmatch(vendor_serial):
+        raise UsageError(
+            "identity.vendor-serial.format",
+            f"{vendor_serial[:70]!r} cannot stand in a certificate as a serial number",
+            hint="1 to 64 ASCII letters, digits, spaces and '()+,-./:=?",
+        )
+
+
 def _host(holder: str) -> str:
     """A DNS name in lower case, or an IP address in its one form."""
     with contextlib.suppress(ValueError):
@@ -70,7 +81,8 @@ def _host(holder: str) -> str:
 def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
     """Read a request in PEM or DER, check its proof of possession, and return its key.
 
-    The subject and the extensions it asks for are ignored: the profile says what the certificate holds.
+    The subject and the extensions it asks for are ignored: the profile says what the certificate holds. `read_names`
+    reads what a profile allows to be asked for.
 
     Raises:
         FormatError: `identity.csr.format`: not a request.
@@ -78,15 +90,12 @@ def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
             the profile does not accept.
     """
     try:
-        if len(data) > _MAX_CSR:
-            raise ValueError("too large")
-        pem = data.lstrip().startswith(b"-----BEGIN")
-        csr = x509.load_pem_x509_csr(data) if pem else x509.load_der_x509_csr(data)
+        csr = _load(data)
         key = csr.public_key()
         proven = csr.is_signature_valid
     except Exception as error:
         # ValueError, UnsupportedAlgorithm, TypeError ...: whatever a hostile request provokes means the same
-        raise FormatError("identity.csr.format", "not a certificate request (PKCS#10) in PEM or DER") from error
+        raise _no_request() from error
     if not proven:
         raise RefusedError(
             "identity.csr.signature",
@@ -95,6 +104,86 @@ def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
         )
     check_key(key, profile, profile.accept or (profile.key,))
     return key
+
+
+def read_names(data: bytes, profile: Profile, domain: str, device: GbId | None = None) -> list[x509.GeneralName]:
+    """The alternative names that a request asks for and its profile allows it to (`from_request`).
+
+    Args:
+        data: the request, whose signature is known to be good.
+        profile: the profile.
+        domain: the site's; a host name must lie below it.
+        device: the device that the certificate names; another device's host name is refused.
+
+    Raises:
+        FormatError: `identity.csr.format`: its extensions cannot be read.
+        RefusedError: `identity.csr.name`: a name that may not stand in the certificate.
+    """
+    try:
+        extensions = _load(data).extensions
+    except Exception as error:
+        raise _no_request() from error
+    return allowed_names(extensions, profile, domain, device)
+
+
+def allowed_names(
+    extensions: x509.Extensions, profile: Profile, domain: str, device: GbId | None = None
+) -> list[x509.GeneralName]:
+    """Those alternative names, of a request or of the certificate that is renewed; see `read_names`."""
+    try:
+        names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return []
+    found: list[x509.GeneralName] = []
+    for name in names:
+        if isinstance(name, x509.DNSName) and Asked.DNS in profile.from_request:
+            _check_host(name.value, domain, device)
+            found.append(name)
+        elif isinstance(name, x509.IPAddress) and Asked.IP in profile.from_request:
+            _check_address(name.value)
+            found.append(name)
+    for kind in (x509.DNSName, x509.IPAddress):
+        if sum(isinstance(name, kind) for name in found) > _MAX_ASKED:
+            raise _bad_name(f"more than {_MAX_ASKED} names of a kind")
+    return found
+
+
+def _check_host(host: str, domain: str, device: GbId | None) -> None:
+    own = device.value if device is not None else ""
+    if not _HOST.fullmatch(host) or not host.endswith(f".{domain}"):
+        raise _bad_name(f"the host name {host[:70]!r} does not lie below {domain}")
+    other = _DEVICE_LABEL.search(host)
+    if other and other[1] != own:
+        raise _bad_name(f"the host name {host[:70]!r} is that of another device")
+
+
+def _check_address(address: object) -> None:
+    if not isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address) or (
+        address.is_multicast
+        or address.is_loopback
+        or address.is_unspecified
+        or address.is_link_local
+        or address == ipaddress.ip_address("255.255.255.255")
+        or getattr(address, "ipv4_mapped", None) is not None
+    ):
+        raise _bad_name(f"{str(address)[:50]} is not the address of one host")
+
+
+def _bad_name(message: str) -> RefusedError:
+    return RefusedError(
+        "identity.csr.name", f"the request asks for too much: {message}", hint="make a request without this name"
+    )
+
+
+def _load(data: bytes) -> x509.CertificateSigningRequest:
+    if len(data) > _MAX_CSR:
+        raise ValueError("too large")
+    pem = data.lstrip().startswith(b"-----BEGIN")
+    return x509.load_pem_x509_csr(data) if pem else x509.load_der_x509_csr(data)
+
+
+def _no_request() -> FormatError:
+    return FormatError("identity.csr.format", "not a certificate request (PKCS#10) in PEM or DER")
 
 
 def check_key(key: PublicKeyTypes, profile: Profile, accepted: Collection[Algorithm]) -> None:

@@ -1,5 +1,6 @@
 """Issuing: what a certificate says, that asking again changes nothing, and that what is wrong leaves nothing behind."""
 
+import ipaddress
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -295,6 +296,75 @@ def test_revoked_key_is_not_certified_again(site):
     with pytest.raises(RefusedError) as caught:
         site.open().issue([Request(CAMERA, "camera", csr=csr(key))])
     assert caught.value.code == "identity.key.revoked"
+
+
+def asking(key, *names) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder(x509.Name([]))
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def allow(site, *kinds: str) -> None:
+    path = site.certs / "camera.yaml"
+    path.write_text(f"{path.read_text()}from_request: [{', '.join(kinds)}]\n")
+
+
+IP = x509.IPAddress(ipaddress.ip_address("10.1.2.3"))
+HOST = x509.DNSName("gate.cam.320116.video.example")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "taken"), [((), []), (("dns",), [HOST]), (("ip",), [IP]), (("dns", "ip"), [HOST, IP])]
+)
+def test_request_adds_names_only_where_the_profile_allows_it(site, kinds, taken):
+    allow(site, *kinds)
+    request = asking(ec.generate_private_key(ec.SECP256R1()), HOST, IP, x509.RFC822Name("a@b.example"))
+    leaf = site.open().issue([Request(CAMERA, "camera", csr=request)])[0].certificate
+    names = list(extension(leaf, x509.SubjectAlternativeName).value)
+    assert names[2:] == taken
+    assert gbid_of(leaf) == GbId(CAMERA)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        x509.DNSName("*.cam.320116.video.example"),
+        x509.DNSName("gate.elsewhere.example"),
+        x509.DNSName("video.example"),
+        x509.DNSName("d32011600001320000002.32011600.cam.320116.video.example"),
+        x509.DNSName("gate..video.example"),
+        x509.DNSName(""),
+        *(x509.IPAddress(ipaddress.ip_address(one)) for one in ("127.0.0.1", "0.0.0.0", "224.0.0.1", "::", "::1")),
+        *(x509.IPAddress(ipaddress.ip_address(one)) for one in ("255.255.255.255", "fe80::1", "::ffff:10.0.0.1")),
+    ],
+)
+def test_request_for_a_name_that_it_may_not_have(site, name):
+    allow(site, "dns", "ip")
+    request = asking(ec.generate_private_key(ec.SECP256R1()), name)
+    with pytest.raises(RefusedError) as caught:
+        site.open().issue([Request(CAMERA, "camera", csr=request)])
+    assert caught.value.code == "identity.csr.name"
+    assert list(site.registry.certificates(CAMERA)) == []
+
+
+def test_request_for_too_many_names_and_for_a_name_of_another_region(site):
+    allow(site, "dns")
+    key = ec.generate_private_key(ec.SECP256R1())
+    many = [x509.DNSName(f"g{n}.cam.320116.video.example") for n in range(9)]
+    for names, code in (
+        (many, "identity.csr.name"),
+        ([x509.DNSName("g.video.example")], "identity.certificate.rejected"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            site.open().issue([Request(CAMERA, "camera", csr=asking(key, *names))])
+        assert caught.value.code == code
+
+
+def test_renewal_keeps_the_names_that_a_request_added(site):
+    allow(site, "dns")
+    site.open().issue([Request(CAMERA, "camera", csr=asking(ec.generate_private_key(ec.SECP256R1()), HOST))])
+    renewed = site.open().renew(CAMERA, "camera").certificate
+    assert HOST in list(extension(renewed, x509.SubjectAlternativeName).value)
 
 
 CAMERA_PROFILE = load_profile(PROFILES / "camera.yaml")
