@@ -148,10 +148,11 @@ def renew(
             )
         with open_authority(ctx, passphrase_file) as (_, authority):
             return issued_result([authority.renew(holder, profile)], authority)
+    if dry_run:
+        with ctx.workspace() as ws:
+            return _planned(choose(ws.registry, ws.clock.now(), days=within, profile=profile, area=area))
     with open_authority(ctx, passphrase_file) as (ws, authority):
         chosen = choose(ws.registry, ws.clock.now(), days=within, profile=profile, area=area)
-        if dry_run:
-            return _planned(chosen)
         done = renew_chosen(authority, chosen, jobs=jobs, progress=ctx.progress("renewing"))
         return _renewed(authority, done)
 
