@@ -102,7 +102,7 @@ def read_claims(stream: Stream) -> Claims:
 
     Malformed SEIs, and SEIs of another key than the recording's, become findings; bad signatures stay claims, marked.
     """
-    movie, nals = stream.movie, stream.nals
+    source, nals = stream.source, stream.nals
     chains = _Chains()
     found: list[tuple[int, Sei, tuple[x509.Certificate, ...]]] = []
     own: list[int] = []
@@ -113,11 +113,11 @@ def read_claims(stream: Stream) -> Claims:
     for index in np.flatnonzero(nals.sei).tolist():
         start, end = int(nals.offset[index]), int(nals.end[index])
         try:
-            if end - start > _MAX_SEI and movie.data.find(b"\x00\x5b\xc9\x3f", start, start + 4096) < 0:
+            if end - start > _MAX_SEI and source.data.find(b"\x00\x5b\xc9\x3f", start, start + 4096) < 0:
                 continue
             if end - start > _MAX_SEI:
                 raise FormatError("video.sei.format", f"an SEI of {end - start} bytes")
-            sei = parse(bytes(movie.data[start:end]), nals.codec, name or "sha256")
+            sei = parse(bytes(source.data[start:end]), nals.codec, name or "sha256")
             if sei is None:
                 continue
             own.append(index)
@@ -157,11 +157,11 @@ def read_claims(stream: Stream) -> Claims:
         if key and key != main:
             if items not in result.others:
                 result.others.append(items)
-                findings.append(finding("video.sei.foreign-key", f"byte {int(nals.offset[index])}"))
+                findings.append(finding("video.sei.foreign-key", f"byte {source.place(int(nals.offset[index]))}"))
             continue
         if sei.certificate_only or not sei.gop_hash:
             if sei.signature and not valid:
-                findings.append(finding("video.sei.signature", f"byte {int(nals.offset[index])}", gop=0))
+                findings.append(finding("video.sei.signature", f"byte {source.place(int(nals.offset[index]))}", gop=0))
             continue
         if sei.digest in seen and valid:  # sent twice against packet loss
             continue

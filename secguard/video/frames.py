@@ -41,11 +41,11 @@ class Frames:
 
 
 def frame_offsets(path: Path) -> Frames:
-    """The frames of an MP4 file's video track.
+    """The frames of a recording's video track.
 
     Raises:
         UsageError: no such file.
-        FormatError: it is no readable MP4, is cut off, or holds no H.264 or H.265.
+        FormatError: its container is not read here, is cut off, or holds no H.264 or H.265.
     """
     stream = open_stream(path)
     nals, samples = stream.nals, stream.samples
@@ -56,8 +56,11 @@ def frame_offsets(path: Path) -> Frames:
     begins = np.add.reduceat(nals.leads[index].astype(np.int64), first) > 0 if len(first) else np.zeros(0, np.bool_)
     shown = samples.dts + samples.shift
     origin = int(shown.min()) if len(samples) else 0
+    heads = nals.offset[index[first]]
+    if stream.source.units() is not None:
+        heads = np.array([stream.source.place(offset) for offset in heads.tolist()], dtype=np.int64)
     return Frames(
-        nals.offset[index[first]],
+        heads,
         nals.end[index[last]] - nals.offset[index[first]],
         np.maximum(np.cumsum(begins), 1),
         (shown[sample[first]] - origin) / stream.track.timescale,

@@ -57,7 +57,7 @@ class Times:
         shown = samples.dts + samples.shift
         shown = np.append(shown, (shown + samples.delta).max()) - shown.min()
         length = timedelta(microseconds=int(shown[-1]) * 1_000_000 // scale)
-        now, created = clock.now(), stream.movie.created
+        now, created = clock.now(), stream.source.created
         if start is None and _EPOCH_1904 < created <= _EPOCH_1904 + _LAST_SECOND:
             claimed = datetime.fromtimestamp(created - _EPOCH_1904, UTC)
             start = claimed if claimed <= now else None

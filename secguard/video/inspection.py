@@ -35,10 +35,10 @@ def inspect(path: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: no such file.
-        FormatError: it is no readable MP4, is cut off, or holds no H.264 or H.265.
+        FormatError: its container is not read here, is cut off, or holds no H.264 or H.265.
     """
     stream = open_stream(path)
-    movie, nals, samples = stream.movie, stream.nals, stream.samples
+    source, nals, samples = stream.source, stream.nals, stream.samples
     names = _NAMES[nals.codec]
     kinds = []
     for kind in np.unique(nals.kind).tolist():
@@ -50,7 +50,7 @@ def inspect(path: Path) -> dict[str, Any]:
         start, end = int(nals.offset[index]), int(nals.end[index])
         problem, sei = "", None
         try:
-            sei = parse(bytes(movie.data[start:end]), nals.codec)
+            sei = parse(bytes(source.data[start:end]), nals.codec)
         except FormatError as error:
             problem = error.message
         if sei is None and not problem:
@@ -68,10 +68,11 @@ def inspect(path: Path) -> dict[str, Any]:
             }
         )
     return {
+        "container": source.container,
         "codec": nals.codec,
         "tracks": [
             {"handler": item.handler, "codec": item.codec, "entry": item.entry, "timescale": item.timescale}
-            for item in movie.tracks
+            for item in source.tracks
         ],
         "frames": len(np.unique(nals.sample[nals.vcl])),
         "gops": int(nals.leads.sum()),

@@ -51,6 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         device: GB/T 28181 ID of the camera.
         sequence: number of the segment within its recording, from 1.
         previous: SHA-256 of the manifest before, hex; empty for the first.
+        container: what `presentation` was read from; another one says it in other words.
         codec: `h264` or `h265`.
         size, sha256: the whole file.
         frames, slices, nals: counts of the video track; `nals` counts every NAL unit, SEIs included.
@@ -68,6 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     device: str
     sequence: Annotated[int, msgspec.Meta(ge=1)] = 1
     previous: str = ""
+    container: str = "mp4"
     codec: str
     size: _Count
     sha256: _Hex
@@ -136,12 +138,12 @@ def digest_sets(stream: Stream) -> bytes:
 
     The sample counts, since a parameter set acts from its place on.
     """
-    movie, nals = stream.movie, stream.nals
+    source, nals = stream.source, stream.nals
     config = stream.track.config
     digest = hashlib.sha256(b"secguard segment parameter sets 1\0")
     digest.update(len(config).to_bytes(8, "big") + config)
     for index in np.flatnonzero(nals.sets).tolist():
-        data = movie.data[int(nals.offset[index]) : int(nals.end[index])]
+        data = source.data[int(nals.offset[index]) : int(nals.end[index])]
         digest.update(int(nals.sample[index]).to_bytes(8, "big") + len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.digest()
@@ -153,9 +155,9 @@ def digest_presentation(stream: Stream) -> bytes:
     Timescales, sample durations, composition offsets, the edit list, the track header (enabled, matrix, size), and the
     kinds of tracks in the file, in order.
     """
-    movie, track, samples = stream.movie, stream.track, stream.samples
+    source, track, samples = stream.source, stream.track, stream.samples
     digest = hashlib.sha256(b"secguard segment presentation 1\0")
-    digest.update(b"".join(value.to_bytes(8, "big") for value in (movie.timescale, track.timescale, len(samples))))
+    digest.update(b"".join(value.to_bytes(8, "big") for value in (source.timescale, track.timescale, len(samples))))
     for column in (samples.delta, samples.shift):
         digest.update(column.astype(">i8").tobytes())
     for row in track.edits:
@@ -163,7 +165,7 @@ def digest_presentation(stream: Stream) -> bytes:
     # Creation and modification times and the duration are bookkeeping, the rest shows.
     wide = track.header[0] == 1
     digest.update(track.header[1:4] + track.header[36 if wide else 24 :])
-    digest.update("\0".join(f"{item.handler} {item.entry}" for item in movie.tracks).encode())
+    digest.update("\0".join(f"{item.handler} {item.entry}" for item in source.tracks).encode())
     return digest.digest()
 
 

@@ -1,6 +1,6 @@
 """NAL units of a track as columns, what each of them is, and emulation prevention (H.264 7.3.1, H.265 7.3.1).
 
-Positions are those of the length-prefixed units in the MP4 samples: exact bytes, nothing re-muxed. A length that runs
+Positions are those of the units in the source's bytes: exact, nothing re-muxed. A length that runs
 past its sample is clipped and marked as damaged; the unit's hash then cannot match, so the damage is reported where
 it is instead of stopping the work.
 """
@@ -8,6 +8,7 @@ it is instead of stopping the work.
 import itertools
 import mmap
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from secguard.core import FormatError
-from secguard.video.mp4 import Movie, Samples, Track, open_movie
+from secguard.video.containers import Samples, Source, Track, open_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,30 +79,30 @@ class Stream:
     """The video track of an opened file.
 
     Attributes:
-        movie: the file.
+        source: the file.
         track: its video track.
         samples: the track's samples.
         nals: the NAL units in them.
     """
 
-    movie: Movie
+    source: Source
     track: Track
     samples: Samples
     nals: Nals
 
 
 def open_stream(path: Path) -> Stream:
-    """Open an MP4 file and find the NAL units of its video track.
+    """Open a recording and find the NAL units of its video track.
 
     Raises:
         UsageError: no such file.
         SystemPartError: the file cannot be read.
-        FormatError: it is no readable MP4, is cut off, or holds no H.264 or H.265.
+        FormatError: its container is not read here, is cut off, or holds no H.264 or H.265.
     """
-    movie = open_movie(path)
-    track = movie.video
-    samples = movie.samples(track)
-    return Stream(movie, track, samples, _read_nals(movie, track, samples))
+    source = open_source(path)
+    track = source.video
+    samples = source.samples(track)
+    return Stream(source, track, samples, _read_nals(source, track, samples))
 
 
 def header_size(codec: str) -> int:
@@ -150,30 +151,25 @@ def _batches(samples: Samples) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _read_nals(movie: Movie, track: Track, samples: Samples) -> Nals:
+def _read_nals(source: Source, track: Track, samples: Samples) -> Nals:
     """Find and classify all NAL units of a track.
 
     Raises:
         FormatError: more NAL units than `MAX_NALS`.
     """
-    data = movie.data
+    data = source.data
     view = np.frombuffer(data, dtype=np.uint8)
     size, last = header_size(track.codec), len(view) - 1
     batches, total = [], 0
-    for low, high in _batches(samples):
-        begin = samples.offset[low:high]
-        offset, end, sample, damaged = _split(
-            view, track.length_size, begin, begin + samples.size[low:high], movie.path
-        )
+    for offset, end, sample, damaged in _spans(source, track, samples, view):
         for index in np.flatnonzero(view[end - 1] == 0).tolist():
             end[index] = _without_zeros(data, int(offset[index]), int(end[index]))
         after = view[np.minimum(offset + size, last)]  # slice header, or the SEI's payload type
-        batches.append((offset, end, sample + low, damaged, view[offset], after))
+        batches.append((offset, end, sample, damaged, view[offset], after))
         total += len(offset)
         if total > MAX_NALS:
-            raise FormatError("video.nal.too-many", f"more than {MAX_NALS} NAL units", where=str(movie.path))
-        if high < len(samples):
-            data.madvise(mmap.MADV_DONTNEED)
+            raise FormatError("video.nal.too-many", f"more than {MAX_NALS} NAL units", where=str(source.path))
+        data.madvise(mmap.MADV_DONTNEED)
     offset, end, sample, damaged, first, after = (np.concatenate(column) for column in zip(*batches, strict=True))
     long_enough = end - offset > size
     if track.codec == "h264":
@@ -187,6 +183,27 @@ def _read_nals(movie: Movie, track: Track, samples: Samples) -> Nals:
     vcl, irap, sets = (table[kind] for table in tables)
     leads = irap & (after >= 0x80) & long_enough  # first_mb_in_slice == 0, first_slice_segment_in_pic_flag
     return Nals(track.codec, offset, end, sample, kind, vcl, leads, sets, sei, damaged)
+
+
+def _spans(
+    source: Source, track: Track, samples: Samples, view: "NDArray[np.uint8]"
+) -> Iterator[tuple["Int64s", "Int64s", "Int64s", "Bools"]]:
+    """Offsets, ends, samples and damage of all units, about `_BATCH` bytes at a time."""
+    units = source.units()
+    if units is not None:
+        low = 0
+        while low < len(units.offset) or low == 0:
+            high = int(np.searchsorted(units.offset, units.offset[low] + _BATCH)) if len(units.offset) else 0
+            part = slice(low, max(high, low + 1))
+            yield units.offset[part], units.end[part], units.sample[part], units.damaged[part]
+            low = max(high, low + 1)
+        return
+    for low, high in _batches(samples):
+        begin = samples.offset[low:high]
+        offset, end, sample, damaged = _split(
+            view, track.length_size, begin, begin + samples.size[low:high], source.path
+        )
+        yield offset, end, sample + low, damaged
 
 
 def _without_zeros(data: mmap.mmap, start: int, end: int) -> int:

@@ -22,10 +22,10 @@ from secguard.core.files import atomic_write
 from secguard.gbid import GbId
 from secguard.keys import Algorithm, Signer, key_id
 from secguard.trust import MALFORMED, Purpose, gbid_of, stated_purposes
+from secguard.video.containers.mp4 import Movie
 from secguard.video.hashing import hash_nals, hash_range
 from secguard.video.insertions import Times, insertions
 from secguard.video.manifest import Manifest, digest_presentation, digest_sets, gops_of
-from secguard.video.mp4 import Movie
 from secguard.video.nal import Stream, open_stream
 from secguard.video.sei import UUID
 from secguard.video.splice import splice
@@ -76,9 +76,17 @@ def manifest_path(video: Path) -> Path:
     return video.with_name(video.name + ".manifest.json")
 
 
-def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], device: GbId) -> None:
-    movie, nals, track = stream.movie, stream.nals, stream.track
+def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], device: GbId) -> Movie:
+    """Refuse what cannot or must not be signed; returns the MP4 file."""
+    movie, nals, track = stream.source, stream.nals, stream.track
     where = str(movie.path)
+    if not isinstance(movie, Movie):
+        raise RefusedError(
+            "video.sign.container",
+            f"signatures are put into MP4 files, not into {movie.container}",
+            hint="store it as MP4 first: ffmpeg -i IN -c copy OUT.mp4",
+            where=where,
+        )
     if not nals.vcl.any():
         raise UsageError("video.sign.empty", "the video track holds no picture", where=where)
     if nals.damaged.any():
@@ -114,6 +122,7 @@ def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], de
             hint="leaf first in --chain",
         )
     _check_holder(chain[0], device)
+    return movie
 
 
 def _check_holder(leaf: x509.Certificate, device: GbId) -> None:
@@ -183,17 +192,18 @@ def sign(
     if not target.parent.is_dir():
         raise UsageError("video.sign.folder", "no such folder", where=str(target.parent))
     stream = open_stream(source)
-    _check(stream, signer, chain, device)
-    with _Background(stream.movie) as whole:
-        hashed = hash_nals(stream.movie.data, stream.nals, np.flatnonzero(stream.nals.vcl), progress=progress)
+    movie = _check(stream, signer, chain, device)
+    with _Background(movie) as whole:
+        hashed = hash_nals(stream.source.data, stream.nals, np.flatnonzero(stream.nals.vcl), progress=progress)
         times = Times.of(stream, start, clock)
         pem = b"".join(item.public_bytes(Encoding.PEM) for item in _without_root(chain))
         seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value))
-        pending = splice(stream.movie, stream.track, stream.samples.size, seis, target, progress=progress)
+        pending = splice(movie, stream.track, stream.samples.size, seis, target, progress=progress)
         try:
             gops, _ = gops_of(stream.nals, hashed)
             manifest = Manifest(
                 device=device.value,
+                container=movie.container,
                 codec=stream.track.codec,
                 size=pending.size,
                 sha256=pending.sha256.hex(),

@@ -18,8 +18,9 @@ import numpy as np
 
 from secguard.core import Progress, RefusedError, silent
 from secguard.core.files import fsync_directory, translate_os_error
-from secguard.video.mp4 import Box, Movie, Track, fail, walk
-from secguard.video.samples import chunk_offsets
+from secguard.video.containers import Track
+from secguard.video.containers.mp4 import Box, Movie, fail, walk
+from secguard.video.containers.samples import chunk_offsets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -378,7 +378,7 @@ def build(stream: Stream, hashed: Hashed, claims: Claims, found: Match) -> Pictu
     for index, what in claims.broken.items():
         place = int(np.searchsorted(hashed.nal, index))
         frame = int(builder.frame_of[builder.sample[place - 1]]) if place else 0
-        where = f"after frame {frame}, byte {int(nals.offset[index])}"
+        where = f"after frame {frame}, byte {stream.source.place(int(nals.offset[index]))}"
         builder.say("video.sei.malformed", where, reason=what)
     valid = np.array([claim.valid for claim in claims.claims] + [False], dtype=np.bool_)
     proven = int((valid[found.unit] & (found.state == INTACT) & nals.vcl[hashed.nal]).sum()) if len(hashed) else 0

@@ -99,7 +99,7 @@ def _hash(stream: Stream, claims: Claims, skip: Sequence[int], progress: Progres
     chosen[claims.unsigned] = True
     index = np.flatnonzero(chosen)
     own = np.isin(index, claims.unsigned)
-    return hash_nals(stream.movie.data, nals, index, own, name=claims.hash_name, progress=progress)
+    return hash_nals(stream.source.data, nals, index, own, name=claims.hash_name, progress=progress)
 
 
 def _match(stream: Stream, claims: Claims, progress: Progress) -> tuple[Hashed, Match, list[Finding]]:
@@ -135,7 +135,7 @@ def verify(
     """Verify one recording.
 
     Args:
-        path: an MP4 file with an H.264 or H.265 track.
+        path: a recording with an H.264 or H.265 track; see `containers`.
         trust: which roots and revocation lists are believed.
         at: the time for which certificates are judged, aware; the recording's time, if that is known.
         expectation: what is known from elsewhere.
@@ -144,7 +144,7 @@ def verify(
 
     Raises:
         UsageError: no such file.
-        FormatError: it is no readable MP4, is cut off, or holds no H.264 or H.265.
+        FormatError: its container is not read here, is cut off, or holds no H.264 or H.265.
     """
     expected = expectation or Expectation()
     stream = open_stream(path)
@@ -215,9 +215,9 @@ def _whole(stream: Stream, claims: Claims, pictures: Pictures, expected: Expecta
     for index in np.flatnonzero(nals.damaged).tolist()[:_MAX_DAMAGED]:
         frame = len(np.unique(nals.sample[: index + 1][nals.vcl[: index + 1]]))
         gop = int(nals.leads[: index + 1].sum())
-        place = f"GOP {gop}, frame {frame}, byte {int(nals.offset[index])}"
+        place = f"GOP {gop}, frame {frame}, byte {stream.source.place(int(nals.offset[index]))}"
         findings.append(finding("video.sample.damaged", place))
-    extra = sum(1 for item in stream.movie.tracks if item.handler == "vide" and item is not stream.track)
+    extra = sum(1 for item in stream.source.tracks if item.handler == "vide" and item is not stream.track)
     if extra:
         findings.append(finding("video.track.extra", tracks=extra))
     stale = [
@@ -293,6 +293,6 @@ def _sealed(stream: Stream, hashed: Hashed, claims: Claims, pictures: Pictures, 
     nals = stream.nals
     if claims.hash_name != "sha256" or len(hashed) != int(nals.vcl.sum()) + len(claims.unsigned):
         # The manifest's own hashes are SHA-256 over every slice, whatever the SEIs use.
-        hashed = hash_nals(stream.movie.data, nals, np.flatnonzero(nals.vcl))
+        hashed = hash_nals(stream.source.data, nals, np.flatnonzero(nals.vcl))
     gops, _ = gops_of(nals, hashed)
     return compare(stream, gops, claims, pictures, opened.manifest)

@@ -71,7 +71,7 @@ def _bare(path: Path) -> None:
 def _seis(path: Path, who: kit.Identity) -> None:
     """The part of signing that ONVIF Media Signing asks for: no manifest, no file hashes, no copy."""
     stream = open_stream(path)
-    hashed = hash_nals(stream.movie.data, stream.nals, np.flatnonzero(stream.nals.vcl))
+    hashed = hash_nals(stream.source.data, stream.nals, np.flatnonzero(stream.nals.vcl))
     times = Times.of(stream, kit.NOW, FixedClock(kit.NOW))
     pem = who.chain[0].public_bytes(Encoding.PEM)
     assert list(insertions(stream, hashed, times, signer=who.signer, chain=pem, serial=who.gbid.value))

@@ -19,7 +19,7 @@ from secguard.trust import Purpose, TrustPolicy
 from secguard.trust.names import permanent_identifier
 from secguard.trust.oids import oids_of
 from secguard.video import Expectation, Signed, VideoVerdict, manifest_path, sign, verify
-from secguard.video.mp4 import open_movie
+from secguard.video.containers.mp4 import open_movie
 from secguard.video.sei import UUID
 from secguard.video.splice import _rebuild
 

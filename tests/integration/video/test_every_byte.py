@@ -13,6 +13,7 @@ import video_kit as kit
 
 from secguard.core import SecguardError
 from secguard.video import OpenedManifest, manifest_path
+from secguard.video.containers.mp4 import open_movie
 from secguard.video.nal import open_stream
 from secguard.video.sei import parse
 
@@ -23,7 +24,7 @@ _SILENT = {"video.completeness.unproven", "video.presentation.unproven", "video.
 def _owners(path: Path) -> dict[int, int]:
     """GOP of every signed byte: slices, and SEIs up to the end of their signature."""
     stream = open_stream(path)
-    nals, data = stream.nals, stream.movie.data
+    nals, data = stream.nals, stream.source.data
     found: dict[int, int] = {}
     gop = seis = 0
     for at in range(len(nals)):
@@ -113,5 +114,5 @@ def test_mutations_end_in_a_verdict_or_one_error(signed: Path, hevc: Path, tmp_p
 
 
 def _moov(path: Path) -> tuple[int, int]:
-    moov = open_stream(path).movie.moov
+    moov = open_movie(path).moov
     return moov.start, moov.end

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secguard.core import RefusedError, SecguardError
-from secguard.video.mp4 import open_movie
+from secguard.video.containers.mp4 import open_movie
 from secguard.video.nal import open_stream
 
 WAYS = [
@@ -47,7 +47,7 @@ def pictures(path: Path) -> list[bytes]:
     stream = open_stream(path)
     nals = stream.nals
     spans = zip(nals.offset[nals.vcl].tolist(), nals.end[nals.vcl].tolist(), strict=True)
-    return [bytes(stream.movie.data[start:end]) for start, end in spans]
+    return [bytes(stream.source.data[start:end]) for start, end in spans]
 
 
 @pytest.mark.parametrize("flags", WAYS)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from secguard.core import FormatError, SecguardError, UsageError
 from secguard.trust import TrustPolicy, read_certificates
 from secguard.video import verify
+from secguard.video.containers.mp4 import open_movie
 from secguard.video.inspection import inspect
 from secguard.video.match import common
-from secguard.video.mp4 import open_movie
 from secguard.video.nal import add_prevention, open_stream, strip_prevention
 from secguard.video.sei import UUID, compose, document, parse
 
@@ -108,7 +108,7 @@ def test_truncated_anywhere(signed: Path, tmp_path: Path, pki: kit.Pki) -> None:
         path.write_bytes(data[:length])
         with pytest.raises(FormatError) as caught:
             kit.judge_clip(path, pki)
-        assert caught.value.code in {"video.mp4.format", "video.mp4.truncated", "video.mp4.no-index"}
+        assert caught.value.code in {"video.container.format", "video.mp4.truncated", "video.mp4.no-index"}
         assert str(path) in caught.value.where
 
 
@@ -121,7 +121,7 @@ def test_not_a_video(tmp_path: Path, pki: kit.Pki) -> None:
         open_movie(tmp_path / "x" / "y")
     text = tmp_path / "text.mp4"
     text.write_text("this is no video at all, only text" * 10)
-    with pytest.raises(FormatError, match="not an MP4"):
+    with pytest.raises(FormatError, match="not a video file"):
         kit.judge_clip(text, pki)
 
 
@@ -182,14 +182,14 @@ def test_mutated_files(signed: Path, hevc: Path, vectors: Path, tmp_path: Path, 
 
 def test_nal_columns(vectors: Path) -> None:
     stream = open_stream(vectors / "test_signed_h264.mp4")
-    nals, data = stream.nals, stream.movie.data
+    nals, data = stream.nals, stream.source.data
     assert (np.diff(nals.sample) >= 0).all()
     for at in range(len(nals)):
         start, end = int(nals.offset[at]), int(nals.end[at])
         assert data[start] & 0x1F == nals.kind[at]
         assert data[end - 1] != 0
     assert not nals.damaged.any()
-    assert verify(stream.movie.path, TrustPolicy(read_certificates(vectors / "ca.pem")), kit.NOW).nals == len(nals)
+    assert verify(stream.source.path, TrustPolicy(read_certificates(vectors / "ca.pem")), kit.NOW).nals == len(nals)
 
 
 @pytest.mark.parametrize("batch", [1, 700, 5000])

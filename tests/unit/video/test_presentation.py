@@ -10,7 +10,7 @@ import video_kit as kit
 from secguard.core import Axis, FormatError, Outcome
 from secguard.keys import generate, seal
 from secguard.video import PAYLOAD_TYPE, OpenedManifest, manifest_path
-from secguard.video.mp4 import open_movie
+from secguard.video.containers.mp4 import open_movie
 
 
 def _replaced(signed: Path, kind: bytes, body: bytes, target: Path) -> Path:

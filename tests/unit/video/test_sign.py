@@ -14,9 +14,9 @@ from secguard.core import Axis, FixedClock, Outcome, RefusedError, SecguardError
 from secguard.keys import Algorithm, generate
 from secguard.trust import Purpose
 from secguard.video import frame_offsets, manifest_path, sign
+from secguard.video.containers.mp4 import open_movie
 from secguard.video.hashing import hash_range
 from secguard.video.inspection import inspect
-from secguard.video.mp4 import open_movie
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secguard.video.mp4 import MAX_SAMPLES, Box, Samples, Track, fail
+from secguard.video.containers.mp4 import Box, fail
+from secguard.video.containers.source import MAX_SAMPLES, Samples, Track
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from secguard.video.mp4 import Movie
+    from secguard.video.containers.mp4 import Movie
 
     Int64s = NDArray[np.int64]
 

@@ -5,28 +5,21 @@ hostile file answers with one `FormatError` that holds the offset.
 """
 
 import mmap
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from secguard.core import FormatError, SystemPartError, UsageError
+from secguard.core import FormatError
+from secguard.video.containers.source import Samples, Source, Track, map_file
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = ["BRANDS", "Box", "Movie", "fail", "length_size", "open_movie", "walk"]
 
-    Int64s = NDArray[np.int64]
-
-__all__ = ["Box", "Movie", "Samples", "Track", "open_movie", "walk"]
-
-MAX_SAMPLES = 1 << 24
-"""Samples of a track: 6 days at 30 frames a second."""
 _MAX_BOXES = 1 << 16
 _MAX_INDEX = 1 << 30
 _MAX_CONFIG = 1 << 16
 _ENTRIES = {b"avc1": "h264", b"avc3": "h264", b"hvc1": "h265", b"hev1": "h265"}
+BRANDS = frozenset((b"ftyp", b"styp", b"moov", b"free", b"skip", b"mdat", b"wide"))
+"""Types of boxes that an MP4 file may begin with."""
 _CONFIG = {"h264": b"avcC", "h265": b"hvcC"}
 
 
@@ -46,102 +39,21 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """A track's samples in decoding order, one column a property.
-
-    Attributes:
-        offset: file offset of the first byte.
-        size: bytes.
-        dts: decoding time in ticks of the track's timescale.
-        delta: duration in ticks, as `stts` gives it.
-        shift: composition offset in ticks (`ctts`), 0 where there is none.
-        sync: True where `stss` lists the sample, or everywhere without an `stss`.
-    """
-
-    offset: "Int64s"
-    size: "Int64s"
-    dts: "Int64s"
-    delta: "Int64s"
-    shift: "Int64s"
-    sync: "NDArray[np.bool_]"
-
-    def __len__(self) -> int:
-        return len(self.offset)
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """One track of a movie.
-
-    Attributes:
-        handler: `vide`, `soun`, ... as text.
-        codec: `h264`, `h265`, or empty.
-        entry: four-character code of the sample entry.
-        config: bytes of the `avcC` or `hvcC` box body; empty if it is no such track.
-        length_size: bytes of the length before each NAL unit.
-        timescale: ticks a second.
-        header: body of the track header box (`tkhd`): flags, matrix, width and height.
-        edits: edit list rows (segment duration, media time, rate), durations in the movie's timescale.
-        tables: boxes of the sample table by type.
-        number: its track_ID.
-    """
-
-    handler: str
-    codec: str
-    entry: str
-    config: bytes
-    length_size: int
-    timescale: int
-    header: bytes
-    edits: tuple[tuple[int, int, int], ...]
-    tables: dict[bytes, Box]
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Movie:
+class Movie(Source):
     """An opened MP4 file.
 
     Attributes:
-        path: the file.
-        data: its bytes, mapped read-only; valid as long as this object lives.
         boxes: top-level boxes.
         moov: the movie box.
-        timescale: the movie's ticks a second.
-        created: the movie's creation time, seconds since 1904 in UTC; 0 if unset.
-        tracks: all tracks.
     """
 
-    path: Path
-    data: mmap.mmap
-    boxes: tuple[Box, ...]
-    moov: Box
-    timescale: int
-    created: int
-    tracks: tuple[Track, ...]
+    boxes: tuple[Box, ...] = ()
+    moov: Box = Box(b"moov", 0, 0, 0)
 
     @property
     def fragmented(self) -> bool:
         """True if samples lie in movie fragments (`moof`)."""
         return any(box.kind == b"moof" for box in self.boxes)
-
-    @property
-    def video(self) -> Track:
-        """The first H.264 or H.265 track.
-
-        Raises:
-            FormatError: there is none.
-        """
-        for track in self.tracks:
-            if track.codec:
-                return track
-        kinds = ", ".join(t.entry or t.handler for t in self.tracks) or "no track"
-        raise FormatError(
-            "video.track.none",
-            f"no H.264 or H.265 track ({kinds})",
-            hint="convert nothing: other codecs are not supported by ONVIF Media Signing",
-            where=str(self.path),
-        )
 
     def samples(self, track: Track) -> Samples:
         """The sample table of `track`, expanded to columns.
@@ -149,8 +61,8 @@ class Movie:
         Raises:
             FormatError: the tables contradict each other or the file.
         """
-        from secguard.video.fragments import read_fragments
-        from secguard.video.samples import read_samples
+        from secguard.video.containers.fragments import read_fragments
+        from secguard.video.containers.samples import read_samples
 
         samples = read_samples(self, track)
         return read_fragments(self, track, samples) if self.fragmented else samples
@@ -229,24 +141,9 @@ def open_movie(path: Path) -> Movie:
         SystemPartError: the file cannot be read.
         FormatError: it is no MP4, or is cut off.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UsageError("core.file.missing", "no such file", where=str(path)) from None
-    except OSError as error:
-        raise SystemPartError("core.file.unreadable", f"cannot read: {error.strerror}", where=str(path)) from error
-    try:
-        if os.fstat(descriptor).st_size < 16:
-            raise FormatError("video.mp4.format", "not an MP4 file: too short", where=str(path))
-        data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UsageError("core.file.missing", "not a regular file", where=str(path)) from error
-    finally:
-        os.close(descriptor)
-    if data[4:8] not in {b"ftyp", b"styp", b"moov", b"free", b"skip", b"mdat", b"wide"}:
-        raise FormatError(
-            "video.mp4.format", "not an MP4 file", hint="other containers are not read yet", where=f"{path}, byte 0"
-        )
+    data = map_file(path)
+    if data[4:8] not in BRANDS:
+        raise FormatError("video.mp4.format", "not an MP4 file", where=f"{path}, byte 0")
     boxes = tuple(walk(data, 0, len(data), path))
     moov = next((box for box in boxes if box.kind == b"moov"), None)
     if moov is None:
@@ -262,7 +159,7 @@ def open_movie(path: Path) -> Movie:
         raise fail(path, moov.start, "box 'moov' holds no 'mvhd'")
     created, timescale = _times(data, header, path)
     tracks = tuple(_track(data, box, path) for box in children if box.kind == b"trak")
-    return Movie(path, data, boxes, moov, timescale, created, tracks)
+    return Movie(path, data, "mp4", timescale, created, tracks, boxes=boxes, moov=moov)
 
 
 def _times(data: mmap.mmap, box: Box, path: Path) -> tuple[int, int]:
@@ -314,12 +211,12 @@ def _track(data: mmap.mmap, trak: Box, path: Path) -> Track:
     table = _need(_children(data, info, path), b"stbl", info, path)
     tables = _children(data, table, path)
     edits = _edits(data, parts, path)
-    entry, codec, config, length_size = "", "", b"", 0
+    entry, codec, config, size = "", "", b"", 0
     if handler == "vide":
-        entry, codec, config, length_size = _entry(data, _need(tables, b"stsd", table, path), path)
+        entry, codec, config, size = _entry(data, _need(tables, b"stsd", table, path), path)
     at = 20 if header[0] == 1 else 12
     number = int.from_bytes(header[at : at + 4], "big")
-    return Track(handler, codec, entry, config, length_size, timescale, header, edits, tables, number)
+    return Track(handler, codec, entry, config, size, timescale, header, edits, tables, number)
 
 
 def _entry(data: mmap.mmap, box: Box, path: Path) -> tuple[str, str, bytes, int]:
@@ -338,7 +235,19 @@ def _entry(data: mmap.mmap, box: Box, path: Path) -> tuple[str, str, bytes, int]
         raise fail(path, entry.start, f"sample entry {name!r} is too short")
     config_box = _need(_children(data, entry, path, 78), _CONFIG[codec], entry, path)
     config = _full(data, config_box, path, 7 if codec == "h264" else 23, _MAX_CONFIG)
-    length_size = (config[4] if codec == "h264" else config[21]) % 4 + 1
-    if length_size == 3:
-        raise fail(path, config_box.start, "NAL unit lengths of 3 bytes are reserved")
-    return name, codec, config, length_size
+    return name, codec, config, length_size(codec, config, f"{path}, byte {config_box.start}")
+
+
+def length_size(codec: str, config: bytes, where: str) -> int:
+    """Bytes of the length before each NAL unit, from an `avcC` or `hvcC` record (ISO/IEC 14496-15).
+
+    Raises:
+        FormatError: the record is too short, or names a reserved size.
+    """
+    least = 7 if codec == "h264" else 23
+    if len(config) < least:
+        raise FormatError("video.mp4.format", "the decoder configuration record is too short", where=where)
+    size = (config[4] if codec == "h264" else config[21]) % 4 + 1
+    if size == 3:
+        raise FormatError("video.mp4.format", "NAL unit lengths of 3 bytes are reserved", where=where)
+    return size

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secguard.video.mp4 import MAX_SAMPLES, Box, Samples, Track, fail, walk
+from secguard.video.containers.mp4 import Box, fail, walk
+from secguard.video.containers.source import MAX_SAMPLES, Samples, Track
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from secguard.video.mp4 import Movie
+    from secguard.video.containers.mp4 import Movie
 
     Int64s = NDArray[np.int64]
 
@@ -166,7 +167,9 @@ def _run(movie: "Movie", box: Box, base: int, end: int, *, defaults: _Defaults, 
     if flags & _FIRST_FLAGS:
         first, at = _number(movie, box, at), at + 4
     width = sum(1 for bit in _EACH if flags & bit)
-    if count > MAX_SAMPLES or count * width * 4 > box.end - box.body - at or begin < 0:
+    if not 0 <= begin <= len(movie.data):
+        raise fail(movie.path, box.start, "a fragment's data lie outside the file", "video.mp4.truncated")
+    if count > MAX_SAMPLES or count * width * 4 > box.end - box.body - at:
         raise fail(movie.path, box.start, f"box 'trun' claims {count} samples, more than it holds")
     raw = bytes(movie.data[box.body + at : box.body + at + count * width * 4])
     rows: NDArray[Any] = np.frombuffer(raw, dtype=">u4").reshape(count, width)
