@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from secguard.core import Axis, Finding, SecguardError, describe, finding, rfc3339
 from secguard.gbid import Scope
-from secguard.identity.certificate import ROOT, Validity, build_ca, build_crl, build_leaf
+from secguard.identity.certificate import ROOT, Validity, build_ca, build_leaf, crl_file
 from secguard.identity.config import IdentityConfig
 from secguard.identity.issuing.certify import new_serial
 from secguard.identity.lint import Document, Kind
 from secguard.identity.profiles import CaProfile, Holder, Profile
-from secguard.identity.records import CertificateRecord, Status
+from secguard.identity.registry.revocations import RevokedRow
+from secguard.identity.status.crl import REASON_CODES, build_crl, encode_entries
 from secguard.keys import Algorithm, KeySigner, generate
 from secguard.trust import Purpose, TrustPolicy
 
@@ -131,30 +132,27 @@ class Samples:
                 yield _certificate(name, certificate)
 
     def _lists(self, ca: _Ca) -> Iterator[Document]:
-        revoked = [self._revoked(ca, reason) for reason in ("unspecified", "keyCompromise", "superseded")]
-        for rows, what in ((revoked, "with entries"), ([], "empty")):
-            crl = build_crl(ca.certificate, ca.signer, rows, number=1, at=self._at, days=self._config.crl_days)
-            yield Document(f"list of {ca.name}, {what}", Kind.CRL, crl.public_bytes(Encoding.DER))
+        """A list with every reason, an empty one, and a shard."""
+        entries = b"".join(encode_entries(self._revoked()))
+        url = f"{self._config.crl_url.rstrip('/') or 'http://crl.example.com'}/{crl_file(ca.name, 0)}"
+        for what, data, urls in (("all reasons", entries, ()), ("empty", b"", ()), ("a shard", entries, (url,))):
+            crl = build_crl(
+                ca.certificate,
+                ca.signer,
+                data,
+                number=1,
+                this_update=self._at,
+                next_update=self._at + timedelta(days=self._config.crl_days),
+                urls=urls,
+            )
+            yield Document(f"list of {ca.name} ({what})", Kind.CRL, crl)
 
-    def _revoked(self, ca: _Ca, reason: str) -> CertificateRecord:
-        time = rfc3339(self._at - timedelta(days=1))
-        return CertificateRecord(
-            issuer=ca.name,
-            serial=new_serial(),
-            holder="",
-            device=None,
-            profile="",
-            purpose="",
-            status=Status.REVOKED,
-            not_before=time,
-            not_after=time,
-            spki="",
-            key="",
-            event="",
-            certificate=b"",
-            revoked=time,
-            reason=reason,
-        )
+    def _revoked(self) -> list[RevokedRow]:
+        day = rfc3339(self._at - timedelta(days=1))
+        return [
+            RevokedRow(number, new_serial(), day, reason, day if reason == "keyCompromise" else None)
+            for number, reason in enumerate(["unspecified", *REASON_CODES], 1)
+        ]
 
 
 def _certificate(name: str, certificate: x509.Certificate) -> Document:
