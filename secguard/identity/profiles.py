@@ -106,6 +106,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         from_request: alternative names that a request may add: `dns` (at most 8 host names below the site's domain, no
             wildcard, no other device's name), `ip` (at most 8 unicast addresses). What a request may not ask for is
             ignored; what it may ask for and gets wrong is refused. Empty: only the key of a request counts.
+        server_keys: a device may have its key made here and sent to it (EST, RFC 7030, 4.4); the key is not kept.
         no_check: nobody need ask for the status of these certificates (id-pkix-ocsp-nocheck); only for `ocsp`.
     """
 
@@ -119,6 +120,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     usages: Annotated[tuple[Usage, ...], msgspec.Meta(max_length=2)] = ()
     dns: bool = False
     companions: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=4)] = ()
+    server_keys: bool = False
     from_request: Annotated[tuple[Asked, ...], msgspec.Meta(max_length=2)] = ()
     no_check: bool = False
 
@@ -137,7 +139,7 @@ def load_profile(path: Path) -> Profile:
     device = profile.holder is Holder.DEVICE
     if profile.purpose in _OF_DEVICES and not device:
         raise source.bad(f"`purpose: {profile.purpose}` needs `holder: device`", "holder")
-    for field, given in (("dns", profile.dns), ("types", bool(profile.types))):
+    for field, given in (("dns", profile.dns), ("types", bool(profile.types)), ("server_keys", profile.server_keys)):
         if given and not device:
             raise source.bad(f"`{field}` needs `holder: device`", field)
     if profile.usages and profile.purpose not in _OF_TLS:
