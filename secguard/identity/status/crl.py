@@ -21,15 +21,14 @@ from secguard.keys import Signer
 from secguard.trust import EXPIRED_CERTS_ON_CRL
 from secguard.trust.der import oid
 
-__all__ = ["Entries", "build_crl", "collect", "encode_entries"]
+__all__ = ["REASON_CODES", "Entries", "build_crl", "collect", "encode_entries"]
 
 _PART = 1024
 """Entries a part: one more revocation rewrites at most this many."""
 
 _REASON = oid("2.5.29.21")
 _INVALIDITY = oid("2.5.29.24")
-# CRLReason of RFC 5280, 5.3.1.
-_REASONS = {
+REASON_CODES = {
     "keyCompromise": 1,
     "cACompromise": 2,
     "affiliationChanged": 3,
@@ -38,6 +37,7 @@ _REASONS = {
     "privilegeWithdrawn": 9,
     "aACompromise": 10,
 }
+"""CRLReason (RFC 5280, 5.3.1) by name; `unspecified` is not stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Entries:
 def _rest(revoked: str, reason: str | None, invalid_since: str | None) -> bytes:
     """What follows the serial number in an entry."""
     parts = []
-    if reason in _REASONS:
-        parts.append(der.sequence(_REASON, der.tlv(0x04, bytes((0x0A, 1, _REASONS[reason])))))
+    if reason in REASON_CODES:
+        parts.append(der.sequence(_REASON, der.tlv(0x04, bytes((0x0A, 1, REASON_CODES[reason])))))
     if invalid_since is not None:
         value = der.generalized_time(datetime.fromisoformat(invalid_since))
         parts.append(der.sequence(_INVALIDITY, der.tlv(0x04, value)))
