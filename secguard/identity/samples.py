@@ -123,6 +123,10 @@ class Samples:
                 except SecguardError as error:
                     self.problems.append(finding("identity.lint.unissuable", name, reason=error.message))
                     continue
+                beyond = _usages(certificate) - _usages(ca.certificate)
+                if beyond:
+                    reason = f"the CA {ca.name} cannot pass on {', '.join(sorted(beyond))} (its profile's domains?)"
+                    self.problems.append(finding("identity.lint.unissuable", name, reason=reason))
                 judgement = TrustPolicy([self._cas[0].certificate]).judge_chain(
                     [certificate, ca.certificate], profile.purpose, self._at
                 )
@@ -157,6 +161,12 @@ class Samples:
 
 def _certificate(name: str, certificate: x509.Certificate) -> Document:
     return Document(name, Kind.CERTIFICATE, certificate.public_bytes(Encoding.DER))
+
+
+def _usages(certificate: x509.Certificate) -> set[str]:
+    """Extended key usages; TLS clients and servers hold a chain against each of them."""
+    value = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    return {usage.dotted_string for usage in value}
 
 
 def sample_holders(profile: Profile, config: IdentityConfig, scope: Scope) -> list[str]:
