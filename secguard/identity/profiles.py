@@ -1,6 +1,7 @@
 """Profiles of certificates, one YAML file each in `certs/` (end entities) and `certs/ca/` (CAs); schema-checked."""
 
 import difflib
+import inspect
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -276,7 +277,7 @@ def profile_schemas() -> dict[str, dict[str, Any]]:
 
 
 def _described(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """The texts of a docstring's `Attributes`, by name."""
-    lines = (kind.__doc__ or "").partition("Attributes:")[2].splitlines()
-    pairs = (line.strip().partition(": ") for line in lines)
-    return {name: text for name, _, text in pairs if text}
+    """The texts of a docstring's `Attributes`, by name; a line that is further in goes on with the one above."""
+    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2]
+    items = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in items}

@@ -120,6 +120,8 @@ def _content(item: "Profile") -> dict[str, Any]:
         "key_usage": "critical, digitalSignature",
         "extended_key_usage": [usage.dotted_string for usage in usages],
         "certificate_policy": oids.policy.dotted_string,
+        "names_from_request": [str(kind) for kind in item.from_request],
+        "key_made_for_device": item.server_keys,
         "ocsp_nocheck": item.no_check,
     }
 

@@ -122,7 +122,7 @@ def test_schemas_name_every_key_that_the_shipped_profiles_use():
         schema = schemas[name]
         assert schema["additionalProperties"] is False
         assert "name" not in schema["properties"]
-        assert all(item["description"] for item in schema["properties"].values())
+        assert all(item["description"].endswith((".", "`")) for item in schema["properties"].values())
         for path in folder.glob("*.yaml"):
             value = load(path.read_bytes(), path.name, "x").value
             assert set(schema["required"]) <= set(value) <= set(schema["properties"])
