@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from secguard.audit import Index
     from secguard.evidence import Sealers
-    from secguard.gbid import GbId
+    from secguard.gbid import GbId, Scope
     from secguard.identity import Authority, IdentityConfig, Registry
+    from secguard.identity.ca.setting import Setting
     from secguard.keys import Signer
     from secguard.ledger import Ledger, NoteKey
     from secguard.trust import TrustPolicy
@@ -211,13 +212,49 @@ class Workspace:
             passphrase=self.passphrase(passphrase_file),
         )
 
-    def create_authority(self, passphrase: bytes, *, operator: str = "", name: str = "") -> "Authority":
+    def identity_setting(self, passphrase_file: Path | None = None, *, operator: str = "") -> "Setting":
+        """The site as the ceremonies of `identity.ca` take it, with or without CAs.
+
+        Args:
+            passphrase_file: encrypts and opens the keys.
+            operator: the operator's name; by default this user's.
+        """
+        from secguard.gbid import Scope
+        from secguard.identity.ca.setting import Setting
+
+        return Setting(
+            folder=self.state / "identity",
+            certs=self.certs,
+            registry=self.registry,
+            config=self.identity_config,
+            scope=Scope((self.config.site.area,)),
+            origin=self.ledger.origin,
+            operator=operator or self.actor().name,
+            passphrase=self.passphrase(passphrase_file),
+            clock=self.clock,
+            recorder=self.ledger,
+            actor=self.actor(),
+        )
+
+    def create_authority(
+        self,
+        passphrase: bytes,
+        *,
+        operator: str = "",
+        name: str = "",
+        root_only: bool = False,
+        scope: "Scope | None" = None,
+        key: str = "",
+    ) -> "Authority":
         """Make root, issuing authorities, log key and an operator's key; see `identity.create_authority`.
 
         Args:
             passphrase: encrypts all keys.
             operator: the operator's name; by default this user's.
             name: start of the authorities' names; by default organisation and area.
+            root_only: make the root only, to sign the requests of sites.
+            scope: the GB/T 28181 IDs to be certified; by default those of the site's area.
+            key: a PKCS#11 URI that names the token for the keys; by default they lie in files.
 
         Raises:
             SecguardError: there is an authority already, or something could not be written or recorded.
@@ -230,7 +267,7 @@ class Workspace:
             certs=self.certs,
             registry=self.registry,
             config=self.identity_config,
-            scope=Scope((self.config.site.area,)),
+            scope=scope or Scope((self.config.site.area,)),
             origin=self.ledger.origin,
             operator=operator or self.actor().name,
             passphrase=passphrase,
@@ -238,6 +275,8 @@ class Workspace:
             recorder=self.ledger,
             actor=self.actor(),
             name=name,
+            root_only=root_only,
+            key=key,
         )
 
     def media_signer(

@@ -4,6 +4,7 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -14,24 +15,23 @@ from secguard.core.files import fsync_directory, translate_os_error
 from secguard.events import Actor, Event, Recorder, new_event_id
 from secguard.gbid import Scope
 from secguard.identity.authority import Authority
+from secguard.identity.ca.certify import ca_row
+from secguard.identity.ca.first import LOG_PROFILE, OPERATOR_PROFILE, first_certificates
+from secguard.identity.ca.setting import Setting, make_key
 from secguard.identity.certificate import ROOT, Validity, build_ca
 from secguard.identity.config import IdentityConfig
 from secguard.identity.issuing.deliver import make_folder
-from secguard.identity.issuing.issue import Request, new_serial
+from secguard.identity.issuing.issue import new_serial
 from secguard.identity.issuing.request import check_holder
 from secguard.identity.lock import exclusive
 from secguard.identity.profiles import CaProfile, load_ca_profiles, load_profiles
-from secguard.identity.records import CaRecord
+from secguard.identity.records import CaRecord, CertificateRecord, Status
 from secguard.identity.registry import Registry
 from secguard.identity.site import relative_reference
 from secguard.keys import Signer, generate, key_id, save_private_key
-from secguard.store import atomic_write
-from secguard.trust import chain_pem, title
+from secguard.trust import common_name, title
 
-__all__ = ["LOG_PROFILE", "OPERATOR_PROFILE", "create_authority"]
-
-LOG_PROFILE = "log"
-OPERATOR_PROFILE = "operator"
+__all__ = ["create_authority"]
 
 
 def create_authority(
@@ -48,6 +48,8 @@ def create_authority(
     recorder: Recorder,
     actor: Actor,
     name: str = "",
+    root_only: bool = False,
+    key: str = "",
 ) -> Authority:
     """Make root, issuing CAs, the ledger's key, an operator's key and the first revocation lists.
 
@@ -66,6 +68,8 @@ def create_authority(
         recorder: the ledger.
         actor: who acts.
         name: start of the CAs' names; empty: organisation and area.
+        root_only: make the root and its list only: it signs the requests of sites (`secguard.identity.ca.sign`).
+        key: a PKCS#11 URI that names the token for the CAs' keys; empty: encrypted files.
 
     Raises:
         UsageError: a name does not fit into a certificate; the profiles are missing; the passphrase is empty, or wrong
@@ -73,9 +77,24 @@ def create_authority(
         RefusedError: `identity.ca.exists`: the site has its CAs; or recording failed.
         SystemPartError: a write failed.
     """
-    if not passphrase:
+    if not passphrase and not (root_only and key):
         raise UsageError("keys.passphrase.missing", "no passphrase for the keys", hint="give --passphrase-file FILE")
+    setting = Setting(
+        folder=folder,
+        certs=certs,
+        registry=registry,
+        config=config,
+        scope=scope,
+        origin=origin,
+        operator=operator,
+        clock=clock,
+        recorder=recorder,
+        actor=actor,
+        passphrase=passphrase,
+    )
     profiles, ca_profiles = load_profiles(certs), load_ca_profiles(certs / "ca")
+    if root_only:
+        ca_profiles = {ROOT: ca_profiles[ROOT]}
     for profile, holder in ((LOG_PROFILE, origin), (OPERATOR_PROFILE, operator)):
         if profile not in profiles:
             raise UsageError("identity.profile.unknown", f"no profile {profile!r}", where=str(certs))
@@ -90,6 +109,12 @@ def create_authority(
                 "identity.ca.exists", "this site has its CAs already", hint="see: secguard identity ca show"
             )
         if ROOT not in known:
+            if known:
+                raise RefusedError(
+                    "identity.ca.pending",
+                    f"{len(known)} keys of this site wait for an offline root: {', '.join(known)}",
+                    hint="install the root's answer (ca install DIR), or drop each: identity ca retire NAME",
+                )
             if root_file.exists():
                 raise RefusedError(
                     "identity.root.exists",
@@ -97,46 +122,60 @@ def create_authority(
                     hint="restore state/identity from its backup, or move the file away to begin anew",
                     where=str(root_file),
                 )
-            made = _make(ca_profiles, config, scope, name, clock)
-            _install(keys, made, passphrase)
+            made = _make(setting, ca_profiles, name, key)
+            if not key:
+                _install(keys, made, passphrase)
             try:
                 recorder.record([_event(made, clock, actor)])
                 with registry.transaction():
-                    for ca, _, certificate in made:
-                        data = certificate.public_bytes(Encoding.DER)
-                        key = relative_reference(folder, _key_file(keys, ca))
-                        registry.add_authority(CaRecord(ca, data, key, created=rfc3339(clock.now())))
+                    for item in made:
+                        data = item.certificate.public_bytes(Encoding.DER)
+                        place = item.reference or relative_reference(folder, _key_file(keys, item.name))
+                        registry.add_authority(CaRecord(item.name, data, place, created=rfc3339(clock.now())))
+                        if item.name != ROOT:
+                            registry.reserve(_row(item))
             except SecguardError:
-                shutil.rmtree(keys)  # they certify nothing
+                if not key:
+                    shutil.rmtree(keys)  # they certify nothing
                 raise
-    authority = Authority(
-        folder,
-        certs=certs,
-        registry=registry,
-        config=config,
-        clock=clock,
-        recorder=recorder,
-        actor=actor,
-        passphrase=passphrase,
-    )
-    authority.issue(
-        [
-            Request(origin, LOG_PROFILE, folder=keys, stem="log"),
-            Request(operator, OPERATOR_PROFILE, folder=keys, stem="operator"),
-        ]
-    )
-    authority.publish_crls()
-    atomic_write(root_file, chain_pem([authority.root]))
+            for item in made:
+                (setting.pending / f"{item.name}.uri").unlink(missing_ok=True)
+    authority = setting.authority()
+    make_folder(keys)
+    first_certificates(authority, setting)
     return authority
 
 
-def _make(
-    profiles: Mapping[str, CaProfile], config: IdentityConfig, scope: Scope, name: str, clock: Clock
-) -> list[tuple[str, Signer, x509.Certificate]]:
-    """The CAs, in memory, the root first. A part of the root's key ID keeps the names of two sites apart."""
-    now = clock.now()
+class _Made(NamedTuple):
+    """A CA in memory; `reference` names its key in a token, and is empty while the key is in memory."""
+
+    name: str
+    signer: Signer
+    certificate: x509.Certificate
+    reference: str
+
+
+def _row(item: _Made) -> CertificateRecord:
+    certificate = item.certificate
+    return ca_row(
+        common_name(certificate),
+        f"{certificate.serial_number:032x}",
+        Validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc),
+        item.signer.public_key(),
+        status=Status.ACTIVE,
+        certificate=certificate.public_bytes(Encoding.DER),
+    )
+
+
+def _key(setting: Setting, profile: CaProfile, name: str, place: str) -> tuple[Signer, str]:
+    return make_key(setting, name, profile.key, place, several=True) if place else (generate(profile.key), "")
+
+
+def _make(setting: Setting, profiles: Mapping[str, CaProfile], name: str, place: str) -> list[_Made]:
+    """The CAs, the root first. A part of the root's key ID keeps the names of two sites apart."""
+    now, config, scope = setting.clock.now(), setting.config, setting.scope
     profile = profiles[ROOT]
-    root = generate(profile.key)
+    root, reference = _key(setting, profile, ROOT, place)
     start = name or " ".join([config.organization, *scope.areas[:1]])
     mark = key_id(root.public_key())[:8]
     certificate = build_ca(
@@ -150,11 +189,11 @@ def _make(
         issuer=None,
         signer=root,
     )
-    made: list[tuple[str, Signer, x509.Certificate]] = [(ROOT, root, certificate)]
+    made = [_Made(ROOT, root, certificate, reference)]
     for ca, below in profiles.items():
         if ca == ROOT:
             continue
-        key = generate(below.key)
+        key, reference = _key(setting, below, ca, place)
         issued = build_ca(
             below,
             f"{start} {ca} CA {mark}",
@@ -166,7 +205,7 @@ def _make(
             issuer=certificate,
             signer=root,
         )
-        made.append((ca, key, issued))
+        made.append(_Made(ca, key, issued, reference))
     return made
 
 
@@ -174,14 +213,14 @@ def _key_file(keys: Path, ca: str) -> Path:
     return keys / f"{ca}.key.pem"
 
 
-def _install(keys: Path, made: Sequence[tuple[str, Signer, x509.Certificate]], passphrase: bytes) -> None:
+def _install(keys: Path, made: Sequence[_Made], passphrase: bytes) -> None:
     """Put the encrypted keys in place in one step; keys of an attempt that never came into force are moved aside."""
     mark = secrets.token_hex(4)
     beside = keys.with_name(f".keys.{mark}.tmp")
     make_folder(beside)
     try:
-        for ca, signer, _ in made:
-            save_private_key(_key_file(beside, ca), signer, passphrase)
+        for item in made:
+            save_private_key(_key_file(beside, item.name), item.signer, passphrase)
         if keys.exists():
             keys.rename(keys.with_name(f"keys.unused.{mark}"))
         beside.rename(keys)
@@ -192,13 +231,13 @@ def _install(keys: Path, made: Sequence[tuple[str, Signer, x509.Certificate]], p
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _event(made: Sequence[tuple[str, Signer, x509.Certificate]], clock: Clock, actor: Actor) -> Event:
-    fingerprints = {ca: certificate.fingerprint(hashes.SHA256()).hex() for ca, _, certificate in made}
+def _event(made: Sequence[_Made], clock: Clock, actor: Actor) -> Event:
+    fingerprints = {item.name: item.certificate.fingerprint(hashes.SHA256()).hex() for item in made}
     return Event(
         id=new_event_id(),
         kind="ca.created",
         time=clock.now(),
         actor=actor,
-        subject=title(made[0][2]),
+        subject=title(made[0].certificate),
         data={"certificate_sha256": fingerprints},
     )

@@ -1,6 +1,6 @@
 """The registry: certificates, from reservation to revocation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +8,7 @@ import msgspec
 
 from secguard.core import rfc3339
 from secguard.identity.records import CertificateRecord
-from secguard.identity.registry.base import Base
+from secguard.identity.registry.base import Base, batched
 
 __all__ = ["Certificates"]
 
@@ -19,38 +19,48 @@ _SELECT = f"SELECT {', '.join(_FIELDS)} FROM certificates"  # noqa: S608 - names
 class Certificates(Base):
     """One row a certificate."""
 
-    def reserve(self, record: CertificateRecord) -> None:
-        """Enter a certificate that is about to be signed, inside a transaction.
+    def reserve(self, *records: CertificateRecord) -> None:
+        """Enter certificates that are about to be signed, inside a transaction.
 
         Raises:
-            sqlite3.IntegrityError: another issue for this holder and profile is pending, or the serial is taken.
+            sqlite3.IntegrityError: another issue for a holder and profile is pending, or a serial is taken.
         """
         marks = ", ".join("?" * len(_FIELDS))
         query = f"INSERT INTO certificates ({', '.join(_FIELDS)}) VALUES ({marks})"  # noqa: S608 - names of our own struct
-        self._db.execute(query, msgspec.structs.astuple(record))
+        self._db.executemany(query, map(msgspec.structs.astuple, records))
 
     def store(self, record: CertificateRecord, certificate: bytes) -> None:
         """Keep a signature, inside a transaction: `reserved` -> `signed`."""
-        self._set(record, "status = 'signed', certificate = ?", (certificate,))
+        self.store_all([(record, certificate)])
 
-    def activate(self, record: CertificateRecord) -> None:
-        """Put a recorded certificate into force, inside a transaction; it supersedes the active one of its profile."""
-        self._db.execute(
-            "UPDATE certificates SET status = 'superseded' WHERE holder = ? AND profile = ? AND status = 'active'",
-            (record.holder, record.profile),
+    def store_all(self, signed: Iterable[tuple[CertificateRecord, bytes]]) -> None:
+        """Keep signatures, inside a transaction: `reserved` -> `signed`."""
+        self._db.executemany(
+            "UPDATE certificates SET status = 'signed', certificate = ? WHERE issuer = ? AND serial = ?",
+            ((certificate, record.issuer, record.serial) for record, certificate in signed),
         )
-        self._set(record, "status = 'active'", ())
-        if record.device is not None:
-            query = "UPDATE devices SET status = 'issued' WHERE gbid = ? AND status IN ('registered', 'retired')"
-            self._db.execute(query, (record.device,))
 
-    def void(self, record: CertificateRecord) -> None:
-        """Give up a pending row whose key is gone, inside a transaction."""
-        self._set(record, "status = 'void'", ())
+    def activate(self, *records: CertificateRecord) -> None:
+        """Put recorded certificates into force, inside a transaction; each supersedes the active one of its profile."""
+        self._db.executemany(
+            "UPDATE certificates SET status = 'superseded' WHERE holder = ? AND profile = ? AND status = 'active'",
+            ((record.holder, record.profile) for record in records),
+        )
+        self._db.executemany(
+            "UPDATE certificates SET status = 'active' WHERE issuer = ? AND serial = ?",
+            ((record.issuer, record.serial) for record in records),
+        )
+        self._db.executemany(
+            "UPDATE devices SET status = 'issued' WHERE gbid = ? AND status IN ('registered', 'retired')",
+            {(record.device,) for record in records if record.device is not None},
+        )
 
-    def _set(self, record: CertificateRecord, assignment: str, values: tuple[Any, ...]) -> None:
-        query = f"UPDATE certificates SET {assignment} WHERE issuer = ? AND serial = ?"  # noqa: S608 - our own assignments
-        self._db.execute(query, (*values, record.issuer, record.serial))
+    def void(self, *records: CertificateRecord) -> None:
+        """Give up pending rows whose keys are gone, inside a transaction."""
+        self._db.executemany(
+            "UPDATE certificates SET status = 'void' WHERE issuer = ? AND serial = ?",
+            ((record.issuer, record.serial) for record in records),
+        )
 
     def _certificates(self, clause: str, values: tuple[Any, ...] = ()) -> Iterator[CertificateRecord]:
         for row in self._db.execute(f"{_SELECT} {clause}", values):
@@ -67,6 +77,18 @@ class Certificates(Base):
         """The active certificate of a holder and profile, or None."""
         clause = "WHERE holder = ? AND profile = ? AND status = 'active'"
         return next(self._certificates(clause, (holder, profile)), None)
+
+    def standing(self, holders: Iterable[str]) -> Iterator[CertificateRecord]:
+        """The active and pending certificates of holders."""
+        return self._among("holder", holders, " AND status IN ('active', 'reserved', 'signed')")
+
+    def with_keys(self, spkis: Iterable[str]) -> Iterator[CertificateRecord]:
+        """Certificates over keys; see `with_key`."""
+        return self._among("spki", spkis)
+
+    def _among(self, column: str, values: Iterable[str], more: str = "") -> Iterator[CertificateRecord]:
+        for some in batched(values):
+            yield from self._certificates(f"WHERE {column} IN ({', '.join('?' * len(some))}){more}", some)
 
     def holders(self, profile: str) -> list[str]:
         """Who has an active certificate of a profile, latest first."""
@@ -111,6 +133,9 @@ class Certificates(Base):
         return list(self._db.execute(query, (area,)))
 
     def in_force(self, at: datetime) -> dict[str, int]:
-        """Active certificates that have not expired at a time, counted by CA."""
-        query = "SELECT issuer, count(*) FROM certificates WHERE status = 'active' AND not_after >= ? GROUP BY issuer"
+        """Active certificates that have not expired at a time, counted by CA; without those of OCSP responders."""
+        query = (
+            "SELECT issuer, count(*) FROM certificates "
+            "WHERE status = 'active' AND not_after >= ? AND purpose != 'ocsp' GROUP BY issuer"
+        )
         return {row[0]: int(row[1]) for row in self._db.execute(query, (rfc3339(at),))}

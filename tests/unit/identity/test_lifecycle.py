@@ -74,7 +74,7 @@ def test_power_cut_while_the_cas_are_made_is_completed(empty_site, monkeypatch, 
         empty_site.create(passphrase=b"another")
     made = empty_site.create()
     assert empty_site.recorder.kinds.count("ca.created") == 1
-    assert len(list(empty_site.registry.certificates())) == 2
+    assert len([row for row in empty_site.registry.certificates() if row.profile != "ca"]) == 2
     assert empty_site.policy(made).log_keys([made.log_signer()[1]], empty_site.clock.now()).keys
 
 
