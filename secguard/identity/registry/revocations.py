@@ -150,7 +150,7 @@ class Revocations(Base):
         query = "INSERT OR REPLACE INTO crl_lists VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         self._db.execute(query, (issuer, shard, *state))
 
-    def standing(self, issuer: str, serials: Sequence[str]) -> dict[str, Standing]:
+    def status_of(self, issuer: str, serials: Sequence[str]) -> dict[str, Standing]:
         """Where certificates of a CA stand, by serial number, all at one point in time; unknown ones are missing."""
         marks = ", ".join("?" * len(serials))
         query = f"SELECT {', '.join(Standing._fields)} FROM certificates WHERE issuer = ? AND serial IN ({marks})"  # noqa: S608

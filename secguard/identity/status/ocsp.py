@@ -166,7 +166,7 @@ class Responder:
 
     def _look_up(self, name: str, wanted: Sequence[CertId]) -> dict[str, Standing]:
         serials = {_hex(one.serial) for one in wanted if self._issuers.get(one.issuer) == name}
-        return self._registry.standing(name, sorted(serials))
+        return self._registry.status_of(name, sorted(serials))
 
     def _single(self, one: CertId, name: str, rows: dict[str, Standing], times: bytes, now: datetime) -> bytes:
         """A SingleResponse."""

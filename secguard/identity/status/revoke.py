@@ -8,12 +8,14 @@ to the next run, of whatever kind: another revocation, `identity crl`, the servi
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ReasonFlags
 
-from secguard.core import UsageError, rfc3339
+from secguard.core import FormatError, SecguardError, UsageError, parse_time, rfc3339
+from secguard.core.limits import read_bounded
 from secguard.events import new_event_id
 from secguard.gbid import GbId
 from secguard.identity.certificate import ROOT
@@ -23,7 +25,7 @@ from secguard.identity.site import Site
 from secguard.identity.status.publish import publish_locked
 from secguard.keys import key_id
 
-__all__ = ["CA_PROFILE", "REASONS", "Revocation", "revoke"]
+__all__ = ["CA_PROFILE", "REASONS", "Revocation", "read_revocations", "revoke"]
 
 REASONS = tuple(
     reason.value for reason in ReasonFlags if reason not in {ReasonFlags.remove_from_crl, ReasonFlags.certificate_hold}
@@ -33,6 +35,8 @@ REASONS = tuple(
 CA_PROFILE = "ca"
 """Profile in the row of a CA's own certificate, which is entered when it is revoked."""
 
+_MAX_FILE = 16 << 20
+_MAX_LINES = 100_000
 _LIVE = {Status.ACTIVE, Status.SUPERSEDED}
 
 
@@ -51,6 +55,44 @@ class Revocation:
     reason: str = "unspecified"
     since: datetime | None = None
     where: str = ""
+
+
+def read_revocations(path: Path, reason: str = "unspecified", since: datetime | None = None) -> list[Revocation]:
+    """Read a list of revocations: a line each, `TARGET[,REASON[,SINCE]]`; what follows a `#` is skipped.
+
+    Args:
+        path: the file, UTF-8, at most 100,000 lines.
+        reason: for lines that state none.
+        since: for lines that state none.
+
+    Raises:
+        UsageError: no such file, an unknown reason or no time, with the line.
+        FormatError: not text, too long, or empty.
+    """
+    try:
+        lines = read_bounded(path, _MAX_FILE).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise FormatError("identity.revocations.format", "not UTF-8 text", where=str(path)) from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        fields = [field.strip() for field in line.partition("#")[0].split(",")]
+        if not any(fields):
+            continue
+        where = f"{path}, line {number}"
+        if len(fields) > 3 or not fields[0]:
+            raise FormatError("identity.revocations.format", "not TARGET[,REASON[,SINCE]]", where=where)
+        target, stated, time = (*fields, "", "")[:3]
+        try:
+            found.append(Revocation(target, stated or reason, parse_time(time) if time else since, where))
+        except SecguardError as error:
+            raise UsageError(error.code, error.message, hint=error.hint, where=where) from error
+    if not 1 <= len(found) <= _MAX_LINES:
+        raise FormatError(
+            "identity.revocations.format",
+            f"{len(found)} lines: 1 to {_MAX_LINES} can be revoked at once",
+            where=str(path),
+        )
+    return found
 
 
 def revoke(
