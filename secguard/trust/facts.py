@@ -4,6 +4,7 @@ Kept for the certificates met most recently, keyed by their whole content: anoth
 facts of its own. Nothing here says that a certificate is good; signatures and paths are checked elsewhere, each time.
 """
 
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import TypeVar
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from secguard.gbid import Scope
-from secguard.trust.names import title
+from secguard.trust.names import common_name, title
 from secguard.trust.oids import GB_SCOPE
 from secguard.trust.scope import decode_scope
 
@@ -37,6 +38,7 @@ class Facts:
         not_before: start of its validity, aware UTC.
         not_after: end of its validity, aware UTC; included.
         serial: its serial number.
+        critical: kinds of its critical extensions.
 
     Raises:
         ValueError: the certificate's extensions cannot be parsed (any of `names.MALFORMED`).
@@ -47,16 +49,30 @@ class Facts:
         self.not_before: datetime = certificate.not_valid_before_utc
         self.not_after: datetime = certificate.not_valid_after_utc
         self.serial = certificate.serial_number
-        self._extensions = {type(item.value): item.value for item in certificate.extensions if item.oid != GB_SCOPE}
+        self._extensions: dict[type[x509.ExtensionType], x509.ExtensionType] = {}
+        self.critical: list[type[x509.ExtensionType]] = []
+        self._scope: bytes | None = None
+        for item in certificate.extensions:
+            value = item.value
+            self._extensions[type(value)] = value
+            if item.critical:
+                self.critical.append(type(value))
+            if isinstance(value, x509.UnrecognizedExtension) and value.oid == GB_SCOPE:
+                self._scope = value.value
 
     def get(self, kind: type[_T]) -> _T | None:
-        """The extension of a kind, or None."""
-        return self._extensions.get(kind)
+        """The extension of a kind, or None; not for UnrecognizedExtension, of which there may be several."""
+        return self._extensions.get(kind)  # type: ignore[return-value] # keyed by the value's own type
 
     @cached_property
     def title(self) -> str:
         """A short name for findings."""
         return title(self.certificate)
+
+    @cached_property
+    def common_name(self) -> str:
+        """The subject's one CN, or an empty string."""
+        return common_name(self.certificate)
 
     @cached_property
     def scope(self) -> Scope | None:
@@ -65,12 +81,26 @@ class Facts:
         Raises:
             FormatError: it is there and cannot be read.
         """
-        try:
-            value = self.certificate.extensions.get_extension_for_oid(GB_SCOPE).value
-        except x509.ExtensionNotFound:
-            return None
-        assert isinstance(value, x509.UnrecognizedExtension)
-        return decode_scope(value.value)
+        return decode_scope(self._scope) if self._scope is not None else None
+
+    @property
+    def kinds(self) -> AbstractSet[type[x509.ExtensionType]]:
+        """The kinds of its extensions."""
+        return self._extensions.keys()
+
+    @cached_property
+    def key(self) -> object:
+        """The public key.
+
+        Raises:
+            ValueError: it cannot be read (any of `names.MALFORMED`).
+        """
+        return self.certificate.public_key()
+
+    @cached_property
+    def subject_der(self) -> bytes:
+        """The subject in DER."""
+        return self.certificate.subject.public_bytes()
 
     @cached_property
     def is_ca(self) -> bool:
@@ -99,7 +129,7 @@ class Facts:
     def weak_key(self) -> str:
         """Why its key is too weak to be believed; empty if it is not."""
         try:
-            key = self.certificate.public_key()
+            key = self.key
         except Exception:  # noqa: BLE001 - unknown curves and algorithms raise several kinds; all mean "not accepted"
             return "a key of an unknown kind"
         if isinstance(key, rsa.RSAPublicKey):

@@ -55,12 +55,13 @@ def title(certificate: x509.Certificate) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:80]) or "unnamed certificate"
 
 
-def gbid_of(certificate: x509.Certificate, *, trust_cn: bool = False) -> GbId | None:
+def gbid_of(certificate: x509.Certificate, *, trust_cn: bool = False, common: str | None = None) -> GbId | None:
     """The GB/T 28181 ID that a certificate is bound to, or None.
 
     Args:
         certificate: the end entity.
         trust_cn: take a CN of 20 digits when there is no permanentIdentifier (makers' own certificates).
+        common: the CN, if it was read before.
 
     Raises:
         FormatError: `trust.gbid.format`: an identifier that is no ID, two of them, or one that the CN contradicts.
@@ -77,7 +78,7 @@ def gbid_of(certificate: x509.Certificate, *, trust_cn: bool = False) -> GbId | 
         value = _ours(name.value)
         if value is not None:
             found.append(value)
-    cn = common_name(certificate)
+    cn = common_name(certificate) if common is None else common
     stated = cn if len(cn) == 20 and cn.isascii() and cn.isdigit() else None
     if len(found) > 1 or (found and stated is not None and found[0] != stated):
         raise FormatError("trust.gbid.format", "the certificate names two IDs")

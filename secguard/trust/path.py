@@ -13,12 +13,14 @@ from OpenSSL import crypto
 from secguard.core import Finding, finding
 from secguard.trust.facts import Facts, facts_of
 from secguard.trust.names import MALFORMED, title
+from secguard.trust.step import holds
 
 __all__ = ["AnchorStore", "Path", "most_telling"]
 
 # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h; pyOpenSSL has no name for it.
 _NO_CHECK_TIME = 0x200000
 _SMALL = 16 << 10
+_MAX_BRANCHES = 64
 
 # X509_V_ERR_* of openssl/x509_vfy.h -> finding.
 _CODES = {
@@ -60,21 +62,50 @@ class AnchorStore:
         self._store.set_flags(_NO_CHECK_TIME | (crypto.X509StoreFlags.X509_STRICT if strict else 0))
         for root in roots:
             self._store.add_cert(crypto.X509.from_cryptography(root))
+        # What stands above end entities, by the issuing CA's whole certificate.
+        self._branches: dict[x509.Certificate, tuple[Facts, ...]] = {}
 
     def build(self, chain: Sequence[x509.Certificate]) -> Path | Finding:
         """Find the path from `chain[0]` over the others (in any order) to a trust anchor, or say why there is none."""
         leaf, *others = chain
         try:
+            short = self._short(leaf, others)
+            if short is not None:
+                return short
             handles = [_handle(item) for item in others]
             found = crypto.X509StoreContext(self._store, crypto.X509.from_cryptography(leaf), handles)
             above = [facts_of(item.to_cryptography()) for item in found.get_verified_chain()[1:]]
-            return Path((Facts(leaf), *above))
+            path = Path((Facts(leaf), *above))
+            self._remember(path)
+            return path
         except crypto.X509StoreContextError as error:
             number, _, message = error.errors
             name = title(error.certificate.to_cryptography())
             return finding(_CODES.get(number, "trust.chain.rejected"), name, reason=message, number=number)
         except (crypto.Error, *MALFORMED) as error:
             return finding("trust.certificate.malformed", title(chain[0]), reason=str(error)[:200])
+
+    def _short(self, leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> Path | None:
+        """The path over an issuing CA whose own path was verified before, if the last step surely holds."""
+        for item in others if self._branches else ():
+            above = self._branches.get(item)
+            if above is not None:
+                facts = Facts(leaf)
+                if holds(facts, above[0]):
+                    return Path((facts, *above))
+        return None
+
+    def _remember(self, path: Path) -> None:
+        """Keep what was verified above the end entity and does not depend on it: every signature, right and length.
+
+        Name constraints above the issuing CA bind the end entity too, so a path with such is checked whole each time.
+        """
+        above = path.facts[1:]
+        if not above or any(item.get(x509.NameConstraints) is not None for item in above[1:]):
+            return
+        if len(self._branches) >= _MAX_BRANCHES:
+            self._branches.clear()
+        self._branches[above[0].certificate] = above
 
 
 @lru_cache(maxsize=64)

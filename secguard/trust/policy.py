@@ -163,7 +163,7 @@ class TrustPolicy:
         self, path: Path, purpose: Purpose, at: datetime, expected: GbId | None, source: TimeSource | None
     ) -> ChainJudgement:
         leaf, foreign = path.facts[0], path.facts[-1].scope is None
-        stated = gbid_of(leaf.certificate, trust_cn=foreign)
+        stated = gbid_of(leaf.certificate, trust_cn=foreign, common=leaf.common_name)
         findings = [
             *self._rules(path, purpose, at),
             *rules.device_rules(path, purpose, stated, expected, foreign=foreign),
