@@ -14,8 +14,12 @@ from secguard.keys.signer import KeySigner, Signer
 __all__ = ["check_private", "load_signer", "save_private_key"]
 
 
-def check_private(path: Path) -> None:
+def check_private(path: Path, open_bits: int = 0o077) -> None:
     """Refuse a secret file that its group or others may read or write.
+
+    Args:
+        path: the file.
+        open_bits: bits of the mode that must not be set.
 
     Raises:
         UsageError: if there is no such file.
@@ -25,7 +29,7 @@ def check_private(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise UsageError("keys.file.missing", "no such key file", where=str(path)) from None
-    if stat.S_IMODE(mode) & 0o077:
+    if stat.S_IMODE(mode) & open_bits:
         raise RefusedError(
             "keys.file.open", "others may read this secret", hint=f"run: chmod 600 {path}", where=str(path)
         )

@@ -16,8 +16,8 @@ _CREDENTIAL = "secguard-passphrase"
 _MAX = 4096
 
 
-def _read(path: Path) -> bytes:
-    check_private(path)
+def _read(path: Path, open_bits: int = 0o077) -> bytes:
+    check_private(path, open_bits)
     value = read_bounded(path, _MAX).rstrip(b"\r\n")
     if not value:
         raise UsageError("keys.passphrase.empty", "the passphrase file is empty", where=str(path))
@@ -45,7 +45,8 @@ def find_passphrase(
         return _read(option)
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory and (Path(directory) / _CREDENTIAL).exists():
-        return _read(Path(directory) / _CREDENTIAL)
+        # systemd gives the service's user an access control entry, whose mask stat shows as the group's read bit.
+        return _read(Path(directory) / _CREDENTIAL, 0o037)
     named = os.environ.get("SECGUARD_PASSPHRASE_FILE")
     if named:
         return _read(Path(named))

@@ -88,3 +88,14 @@ def test_bad_passphrase_files(tmp_path):
         find_passphrase(readable)
     with pytest.raises(UsageError):
         find_passphrase(tmp_path / "none")
+
+
+def test_a_credential_as_systemd_gives_it(tmp_path, monkeypatch):
+    """Mode 0440: the group's bit is the mask of the access control entry for the service's user."""
+    credential = secret(tmp_path / "secguard-passphrase", "cred")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    credential.chmod(0o440)
+    assert find_passphrase() == b"cred"
+    credential.chmod(0o444)
+    with pytest.raises(RefusedError):
+        find_passphrase()
