@@ -1,13 +1,25 @@
 """The registry: the open database and its transactions."""
 
+import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from secguard.store import sqlite_failure
 
-__all__ = ["Base"]
+__all__ = ["Base", "batched"]
+
+_BATCH = 500
+_T = TypeVar("_T")
+
+
+def batched(values: Iterable[_T]) -> Iterator[tuple[_T, ...]]:
+    """Values in portions that one statement takes as parameters."""
+    source = iter(values)
+    while some := tuple(itertools.islice(source, _BATCH)):
+        yield some
 
 
 class Base:

@@ -1,12 +1,12 @@
 """The registry: devices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from secguard.identity.records import DeviceRecord, DeviceStatus
-from secguard.identity.registry.base import Base
+from secguard.identity.registry.base import Base, batched
 
 __all__ = ["Certified", "DeviceFilter", "Devices"]
 
@@ -76,6 +76,14 @@ class Devices(Base):
     def device(self, gbid: str) -> DeviceRecord | None:
         """The record of a device, or None."""
         return next(self._devices("WHERE gbid = ?", (gbid,)), None)
+
+    def known(self, gbids: Iterable[str]) -> dict[str, DeviceRecord]:
+        """The records of those devices that are registered, by ID."""
+        return {
+            record.gbid: record
+            for some in batched(gbids)
+            for record in self._devices(f"WHERE gbid IN ({', '.join('?' * len(some))})", some)
+        }
 
     def devices_with_serial(self, vendor_serial: str) -> list[DeviceRecord]:
         """The devices with a maker's serial number; two makers may use the same one."""
