@@ -4,10 +4,11 @@ Kept for the certificates met most recently, keyed by their whole content: anoth
 facts of its own. Nothing here says that a certificate is good; signatures and paths are checked elsewhere, each time.
 """
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from functools import cached_property, lru_cache
-from typing import TypeVar
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -21,6 +22,7 @@ from secguard.trust.scope import decode_scope
 __all__ = ["WEAK_HASHES", "Facts", "facts_of"]
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
+_V = TypeVar("_V")
 
 _MIN_RSA_BITS = 2048
 WEAK_HASHES = (hashes.MD5, hashes.SHA1)
@@ -28,6 +30,18 @@ WEAK_HASHES = (hashes.MD5, hashes.SHA1)
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 # Of certificates in verified paths only, so a few kB each.
 _KEPT = 512
+
+
+class _lazy(Generic[_V]):  # noqa: N801 - a decorator
+    """`functools.cached_property` without its lock, which costs more than most of what is kept here."""
+
+    def __init__(self, function: Callable[[Any], _V]) -> None:
+        self._function = function
+        self._name = function.__name__
+
+    def __get__(self, owner: Any, kind: type | None = None) -> _V:
+        value = owner.__dict__[self._name] = self._function(owner)
+        return value
 
 
 class Facts:
@@ -64,17 +78,17 @@ class Facts:
         """The extension of a kind, or None; not for UnrecognizedExtension, of which there may be several."""
         return self._extensions.get(kind)  # type: ignore[return-value] # keyed by the value's own type
 
-    @cached_property
+    @_lazy
     def title(self) -> str:
         """A short name for findings."""
         return title(self.certificate)
 
-    @cached_property
+    @_lazy
     def common_name(self) -> str:
         """The subject's one CN, or an empty string."""
         return common_name(self.certificate)
 
-    @cached_property
+    @_lazy
     def scope(self) -> Scope | None:
         """The GB scope, or None.
 
@@ -88,7 +102,7 @@ class Facts:
         """The kinds of its extensions."""
         return self._extensions.keys()
 
-    @cached_property
+    @_lazy
     def key(self) -> object:
         """The public key.
 
@@ -97,35 +111,35 @@ class Facts:
         """
         return self.certificate.public_key()
 
-    @cached_property
+    @_lazy
     def subject_der(self) -> bytes:
         """The subject in DER."""
         return self.certificate.subject.public_bytes()
 
-    @cached_property
+    @_lazy
     def is_ca(self) -> bool:
         """True if basicConstraints says so."""
         basic = self.get(x509.BasicConstraints)
         return basic is not None and basic.ca
 
-    @cached_property
+    @_lazy
     def points(self) -> frozenset[x509.GeneralName]:
         """The names of its distribution points."""
         points = self.get(x509.CRLDistributionPoints)
         return frozenset(name for point in points or () for name in point.full_name or ())
 
-    @cached_property
+    @_lazy
     def ekus(self) -> tuple[x509.ObjectIdentifier, ...] | None:
         """The extended key usages; None if it states none."""
         extended = self.get(x509.ExtendedKeyUsage)
         return None if extended is None else tuple(extended)
 
-    @cached_property
+    @_lazy
     def policies(self) -> frozenset[x509.ObjectIdentifier]:
         """The certificate policies."""
         return frozenset(item.policy_identifier for item in self.get(x509.CertificatePolicies) or ())
 
-    @cached_property
+    @_lazy
     def weak_key(self) -> str:
         """Why its key is too weak to be believed; empty if it is not."""
         try:
@@ -138,7 +152,7 @@ class Facts:
             return "" if isinstance(key.curve, _CURVES) else f"elliptic curve {key.curve.name}"
         return "" if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) else "a key of an unknown kind"
 
-    @cached_property
+    @_lazy
     def weak_hash(self) -> bool:
         """True if it was signed over a hash for which collisions can be made, or that has no name here."""
         try:
