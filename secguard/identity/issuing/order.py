@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
+from secguard.identity.certificate import Validity
 from secguard.identity.records import CertificateRecord
 
 __all__ = ["Certified", "Order"]
@@ -24,6 +25,7 @@ class Order:
         vendor_serial: the maker's serial number, for its record and certificate.
         issuer: a CA by name; empty: the one that the site chooses.
         renewal: an active certificate over the same key is superseded; otherwise it is the answer.
+        validity: instead of the profile's; only for certificates that test others (`identity.probe.credentials`).
     """
 
     holder: str
@@ -36,6 +38,7 @@ class Order:
     vendor_serial: str = ""
     issuer: str = ""
     renewal: bool = False
+    validity: Validity | None = None
 
 
 @dataclass(frozen=True, slots=True)
