@@ -16,6 +16,8 @@ _COMMANDS = {
     "list": (f"{_HERE}.certificates", "list_", "List all certificates."),
     "expiring": (f"{_HERE}.renewal", "expiring", "List certificates that end soon."),
     "verify": (f"{_HERE}.verify", "verify", "Judge a certificate."),
+    "probe": (f"{_HERE}.probe", "probe", "Ask live devices for their certificates."),
+    "probe-credentials": (f"{_HERE}.probe", "probe_credentials", "Make client certificates that must be refused."),
     "profile": (f"{_HERE}.profile", "profile", "What each profile issues."),
     "lint": (f"{_HERE}.lint", "lint", "Hold what is issued against the standards."),
 }

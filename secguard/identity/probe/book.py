@@ -6,14 +6,14 @@ from contextlib import suppress
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from secguard.core import Finding, UsageError, finding
+from secguard.core import Axis, Finding, Outcome, UsageError, finding
 from secguard.identity.probe.result import Endpoint
 from secguard.identity.probe.served import serve_facts
 from secguard.identity.probe.targets import Target, parse_target, safe
 from secguard.identity.records import CertificateRecord, DeviceRecord, DeviceStatus, Status
 from secguard.identity.registry import Registry
 
-__all__ = ["Book"]
+__all__ = ["Book", "activate", "to_activate"]
 
 _IN_FORCE = {Status.ACTIVE, Status.SUPERSEDED, Status.REVOKED}
 
@@ -98,3 +98,28 @@ class Book:
 
     def _has_active(self, device: str) -> bool:
         return any(item.status == Status.ACTIVE for item in self._registry.certificates(device))
+
+
+def to_activate(registry: Registry, endpoints: Iterable[Endpoint]) -> list[str]:
+    """Devices that serve their active certificate, judged good, and are not `active` yet; changes nothing."""
+    found: dict[str, None] = {}
+    for item in endpoints:
+        if not (item.active and item.certificate and item.certificate.believed):
+            continue
+        if any(one.axis in {Axis.PROVENANCE, Axis.REVOCATION} and one.outcome is Outcome.FAIL for one in item.findings):
+            continue
+        device = registry.device(item.certificate.gbid)
+        if device is not None and device.status not in {DeviceStatus.ACTIVE, DeviceStatus.RETIRED}:
+            found[device.gbid] = None
+    return list(found)
+
+
+def activate(registry: Registry, devices: Sequence[str]) -> None:
+    """Move devices to `active`, in one step.
+
+    Raises:
+        SystemPartError: the registry cannot be written.
+    """
+    with registry.transaction():
+        for gbid in devices:
+            registry.set_status(gbid, DeviceStatus.ACTIVE)

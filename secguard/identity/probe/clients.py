@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 
 from secguard.core import UsageError
@@ -23,7 +25,17 @@ from secguard.identity.probe.handshake import Tried, alert_of, reason_of
 from secguard.identity.probe.link import Closed, Link, NoConnection, Silent, context, open_socket
 from secguard.identity.probe.targets import Target, safe
 
-__all__ = ["CLIENTS", "REQUESTS", "Client", "Clients", "make_stranger", "request_bytes", "try_clients"]
+__all__ = [
+    "CLIENTS",
+    "REQUESTS",
+    "Client",
+    "Clients",
+    "client_names",
+    "made_up",
+    "make_stranger",
+    "request_bytes",
+    "try_clients",
+]
 
 CLIENTS = ("good", "none", "stranger", "expired", "revoked", "other")
 """Clients that are tried, in this order; `good` is the control: without it, refusals prove nothing."""
@@ -256,3 +268,23 @@ def _copy(
 def client_names(folder: Path) -> list[str]:
     """The clients that a folder of credentials holds: `<name>.pem` beside `<name>.key.pem`."""
     return [name for name in CLIENTS if (folder / f"{name}.pem").exists()]
+
+
+def made_up(ca: x509.Certificate | None) -> tuple[x509.Certificate, ...]:
+    """A client's chain to be copied where there is no real one; below a CA of the given certificate's name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
+    now = datetime.now(UTC).replace(microsecond=0)
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(ca.subject if ca is not None else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA")]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return (leaf, ca) if ca is not None else (leaf,)
