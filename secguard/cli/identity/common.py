@@ -20,6 +20,7 @@ __all__ = [
     "FILE",
     "FOLDER",
     "PASSPHRASE",
+    "ask_passphrase",
     "certificate_listing",
     "certificate_row",
     "issued_result",
@@ -40,18 +41,18 @@ def receipt_of(receipts: "Sequence[Receipt]") -> dict[str, Any] | None:
     return {"event_id": last.event_id, "index": last.index, "origin": last.origin}
 
 
-def _ask() -> str:
-    return str(click.prompt("Passphrase of the keys", hide_input=True, err=True))
+def ask_passphrase(authority: "Authority") -> "Authority":
+    """Ask for the passphrase on a terminal if no source has one."""
+    if authority.passphrase is None and sys.stdin.isatty():
+        authority.passphrase = str(click.prompt("Passphrase of the keys", hide_input=True, err=True)).encode()
+    return authority
 
 
 @contextmanager
 def open_authority(ctx: Context, passphrase_file: Path | None) -> "Iterator[tuple[Workspace, Authority]]":
     """The workspace and its authority; asks for the passphrase on a terminal if no source has one."""
     with ctx.workspace() as ws:
-        authority = ws.authority(passphrase_file)
-        if authority.passphrase is None and sys.stdin.isatty():
-            authority.passphrase = _ask().encode()
-        yield ws, authority
+        yield ws, ask_passphrase(ws.authority(passphrase_file))
 
 
 def certificate_row(record: "CertificateRecord", at: datetime | None = None) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""What every reader of device lists hands up: rows with their place, problems, and what a file said of itself."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+__all__ = ["MAX_FILE", "MAX_ROWS", "MAX_TEXT", "Message", "Problem", "Row", "Source"]
+
+MAX_FILE = 256 << 20
+"""Bytes of one list of devices; 100,000 devices of a catalog are about 70 MB."""
+MAX_ROWS = 1_000_000
+"""Devices of one list."""
+MAX_TEXT = 4096
+"""Characters of one cell or element; a longer one is a problem of its row."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a row cannot be taken.
+
+    Attributes:
+        where: `file:line`.
+        field: the column or element; empty: the whole row or message.
+        code: stable name, `identity.import.*` or `gbid.*`.
+        reason: one sentence.
+        hint: what to do.
+        gbid: the device, as far as the row tells.
+    """
+
+    where: str
+    field: str
+    code: str
+    reason: str
+    hint: str = ""
+    gbid: str = ""
+
+
+@dataclass(slots=True)
+class Row:
+    """One device as a file tells it: texts by the field's name, and what could not even be read.
+
+    Attributes:
+        where: `file:line`.
+        values: field -> text, stripped of nothing yet.
+        bad: (field, reason) of texts that were cut or not decodable.
+    """
+
+    where: str
+    values: dict[str, str]
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Message:
+    """One message of a catalog: who answered which query, how many items it and the whole answer claim, and has."""
+
+    where: str
+    device: str = ""
+    sn: str = ""
+    total: int | None = None
+    claimed: int | None = None
+    items: int = 0
+
+
+@dataclass(slots=True)
+class Source:
+    """A file as read.
+
+    Attributes:
+        name: its name.
+        sha256: of its bytes, hex.
+        size: bytes.
+        format: `csv`, `json` or `catalog`.
+        encoding: how its text was decoded.
+        rows: the devices and directories, in order.
+        problems: what could not be read at all.
+        notes: what the reader decided or left out, for people.
+        messages: of a catalog.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    format: str = ""
+    encoding: str = ""
+    rows: list[Row] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
