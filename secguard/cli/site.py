@@ -56,13 +56,24 @@ def doctor(context: Context) -> Result:
     metavar="SECONDS",
     help="How often a checkpoint is signed.",
 )
-@click.option("--passphrase-file", type=click.Path(path_type=Path, dir_okay=False), help="Opens the log key.")
-def serve(context: Context, publish_every: float, passphrase_file: Path | None) -> Result:
-    """Run the site's process until SIGTERM or SIGINT: sequence the log, follow it with the index, publish."""
+@click.option("--passphrase-file", type=click.Path(path_type=Path, dir_okay=False), help="Opens the keys (mode 0600).")
+@click.option(
+    "--est", metavar="HOST:PORT", help="Serve enrolment (EST) over TLS there; port 0: a free one.  [default: serve.est]"
+)
+@click.option(
+    "--status", metavar="HOST:PORT", help="Serve revocation lists and OCSP over HTTP there.  [default: serve.status]"
+)
+def serve(
+    context: Context, publish_every: float, passphrase_file: Path | None, est: str | None, status: str | None
+) -> Result:
+    """Run the site's process until SIGTERM or SIGINT: sequence the log, follow it with the index, publish checkpoints.
+
+    With --est or --status (or their keys under [serve]) it also serves enrolment, revocation lists and OCSP.
+    """
     import signal
     import threading
 
-    from secguard.service import run_service
+    from secguard.service import Places, run_service
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,7 +81,21 @@ def serve(context: Context, publish_every: float, passphrase_file: Path | None) 
     with context.workspace() as workspace:
         if not context.quiet:
             click.echo(f"serving {workspace.ledger.origin}; stop with Ctrl-C", err=True)
-        run_service(workspace, stop, publish_every=publish_every, passphrase_file=passphrase_file)
+        section = workspace.config.serve
+        places = Places(est=section.est if est is None else est, status=section.status if status is None else status)
+
+        def announce(urls: dict[str, str]) -> None:
+            for name, url in urls.items():
+                click.echo(f"{name}: {url}", err=True)
+
+        run_service(
+            workspace,
+            stop,
+            publish_every=publish_every,
+            passphrase_file=passphrase_file,
+            places=places,
+            announce=announce,
+        )
         return Result(data={"ledger_size": workspace.ledger.size}, lines=["stopped"])
 
 

@@ -1,5 +1,6 @@
-"""Floor 8: one long-running process a site: sequences the log, keeps the index near, publishes checkpoints."""
+"""Floor 8: one process a site: sequences the log, keeps the index near, publishes; serves EST and status."""
 
+from secguard.service.network import Places
 from secguard.service.run import run_service
 
-__all__ = ["run_service"]
+__all__ = ["Places", "run_service"]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -12,6 +13,7 @@ from secguard.ledger import serve
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from secguard.service.network import Places
     from secguard.workspace import Workspace
 
 __all__ = ["run_service"]
@@ -21,18 +23,26 @@ _TICK = 0.5
 
 
 def run_service(
-    workspace: "Workspace", stop: threading.Event, *, publish_every: float = 10.0, passphrase_file: "Path | None" = None
+    workspace: "Workspace",
+    stop: threading.Event,
+    *,
+    publish_every: float = 10.0,
+    passphrase_file: "Path | None" = None,
+    places: "Places | None" = None,
+    announce: Callable[[dict[str, str]], None] = lambda _: None,
 ) -> None:
-    """Sequence the log for all local writers, follow it with the index, and publish a checkpoint when it grew.
+    """Sequence the log for all local writers, follow it with the index, publish checkpoints; serve EST and status.
 
     Args:
         workspace: an open workspace; its ledger is held exclusively until the end.
         stop: set it to end gracefully.
         publish_every: seconds between checkpoints.
-        passphrase_file: opens the log key.
+        passphrase_file: opens the log key, and the CAs'.
+        places: where to serve enrolment and status; None or empty: nowhere.
+        announce: called once with what is served where.
 
     Raises:
-        SecguardError: another sequencer runs, or the sequencer failed.
+        SecguardError: another sequencer runs, or the sequencer failed; enrolment or status cannot be served.
     """
     failures: list[Exception] = []
 
@@ -45,11 +55,23 @@ def run_service(
 
     sequencer = threading.Thread(target=sequence, name="sequencer")
     sequencer.start()
+    network = None
+    if places:
+        from secguard.service.network import Network
+        from secguard.workspace import Workspace
+
+        root, clock = workspace.root, workspace.clock
+        network = Network(lambda: Workspace.find(root, clock), places, passphrase_file)
     published = -1
     due = 0.0
     closed = False
     try:
+        if network is not None:
+            network.start()
+            announce(network.urls)
         while not stop.wait(_TICK):
+            if network is not None and network.failure is not None:
+                raise network.failure
             try:
                 if closed:
                     workspace.catch_up()
@@ -64,6 +86,8 @@ def run_service(
                 logger.error("{}: {}", error.code, error)
                 due = time.monotonic() + publish_every
     finally:
+        if network is not None:  # before the sequencer, which records what is still under way
+            network.stop()
         stop.set()
         sequencer.join()
     if failures:

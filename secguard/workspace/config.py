@@ -10,9 +10,10 @@ import msgspec
 from secguard.core.errors import FormatError, UsageError
 from secguard.core.limits import MAX_CONFIG, read_bounded
 
-__all__ = ["Config", "IdentityConfig", "IndexConfig", "LedgerConfig", "SiteConfig", "load_config"]
+__all__ = ["Config", "IdentityConfig", "IndexConfig", "LedgerConfig", "ServeConfig", "SiteConfig", "load_config"]
 
 _Area = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{2}([0-9]{2}([0-9]{2}([0-9]{2})?)?)?$")]
+_Listen = Annotated[str, msgspec.Meta(pattern=r"^(|(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})$", max_length=300)]
 _Domain = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")]
 
 
@@ -84,6 +85,26 @@ class IndexConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_file: str = ""
 
 
+class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[serve]`: where `secguard serve` listens.
+
+    Attributes:
+        est: `host:port` of enrolment over TLS (EST); empty: none. Port 0 takes a free one.
+        status: `host:port` of revocation lists and OCSP, plain HTTP; empty: none.
+        host: the name or address that devices connect to, whose server certificate is shown; empty: that of `est`.
+        base64: layout of EST's base64 by label, and under `default`: `auto`, `wrapped` or `unwrapped`.
+        grace_hours: how long a superseded certificate still authenticates its device.
+        connections: how many connections at once, of each of the two.
+    """
+
+    est: _Listen = ""
+    status: _Listen = ""
+    host: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9.:-]*$", max_length=253)] = ""
+    base64: dict[str, Literal["auto", "wrapped", "unwrapped"]] = {}
+    grace_hours: Annotated[int, msgspec.Meta(ge=0, le=720)] = 24
+    connections: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 4096
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -91,6 +112,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ledger: LedgerConfig
     identity: IdentityConfig = IdentityConfig()
     index: IndexConfig = IndexConfig()
+    serve: ServeConfig = ServeConfig()
 
 
 def _refuse_unknown(value: dict[str, Any], kind: type[msgspec.Struct], path: str, where: str) -> None:

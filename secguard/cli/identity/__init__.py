@@ -11,6 +11,7 @@ _COMMANDS = {
     "device": (f"{_HERE}.device", "device", "The register of devices."),
     "issue": (f"{_HERE}.certificates", "issue", "Issue a certificate."),
     "renew": (f"{_HERE}.renewal", "renew", "Renew one certificate, or all that end soon."),
+    "enrol": (f"{_HERE}.enrol", "enrol", "Which devices may enrol over the network."),
     "revoke": (f"{_HERE}.status", "revoke", "Revoke a certificate, or all of a device."),
     "crl": (f"{_HERE}.status", "crl", "Publish fresh revocation lists."),
     "list": (f"{_HERE}.certificates", "list_", "List all certificates."),

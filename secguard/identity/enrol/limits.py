@@ -3,6 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Bucket", "Buckets", "Flood"]
 
@@ -91,7 +92,7 @@ class Flood:
             if key in counter or len(counter) < _MAX_KEYS:
                 counter[key] += 1
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """What the ledger is told."""
         return {
             "count": self.count,

@@ -41,7 +41,7 @@ class Maker:
     listed: bool
 
     def judge(self, leaf: x509.Certificate, at: datetime) -> Finding | None:
-        """Why a device's certificate is not believed; None if it is. An end of 9999-12-31 (802.1AR) is a date like any."""
+        """Why a device's certificate is not believed, or None; an end of 9999-12-31 (802.1AR) is a date like any."""
         judgement = self.policy.judge_chain([leaf, *self.certificates], Purpose.DEVICE, at)
         for item in judgement.findings:
             if item.outcome is Outcome.PASS or item.code == "trust.purpose.unstated":

@@ -144,14 +144,17 @@ class Registrar:
     def _certify(self, asks: Sequence[_Ask]) -> _Answers:
         at = self._authority.clock.now().replace(microsecond=0)
         answers: _Answers = []
-        ready = list(asks)
+        ready: list[_Ask] = []
         if any(ask.digest is not None for ask in asks):
-            with self._authority.registry.transaction():
-                ready = [
-                    ask for ask in asks if ask.digest is None or self._authority.registry.use_secret(ask.digest, at)
-                ]
             used = RefusedError("identity.enrol.secret", "the one-time secret has been used, or has expired")
-            answers += [(ask.answer, used) for ask in asks if ask not in ready]
+            with self._authority.registry.transaction():
+                for ask in asks:
+                    if ask.digest is None or self._authority.registry.use_secret(ask.digest, at):
+                        ready.append(ask)
+                    else:
+                        answers.append((ask.answer, used))
+        else:
+            ready = list(asks)
         results: Sequence[Certified | SecguardError] = ()
         try:
             results = self._authority.certify([ask.order for ask in ready])

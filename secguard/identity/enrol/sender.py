@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from cryptography import x509
 
-from secguard.core import Axis, FormatError, Outcome, RefusedError, UsageError, describe, rfc3339
+from secguard.core import Axis, FormatError, Outcome, RefusedError, SecguardError, UsageError, describe, rfc3339
 from secguard.gbid import GbId
 from secguard.identity.certificate import ROOT
 from secguard.identity.enrol.makers import Maker, load_makers, which_device
@@ -18,9 +18,9 @@ from secguard.identity.records import CaRecord, CaStatus, CertificateRecord, Dev
 from secguard.identity.registry import Registry
 from secguard.identity.registry.secrets import SecretRecord
 from secguard.identity.site import Site
-from secguard.trust import Purpose, TrustPolicy, read_crls
+from secguard.trust import MALFORMED, Purpose, TrustPolicy, common_name, read_crls
 
-__all__ = ["Credential", "Doorkeeper", "Sender", "parse_basic"]
+__all__ = ["Credential", "Doorkeeper", "Sender", "claimed_id", "parse_basic"]
 
 _TLS_CLIENTS = {Purpose.DEVICE, Purpose.PLATFORM}
 _LEAD = timedelta(minutes=5)  # a certificate begins so much before it is issued
@@ -71,6 +71,18 @@ def parse_basic(header: str) -> tuple[str, str]:
     return user, password
 
 
+def claimed_id(authorization: str, certificate: bytes | None) -> str:
+    """The ID that a caller claims, believed or not; empty if it claims none."""
+    try:
+        if authorization:
+            return GbId.parse(parse_basic(authorization)[0].strip()).value
+        if certificate is not None:
+            return GbId.parse(common_name(x509.load_der_x509_certificate(certificate))).value
+    except (SecguardError, *MALFORMED):
+        pass
+    return ""
+
+
 class Doorkeeper:
     """Tells who sends; reads the registry by a connection of its own.
 
@@ -89,7 +101,7 @@ class Doorkeeper:
         self._site = site
         self.registry = registry
         self._grace = timedelta(hours=grace_hours)
-        self._judged: dict[bytes, str] = {}
+        self._judged: set[bytes] = set()
         self._seen: tuple[object, ...] = ()
         self.makers: list[Maker] = []
         self.cas: Mapping[str, CaRecord] = {}
@@ -136,7 +148,7 @@ class Doorkeeper:
             leaf = x509.load_der_x509_certificate(data)
             row = self.registry.by_serial(f"{leaf.serial_number:032x}")
             own = leaf.issuer in {one.subject for one in self._certificates}
-        except ValueError as error:
+        except MALFORMED as error:
             raise RefusedError("identity.enrol.foreign", "the device's certificate cannot be read") from error
         if row is None or row.certificate != data:
             if own:
@@ -191,24 +203,24 @@ class Doorkeeper:
         return at <= datetime.fromisoformat(since) + _LEAD + self._grace
 
     def _judge(self, leaf: x509.Certificate, data: bytes, row: CertificateRecord, at: datetime) -> str:
-        """Why the path is not believed, empty if it is; kept, for only status and time can change, asked every time."""
-        found = self._judged.get(data)
-        if found is None:
-            judgement = self._policy.judge_chain(
-                [leaf, *self._certificates], Purpose(row.purpose), at, gbid=GbId.parse(row.holder)
-            )
-            # Of the device's own status the register knows more than any list; of the CA's the root's list does.
-            wrong = [
-                item
-                for item in judgement.findings
-                if (item.axis is Axis.PROVENANCE and item.outcome is not Outcome.PASS)
-                or (item.axis is Axis.REVOCATION and item.outcome is Outcome.FAIL)
-            ]
-            found = describe(wrong[0]) if wrong else ""
-            if len(self._judged) >= _MAX_CACHED:
-                self._judged.clear()
-            self._judged[data] = found
-        return found
+        """Why the path is not believed; empty if it is, which is kept: status and end are asked for every time."""
+        if data in self._judged:
+            return ""
+        judgement = self._policy.judge_chain(
+            [leaf, *self._certificates], Purpose(row.purpose), at, gbid=GbId.parse(row.holder)
+        )
+        # Of the device's own status the register knows more than any list; of the CA's the root's list does.
+        for item in judgement.findings:
+            if (item.axis is Axis.PROVENANCE and item.outcome is not Outcome.PASS) or (
+                item.axis is Axis.REVOCATION and item.outcome is Outcome.FAIL
+            ):
+                return describe(item)
+        if not judgement.believed:
+            return "no path to the root"
+        if len(self._judged) >= _MAX_CACHED:
+            self._judged.clear()
+        self._judged.add(data)
+        return ""
 
     def by_secret(self, header: str, at: datetime) -> Sender:
         """The device that gave its ID and its one-time secret by HTTP Basic; the secret is not used up yet.
