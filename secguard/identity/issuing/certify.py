@@ -22,11 +22,11 @@ from secguard.core import Axis, RefusedError, SecguardError, describe, rfc3339
 from secguard.events import Event, new_event_id
 from secguard.identity.certificate import Validity, build_leaf, shard_of
 from secguard.identity.issuing.order import Certified, Order
-from secguard.identity.issuing.plan import Job, check_serial, in_the_way, plan
+from secguard.identity.issuing.plan import Job, fitting_serial, in_the_way, plan
 from secguard.identity.issuing.request import allowed_names
 from secguard.identity.issuing.template import Template, signs_templates
 from secguard.identity.lock import exclusive
-from secguard.identity.records import CaStatus, CertificateRecord, DeviceRecord, Status
+from secguard.identity.records import CaStatus, CertificateRecord, DeviceRecord, DeviceStatus, Status
 from secguard.identity.site import Site
 from secguard.keys import Signer, algorithm_of
 from secguard.trust import TrustPolicy
@@ -137,12 +137,7 @@ def open_issuers(site: Site, names: Iterable[str]) -> dict[str, SecguardError]:
 
 def _take(site: Site, batch: _Batch) -> None:
     """Bring orders that do not meet to their end."""
-    for index, job in list(batch.jobs.items()):
-        with batch.refusing(index):
-            job.vendor_serial = check_serial(site, job.device, job.order.vendor_serial)
-            _find_active(site, job)
-            if job.new:
-                _check_key(site, job)
+    _check(site, batch)
     _reserve(site, batch)
     _sign(site, batch)
     _record(site, list(batch.jobs.values()))
@@ -150,11 +145,53 @@ def _take(site: Site, batch: _Batch) -> None:
         batch.answers[index] = _answer(site, job)
 
 
-def _find_active(site: Site, job: Job) -> None:
-    """Find an active certificate that is the answer, or refuse because one stands in the way."""
-    active = site.registry.active(*job.place)
-    if active is None or active.expired(site.clock.now()):
-        return
+def _check(site: Site, batch: _Batch) -> None:
+    """The registry's part of the rules, with one question for all orders; what passes has a row, not yet entered."""
+    jobs = batch.jobs.values()
+    devices = site.registry.known({job.device.value for job in jobs if job.device is not None})
+    standing: dict[tuple[str, str], list[CertificateRecord]] = {}
+    for row in site.registry.standing({job.holder for job in jobs}):
+        standing.setdefault((row.holder, row.profile), []).append(row)
+    over: dict[str, list[CertificateRecord]] = {}
+    for row in site.registry.with_keys({job.spki for job in jobs}):
+        over.setdefault(row.spki, []).append(row)
+    now = site.clock.now()
+    for index, job in list(batch.jobs.items()):
+        with batch.refusing(index):
+            known = devices.get(job.holder) if job.device is not None else None
+            job.known, job.vendor_serial = known, fitting_serial(known, job.order.vendor_serial)
+            _meet(site, job, standing.get(job.place, ()), now)
+            if not job.new:
+                continue
+            _check_key(job, over.get(job.spki, ()))
+            if job.record is None:
+                job.record, job.fresh = _row(site, job, now), True
+            if job.device is not None:
+                devices[job.holder] = job.entry = _entry(job, now)
+
+
+def _meet(site: Site, job: Job, rows: Iterable[CertificateRecord], now: datetime) -> None:
+    """What stands in the order's place: a row that an interrupted issue left, an active certificate, both or none."""
+    for row in rows:
+        if row.status == Status.ACTIVE:
+            if not row.expired(now):
+                _meet_active(site, job, row)
+        elif _usable(site, row, job, now):
+            job.record, job.issuer = row, row.issuer
+        else:
+            job.given_up = row
+
+
+def _entry(job: Job, now: datetime) -> DeviceRecord:
+    """The device's record with what the order says of it."""
+    if job.known is None:
+        return DeviceRecord(job.holder, job.order.name, job.vendor_serial, DeviceStatus.REGISTERED, rfc3339(now))
+    name = job.order.name or job.known.name
+    return msgspec.structs.replace(job.known, name=name, vendor_serial=job.vendor_serial)
+
+
+def _meet_active(site: Site, job: Job, active: CertificateRecord) -> None:
+    """An active certificate is the answer, or is superseded, or stands in the way."""
     if active.spki == job.spki:
         if not job.order.renewal:
             job.record, job.new = active, False
@@ -164,9 +201,9 @@ def _find_active(site: Site, job: Job) -> None:
         raise in_the_way(site, active)
 
 
-def _check_key(site: Site, job: Job) -> None:
+def _check_key(job: Job, rows: Iterable[CertificateRecord]) -> None:
     """A key serves one holder for one thing, and never again after a revocation."""
-    for other in site.registry.with_key(job.spki):
+    for other in rows:
         if other.status != Status.VOID and (other.holder, other.profile) != job.place:
             raise RefusedError(
                 "identity.key.shared",
@@ -178,30 +215,15 @@ def _check_key(site: Site, job: Job) -> None:
 
 
 def _reserve(site: Site, batch: _Batch) -> None:
-    """Commit one row a certificate before it is signed; a row that an interrupted issue left is taken up."""
-    now = site.clock.now()
-    with site.registry.transaction():
-        for index, job in list(batch.jobs.items()):
-            if not job.new:
-                continue
-            pending = site.registry.pending(*job.place)
-            if pending is not None and _usable(site, pending, job, now):
-                job.record, job.issuer = pending, pending.issuer
-                continue
-            validity = Validity.starting(now, job.profile.days, within=site.certificates[job.issuer])
-            if validity.not_after <= now:
-                expired = RefusedError("identity.ca.expired", "the issuing CA has expired", where=job.issuer)
-                batch.refuse(index, expired)
-                continue
-            if pending is not None:
-                site.registry.void(pending)
-            if job.device is not None:
-                order = job.order
-                site.registry.register(
-                    DeviceRecord(job.holder, order.name, order.vendor_serial, "registered", rfc3339(now))
-                )
-            job.record = _row(site, job, validity)
-            site.registry.reserve(job.record)
+    """Commit one row a certificate before it is signed."""
+    jobs = list(batch.jobs.values())
+    entries = [job.entry for job in jobs if job.entry is not None and job.entry != job.known]
+    rows = [job.row for job in jobs if job.fresh]
+    if rows or entries:
+        with site.registry.transaction():
+            site.registry.void(*(job.given_up for job in jobs if job.given_up is not None and job.fresh))
+            site.registry.register(*entries)
+            site.registry.reserve(*rows)
 
 
 def _usable(site: Site, pending: CertificateRecord, job: Job, now: datetime) -> bool:
@@ -214,7 +236,11 @@ def _usable(site: Site, pending: CertificateRecord, job: Job, now: datetime) -> 
     )
 
 
-def _row(site: Site, job: Job, validity: Validity) -> CertificateRecord:
+def _row(site: Site, job: Job, now: datetime) -> CertificateRecord:
+    asked = job.order.validity
+    validity = asked or Validity.starting(now, job.profile.days, within=site.certificates[job.issuer])
+    if asked is None and validity.not_after <= now:
+        raise RefusedError("identity.ca.expired", "the issuing CA has expired", where=job.issuer)
     serial = new_serial()
     shards = 0 if job.profile.no_check else site.config.crl_shards
     return CertificateRecord(
@@ -235,8 +261,10 @@ def _row(site: Site, job: Job, validity: Validity) -> CertificateRecord:
 
 
 def _sign(site: Site, batch: _Batch) -> None:
-    """Sign reserved certificates, judge each as a verifier will, and commit them."""
+    """Sign reserved certificates, each as a verifier will believe it, and commit them."""
     reserved = {index: job for index, job in batch.jobs.items() if job.row.status == Status.RESERVED}
+    if not reserved:
+        return
     made: dict[int, bytes] = {}
     try:
         for index, job in reserved.items():
@@ -244,16 +272,14 @@ def _sign(site: Site, batch: _Batch) -> None:
                 made[index] = _build(site, job)
     except SecguardError:
         with site.registry.transaction():
-            for job in reserved.values():
-                site.registry.void(job.row)
+            site.registry.void(*(job.row for job in reserved.values()))
         raise
     with site.registry.transaction():
-        for index, job in reserved.items():
-            if index in made:
-                site.registry.store(job.row, made[index])
-                job.record = msgspec.structs.replace(job.row, status=Status.SIGNED, certificate=made[index])
-            else:
-                site.registry.void(job.row)
+        site.registry.store_all((reserved[index].row, data) for index, data in made.items())
+        site.registry.void(*(job.row for index, job in reserved.items() if index not in made))
+    for index, data in made.items():
+        job = reserved[index]
+        job.record = msgspec.structs.replace(job.row, status=Status.SIGNED, certificate=data)
 
 
 def _build(site: Site, job: Job) -> bytes:
@@ -330,18 +356,17 @@ def _record(site: Site, jobs: Sequence[Job]) -> None:
     events: dict[str, Event] = {}
     for job in waiting:
         row = job.row
-        device = site.registry.device(row.device) if row.device else None
-        if device is not None and device.status == "registered":
+        if job.entry is not None and job.entry.status == DeviceStatus.REGISTERED:
             # The same ID at every attempt: the ledger keeps the first.
-            name = f"device-registered-{device.gbid}"
-            events.setdefault(name, site.event("device.registered", device.gbid, name))
+            name = f"device-registered-{row.holder}"
+            events.setdefault(name, site.event("device.registered", row.holder, name))
         kind = "certificate.renewed" if job.order.renewal else "certificate.issued"
         events[row.event] = site.event(kind, row.holder, row.event, **_facts(row))
     site.record(list(events.values()))
     with site.registry.transaction():
-        for job in waiting:
-            site.registry.activate(job.row)
-            job.record = msgspec.structs.replace(job.row, status=Status.ACTIVE)
+        site.registry.activate(*(job.row for job in waiting))
+    for job in waiting:
+        job.record = msgspec.structs.replace(job.row, status=Status.ACTIVE)
 
 
 def _facts(row: CertificateRecord) -> dict[str, Any]:

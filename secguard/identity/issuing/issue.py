@@ -16,7 +16,7 @@ from secguard.core import SecguardError, UsageError
 from secguard.identity.issuing.certify import certify_locked, new_serial, open_issuers
 from secguard.identity.issuing.deliver import Bundle, file_name, make_folder, obtain_key
 from secguard.identity.issuing.order import Certified, Order
-from secguard.identity.issuing.plan import check_serial, find_profile, in_the_way
+from secguard.identity.issuing.plan import find_profile, fitting_serial, in_the_way
 from secguard.identity.issuing.request import check_holder
 from secguard.identity.lock import exclusive
 from secguard.identity.profiles import Profile
@@ -156,7 +156,7 @@ def _plan(site: Site, request: Request) -> list[_Job]:
     for one in (profile, *(site.profiles[name] for name in companions)):
         stem = request.stem if request.stem and one is profile else f"{file_name(holder)}.{one.name}"
         jobs.append(_Job(request, one, holder, site.issuer(one.purpose, device), Bundle(folder, stem)))
-    check_serial(site, device, request.vendor_serial)
+    fitting_serial(site.registry.device(holder) if device else None, request.vendor_serial)
     return jobs
 
 

@@ -13,11 +13,11 @@ from secguard.gbid import GbId
 from secguard.identity.issuing.order import Order
 from secguard.identity.issuing.request import check_holder, check_key, check_vendor_serial, read_csr, read_names
 from secguard.identity.profiles import Profile
-from secguard.identity.records import CaStatus, CertificateRecord
+from secguard.identity.records import CaStatus, CertificateRecord, DeviceRecord
 from secguard.identity.site import Site
 from secguard.trust import scope_of, stated_purposes
 
-__all__ = ["Job", "check_serial", "find_profile", "in_the_way", "plan"]
+__all__ = ["Job", "find_profile", "fitting_serial", "in_the_way", "plan"]
 
 
 @dataclass(slots=True)
@@ -35,7 +35,11 @@ class Job:
         spki: its `key_id`.
         names: alternative names that the request asks for and may ask for.
         vendor_serial: the maker's serial number as it stands in the certificate.
-        record: its row, from the reservation on.
+        known: the device's record before the order.
+        entry: the device's record with what the order says of it.
+        given_up: a row that an interrupted issue left, over another key.
+        record: its row.
+        fresh: the row is not yet entered.
         new: False if it had been issued before.
     """
 
@@ -49,6 +53,10 @@ class Job:
     spki: str
     names: Sequence[x509.GeneralName] = ()
     vendor_serial: str = ""
+    known: DeviceRecord | None = None
+    entry: DeviceRecord | None = None
+    given_up: CertificateRecord | None = None
+    fresh: bool = False
     record: CertificateRecord | None = None
     new: bool = True
 
@@ -81,20 +89,19 @@ def find_profile(site: Site, name: str) -> Profile:
     return profile
 
 
-def check_serial(site: Site, device: GbId | None, vendor_serial: str) -> str:
+def fitting_serial(known: DeviceRecord | None, vendor_serial: str) -> str:
     """A device keeps the maker's serial number with which it was registered; returns the one it has, or empty.
 
     Raises:
         RefusedError: `identity.device.serial`: another one is given now.
         UsageError: `identity.vendor-serial.format`: the registered one cannot stand in a certificate.
     """
-    known = site.registry.device(device.value) if device is not None else None
     if known is None or not known.vendor_serial:
         return vendor_serial
     if vendor_serial not in {"", known.vendor_serial}:
         raise RefusedError(
             "identity.device.serial",
-            f"{device} is registered with the maker's serial number {known.vendor_serial}",
+            f"{known.gbid} is registered with the maker's serial number {known.vendor_serial}",
             hint="another camera needs an ID of its own",
         )
     check_vendor_serial(known.vendor_serial)
