@@ -107,7 +107,6 @@ def crl(ctx: Context, *, output: Path | None, every: bool, passphrase_file: Path
             atomic_write(output, b"".join(item.public_bytes(Encoding.PEM) for item in crls))
         rows = []
         for item in lists:
-            assert item.state is not None
             state = item.state
             rows.append((item.path, state.entries, state.number, state.this_update, state.next_update, item.new))
         columns = ("file", "revoked", "number", "this_update", "next_update", "published")

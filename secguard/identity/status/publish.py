@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography import x509
 
 from secguard.core import Progress, SecguardError, rfc3339, silent
 from secguard.core.files import translate_os_error
@@ -25,6 +26,7 @@ from secguard.identity.registry.revocations import CrlState
 from secguard.identity.site import Site
 from secguard.identity.status.crl import build_crl, collect
 from secguard.store import atomic_write
+from secguard.trust import read_crls
 
 __all__ = ["Published", "overdue", "publish", "publish_locked", "record_waiting"]
 
@@ -40,14 +42,14 @@ class Published:
         issuer: name of the CA.
         shard: number of the shard; -1: the full list.
         path: the file, DER.
-        state: number, times, entries; None if it was never published.
+        state: number, times, entries.
         new: it was published just now.
     """
 
     issuer: str
     shard: int
     path: Path
-    state: CrlState | None
+    state: CrlState
     new: bool
 
 
@@ -74,7 +76,7 @@ def publish(site: Site, *, every: bool = False, progress: Progress = silent) -> 
         progress: told of lists.
 
     Returns:
-        All lists of the CAs whose keys are here.
+        All lists of the site, also those that were brought from where their CA's key is.
 
     Raises:
         UsageError: a wrong passphrase.
@@ -108,9 +110,29 @@ def publish_locked(
     for name in chosen:
         states = site.registry.crl_states(name)
         for shard in _shards(site, name):
-            path = site.crl_folder / crl_file(name, shard)
-            found.append(Published(name, shard, path, states.get(shard), shard in due[name]))
-    return found
+            path = _file(site, name, shard)
+            found.append(Published(name, shard, path, states[shard], shard in due[name]))
+    return found + [
+        _brought(site, name) for name in site.cas if name not in site.signing and _file(site, name).exists()
+    ]
+
+
+def _file(site: Site, name: str, shard: int = -1) -> Path:
+    return site.crl_folder / crl_file(name, shard)
+
+
+def _brought(site: Site, name: str) -> Published:
+    """A list that was brought from where the CA's key is."""
+    path = _file(site, name)
+    (crl,) = read_crls([path])
+    try:
+        number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        number = 0
+    end = rfc3339(crl.next_update_utc) if crl.next_update_utc else ""
+    return Published(
+        name, -1, path, CrlState(number, rfc3339(crl.last_update_utc), end, len(crl), 0, "", ""), new=False
+    )
 
 
 def overdue(site: Site) -> list[str]:
@@ -141,7 +163,7 @@ def _due(site: Site, name: str, *, every: bool) -> Iterator[int]:
             or (state.entries, state.last) != site.registry.revoked_count(name, shard)
             or not _young(state, now)
             or (shard >= 0 and _url(site, name, shard) not in state.urls.split())
-            or not _stands(site.crl_folder / crl_file(name, shard), state.sha256)
+            or not _stands(_file(site, name, shard), state.sha256)
         ):
             yield shard
 
@@ -187,7 +209,7 @@ def _publish(site: Site, name: str, shards: list[int], *, anew: bool) -> None:
     site.record([_event(site, name, shard, state) for shard, (_, state) in made.items()])
     make_folder(site.crl_folder)
     for shard, (data, _) in made.items():
-        _write(site.crl_folder / crl_file(name, shard), data)
+        _write(_file(site, name, shard), data)
     with registry.transaction():
         for shard, (_, state) in made.items():
             registry.set_crl_state(name, shard, state)

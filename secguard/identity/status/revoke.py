@@ -158,14 +158,15 @@ def _mark(site: Site, found: Sequence[tuple[CertificateRecord, Revocation]], now
         for row, one, event in fresh
     ]
     authorities = [row for row, _, _ in fresh if row.profile == CA_PROFILE]
-    events += [site.event("ca.retired", row.holder, case=case, serial=row.serial) for row in authorities]
+    ended = {name: ca for name, ca in site.cas.items() if ca.certificate in {row.certificate for row in authorities}}
+    events += [site.event("ca.retired", name, case=case) for name, ca in ended.items() if ca.status != CaStatus.RETIRED]
     registry = site.registry
     with registry.transaction():
         for row in authorities:
             if registry.certificate(row.issuer, row.serial) is None:
                 registry.reserve(row)
-            record = registry.authorities()[row.holder]
-            registry.set_authority(msgspec.structs.replace(record, status=CaStatus.RETIRED))
+        for ca in ended.values():  # it issues no more
+            registry.set_authority(msgspec.structs.replace(ca, status=CaStatus.RETIRED))
         rows = [(row, one.reason, _since(one, now), event) for row, one, event in fresh]
         registry.revoke(rows, now, registry.next_revocation())
         registry.release_devices({row.device: None for row, _, _ in fresh if row.device})
@@ -207,9 +208,9 @@ def _find(site: Site, one: Revocation, profile: str) -> list[CertificateRecord]:
 
 
 def _find_ca(site: Site, one: Revocation, serial: str) -> CertificateRecord | None:
-    """The row for a CA's own certificate, to be entered on the root's list."""
+    """The row of a CA's own certificate, by the CA's name or by serial number; it goes on the root's list."""
     for name, certificate in site.certificates.items():
-        if one.target != name and serial != f"{certificate.serial_number:x}":
+        if one.target != name and serial != f"{certificate.serial_number:032x}":
             continue
         if name == ROOT:
             raise UsageError(
@@ -218,13 +219,14 @@ def _find_ca(site: Site, one: Revocation, serial: str) -> CertificateRecord | No
                 hint="take it out of every verifier, and make a new root",
                 where=one.where,
             )
-        return CertificateRecord(
+        known = site.registry.certificate(ROOT, f"{certificate.serial_number:032x}")
+        return known or CertificateRecord(
             issuer=ROOT,
             serial=f"{certificate.serial_number:032x}",
             holder=name,
             device=None,
             profile=CA_PROFILE,
-            purpose="",
+            purpose=CA_PROFILE,
             status=Status.ACTIVE,
             not_before=rfc3339(certificate.not_valid_before_utc),
             not_after=rfc3339(certificate.not_valid_after_utc),
