@@ -379,6 +379,10 @@ class Workspace:
             "index behind": self.ledger.size - self.index.position,
             "devices": len(self.registry.devices()) if self.root_certificate.exists() else 0,
         }
+        if self.root_certificate.exists():
+            from secguard.identity.renewal_status import standing
+
+            facts |= standing(self.registry, self.state / "identity" / "crl", self.clock.now())
         if self.ledger.notices:
             facts["repaired at start-up"] = "; ".join(self.ledger.notices)
         return facts
