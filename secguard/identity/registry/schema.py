@@ -75,6 +75,7 @@ CREATE TRIGGER revocation_final BEFORE UPDATE ON certificates WHEN OLD.status = 
 CREATE TRIGGER revocation_kept BEFORE DELETE ON certificates WHEN OLD.status = 'revoked'
   BEGIN SELECT RAISE(ABORT, 'a revocation is final'); END
 """
+# Certificates lie in the order of their entry: by their random serial numbers, every row would dirty a page of its own.
 SCHEMA = f"""
 {_DEVICES};
 {_AUTHORITIES};
@@ -88,7 +89,7 @@ CREATE TABLE certificates (
   PRIMARY KEY (issuer, serial),
   CHECK (status IN ('reserved', 'void') OR certificate IS NOT NULL),
   CHECK ((status = 'revoked') = (revoked IS NOT NULL))
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE UNIQUE INDEX one_active ON certificates (holder, profile) WHERE status = 'active';
 CREATE UNIQUE INDEX one_pending ON certificates (holder, profile) WHERE status IN ('reserved', 'signed');
 CREATE INDEX by_holder ON certificates (holder);
