@@ -25,7 +25,7 @@ from secguard.identity.profiles import Holder
 from secguard.identity.records import CertificateRecord
 from secguard.identity.registry import Registry
 from secguard.identity.site import Site
-from secguard.trust import Purpose, chain_pem
+from secguard.trust import chain_pem
 
 __all__ = ["Chosen", "Renewals", "check_area", "choose", "due_at", "renew_chosen"]
 
@@ -185,8 +185,6 @@ def _gains(site: Site, item: Chosen, now: datetime, done: Renewals) -> bool:
 
 def _issuer(site: Site, item: Chosen) -> str:
     profile = site.profiles[item.profile]
-    if profile.purpose is Purpose.OCSP:
-        return item.issuer
     gbid = GbId.parse(item.holder) if profile.holder is Holder.DEVICE else None
     return site.issuer(profile.purpose, gbid)
 
@@ -198,18 +196,8 @@ def _renew_batch(site: Site, batch: Sequence[Chosen], done: Renewals, pool: Thre
         active = site.registry.active(item.holder, item.profile)
         if active is None or active.serial != item.serial:
             continue  # renewed or revoked since it was chosen
-        ocsp = site.profiles[item.profile].purpose is Purpose.OCSP
         items.append(item)
-        orders.append(
-            Order(
-                item.holder,
-                item.profile,
-                public=active.x509().public_key(),
-                key=active.key,
-                renewal=True,
-                issuer=item.issuer if ocsp else "",
-            )
-        )
+        orders.append(Order(item.holder, item.profile, public=active.x509().public_key(), key=active.key, renewal=True))
     fresh = []
     for item, answer in zip(items, certify_locked(site, orders), strict=True):
         if isinstance(answer, SecguardError):

@@ -6,7 +6,7 @@ from pathlib import Path
 from cryptography import x509
 
 from secguard.core.files import translate_os_error
-from secguard.identity.certificate import crl_file
+from secguard.identity.certificate import ROOT, crl_file
 from secguard.identity.records import CaStatus
 from secguard.identity.registry import Registry
 
@@ -28,7 +28,7 @@ def standing(registry: Registry, crl_folder: Path, now: datetime) -> dict[str, i
     Raises:
         SystemPartError: a list cannot be read.
     """
-    in_force = sum(registry.in_force(now).values())
+    in_force = sum(count for name, count in registry.in_force(now).items() if name != ROOT)
     soon = ended = 0
     for record in registry.expiring(now + timedelta(days=SOON)):
         if record.expired(now):

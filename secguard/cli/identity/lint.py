@@ -98,7 +98,7 @@ def _registered(ws: "Workspace", sample: int) -> "tuple[list[Document], int]":
 
     def active() -> "Iterator[Document]":
         for item in ws.registry.certificates():
-            if item.status == "active" and item.certificate is not None:
+            if item.status == "active" and item.certificate is not None and item.purpose != "ca":
                 name = f"{item.holder} ({item.profile}, {item.serial})"
                 yield Document(name, Kind.CERTIFICATE, item.certificate, f"{item.profile} by {item.issuer}")
 

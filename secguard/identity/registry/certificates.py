@@ -14,6 +14,8 @@ __all__ = ["Certificates"]
 
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(CertificateRecord))
 _SELECT = f"SELECT {', '.join(_FIELDS)} FROM certificates"  # noqa: S608 - names of our own struct
+# CAs are followed by other commands, and the service renews its responders by itself.
+_OF_HOLDERS = "status = 'active' AND purpose NOT IN ('ca', 'ocsp')"
 
 
 class Certificates(Base):
@@ -115,19 +117,19 @@ class Certificates(Base):
         return list(self._certificates("WHERE spki = ?", (spki,)))
 
     def expiring(self, before: datetime) -> Iterator[CertificateRecord]:
-        """Active certificates that end before a time, soonest first."""
-        clause = "WHERE status = 'active' AND not_after < ? ORDER BY not_after, holder"
+        """Active certificates that end before a time, soonest first; not those of CAs and of OCSP responders."""
+        clause = f"WHERE {_OF_HOLDERS} AND not_after < ? ORDER BY not_after, holder"
         return self._certificates(clause, (rfc3339(before),))
 
     def expiries(self, area: str = "") -> list[tuple[str, str, str, int]]:
-        """How many active certificates end on each day: (`YYYY-MM-DD`, profile, issuing CA, count), by day.
+        """How many of what `expiring` counts end on each day: (`YYYY-MM-DD`, profile, issuing CA, count), by day.
 
         Args:
             area: only devices whose ID begins with these digits.
         """
         query = (
-            "SELECT substr(not_after, 1, 10) AS day, profile, issuer, count(*) FROM certificates "
-            "WHERE status = 'active' AND coalesce(device, '') LIKE ? || '%' "
+            "SELECT substr(not_after, 1, 10) AS day, profile, issuer, count(*) FROM certificates "  # noqa: S608 - our own clause
+            f"WHERE {_OF_HOLDERS} AND coalesce(device, '') LIKE ? || '%' "
             "GROUP BY day, profile, issuer ORDER BY day, profile, issuer"
         )
         return list(self._db.execute(query, (area,)))
