@@ -2,6 +2,7 @@
 
 from secguard.trust.crl import EXPIRED_CERTS_ON_CRL, CrlList, Revocation
 from secguard.trust.names import MALFORMED, common_name, gbid_of, hardware_module_name, permanent_identifier, title
+from secguard.trust.ocsp import MAX_OCSP
 from secguard.trust.oids import Purpose, PurposeOids, oids_of, stated_purposes
 from secguard.trust.pem import (
     MAX_CERTIFICATES,
@@ -18,6 +19,7 @@ __all__ = [
     "EXPIRED_CERTS_ON_CRL",
     "MALFORMED",
     "MAX_CERTIFICATES",
+    "MAX_OCSP",
     "ChainJudgement",
     "CrlList",
     "LogKeys",
