@@ -76,7 +76,7 @@ class Site:
 
     def refresh(self) -> None:
         """Read the CAs again: another process may have added one, or put one out of force."""
-        self._generation = self.registry.generation()
+        self._generation = self.registry.data_version()
         self._chosen: dict[tuple[Purpose, str], str] = {}
         found = {n: ca for n, ca in self.registry.authorities().items() if ca.status != CaStatus.PENDING}
         if found != self.cas:
@@ -128,7 +128,7 @@ class Site:
             UsageError: no CA of the site certifies the purpose.
             RefusedError: `identity.scope.exceeded`: none may certify this device.
         """
-        if self.registry.generation() != self._generation:
+        if self.registry.data_version() != self._generation:
             self.refresh()
         # All but the serial number decides: centre, industry, type, network.
         place = purpose, device.value[:14] if device is not None else ""

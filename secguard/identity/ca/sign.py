@@ -16,6 +16,7 @@ from secguard.identity.certificate import ROOT
 from secguard.identity.issuing.deliver import make_folder
 from secguard.identity.lock import exclusive
 from secguard.identity.records import CertificateRecord
+from secguard.identity.status.publish import publish_locked
 from secguard.keys import key_id
 from secguard.store import atomic_write
 from secguard.trust import chain_pem
@@ -109,7 +110,7 @@ def sign_requests(setting: Setting, asked: Sequence[Asked], folder: Path) -> lis
     with exclusive(setting.lock):
         site.signer(ROOT)
         rows = [certify_ca(site, item.ask, item.scope, item.key) for item in asked]
-    site.publish_crls()
+        publish_locked(site, [ROOT], every=True)
     setting.receipts.extend(site.receipts)
     for item, row in zip(asked, rows, strict=True):
         atomic_write(folder / f"{item.ask.name}.pem", chain_pem([row.x509()]))

@@ -48,7 +48,3 @@ class Authorities(Base):
     def drop_authority(self, name: str) -> None:
         """Give up a CA that is still pending, inside a transaction."""
         self._db.execute("DELETE FROM authorities WHERE name = ? AND status = 'pending'", (name,))
-
-    def generation(self) -> int:
-        """A number that changes when another process commits to the database (PRAGMA data_version)."""
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])

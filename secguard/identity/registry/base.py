@@ -1,5 +1,6 @@
 """The registry: the open database and its transactions."""
 
+import contextlib
 import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -50,3 +51,15 @@ class Base:
             if isinstance(error, sqlite3.IntegrityError):
                 raise
             raise sqlite_failure(error, self.path) from error
+
+    def snapshot(self, path: Path) -> None:
+        """Copy the database as it stands at one moment into a new file, while others go on writing.
+
+        Raises:
+            SystemPartError: the disk is full, or the database is busy or damaged.
+        """
+        try:
+            with contextlib.closing(sqlite3.connect(path)) as copy:
+                self._db.backup(copy)
+        except sqlite3.Error as error:
+            raise sqlite_failure(error, path) from error
