@@ -65,11 +65,11 @@ class Client:
         made = context(maximum)
         if self.chain and self.key is not None:
             try:
-                made.use_certificate(crypto.X509.from_cryptography(self.chain[0]))
-                made.use_privatekey(crypto.PKey.from_cryptography_key(self.key))  # type: ignore[arg-type]  # any TLS key
+                made.use_certificate(self.chain[0])
+                made.use_privatekey(self.key)  # type: ignore[arg-type]  # any TLS key
                 made.check_privatekey()
                 for item in self.chain[1:]:
-                    made.add_extra_chain_cert(crypto.X509.from_cryptography(item))
+                    made.add_extra_chain_cert(item)
             except (SSL.Error, crypto.Error, TypeError, ValueError) as error:
                 raise UsageError(
                     "identity.probe.client",
