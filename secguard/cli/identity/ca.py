@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, command
+from secguard.cli.identity.backup import ca_backup, ca_restore
 from secguard.cli.identity.common import FILE, FOLDER, PASSPHRASE, receipt_of
 from secguard.cli.identity.scopes import KEY, SCOPE, GroupedCommand, scope_from, with_passphrase
 from secguard.core.errors import SecguardError, UsageError
@@ -424,6 +425,8 @@ _COMMANDS = {
     "rollover": ca_rollover,
     "retire": ca_retire,
     "chain": ca_chain,
+    "backup": ca_backup,
+    "restore": ca_restore,
 }
 
 
