@@ -129,12 +129,12 @@ def test_camera_from_issue_to_revocation(run, site):
     assert "trust.certificate.expired" in {item["code"] for item in late["findings"]}
 
     rows = document(run("list", "--json"))["data"]["certificates"]
-    assert {row["profile"] for row in rows} == {"camera", "media-signing", "log", "operator"}
+    assert {row["profile"] for row in rows} == {"camera", "media-signing", "log", "operator", "ca"}
     shown = document(run("device", "show", CAMERA, "--json"))["data"]
     assert (shown["status"], len(shown["certificates"])) == ("issued", 2)
     assert document(run("device", "list", "--json"))["data"]["total"] == 1
     assert document(run("expiring", "--days", "400", "--json"))["data"]["total"] == 1
-    assert len(run("list", "--jsonl").stdout.splitlines()) == 4
+    assert len(run("list", "--jsonl").stdout.splitlines()) == 9
 
     renewed = document(run("renew", CAMERA, "--profile", "camera", "--json"))["data"]["certificates"][0]
     assert renewed["new"]
