@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from secguard.identity.registry.devices import DeviceFilter
     from secguard.workspace import Workspace
 
-__all__ = ["device", "open_register"]
+__all__ = ["check_prefixes", "device", "open_register"]
 
 _HERE = "secguard.cli.identity"
 _COMMANDS = {
@@ -316,7 +316,8 @@ def device_retire(
     )
 
 
-def _check_area(area: str, type_code: str = "") -> None:
+def check_prefixes(area: str, type_code: str = "") -> None:
+    """Refuse an area or type that no ID can start with."""
     if area and not (area.isascii() and area.isdigit() and len(area) <= 20):
         raise UsageError("identity.device.area", f"{area[:30]!r} is no area", hint="digits an ID starts with: 320116")
     if type_code and not (type_code.isascii() and type_code.isdigit() and len(type_code) <= 3):
@@ -344,7 +345,7 @@ def _chosen(
     from secguard.identity.inventory.fields import EDITABLE
     from secguard.identity.registry.devices import DeviceFilter
 
-    _check_area(area, type_code)
+    check_prefixes(area, type_code)
     names = tuple(name.replace("-", "_") for name in missing)
     for name in names:
         if name not in EDITABLE or name == "must_sign":

@@ -15,7 +15,7 @@ from secguard.core import Progress, RefusedError, SecguardError, Throttle, Usage
 from secguard.identity.inventory.fields import EDITABLE, IGNORED, parse_field
 from secguard.identity.inventory.kinds import Kind, kind_of
 from secguard.identity.inventory.register import Register
-from secguard.identity.inventory.rows import Problem, Row, Source
+from secguard.identity.inventory.rows import Problem, Row, Source, no_collection
 from secguard.identity.lock import exclusive
 from secguard.identity.records import DeviceRecord, DeviceStatus
 from secguard.store import BlobStore
@@ -128,7 +128,7 @@ def read_row(register: Register, row: Row, defaults: Mapping[str, str], port: in
     for column, reason in row.bad:
         found.append(Problem(row.where, column, "identity.import.cell", reason, "", name))
     for column, text in row.values.items():
-        if column in IGNORED or not text or column in _ASIDE:
+        if column in IGNORED or not text or column in _ASIDE or (column == "ip" and not port):
             continue
         try:
             value = parse_field(column, text)
@@ -348,8 +348,9 @@ def import_devices(
         SystemPartError: the disk is full, or the database busy.
     """
     if dry_run:
-        return plan_import(register, source, defaults=defaults, port=port, progress=progress)
-    with exclusive(register.lock):
+        with no_collection():
+            return plan_import(register, source, defaults=defaults, port=port, progress=progress)
+    with exclusive(register.lock), no_collection():
         plan = plan_import(register, source, defaults=defaults, port=port, progress=progress)
         if (plan.problems and not keep_going) or not (plan.new or plan.changed):
             return plan

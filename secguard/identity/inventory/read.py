@@ -1,15 +1,13 @@
 """Read a list of devices, whatever its form: CSV, JSON, JSON lines, or a GB/T 28181 catalog."""
 
-import gc
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from secguard.core import FormatError
 from secguard.core.limits import read_bounded
 from secguard.identity.inventory.manscdp import read_catalog_xml
-from secguard.identity.inventory.rows import MAX_FILE, Source
+from secguard.identity.inventory.rows import MAX_FILE, Source, no_collection
 from secguard.identity.inventory.tables import read_csv, read_json
 from secguard.identity.inventory.text import find_encoding
 
@@ -17,18 +15,6 @@ __all__ = ["FORMATS", "merge", "read_list"]
 
 FORMATS = ("csv", "json", "catalog")
 _SNIFFED = 4096
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause the cyclic collector: a million rows without cycles would be looked through again and again."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def read_list(path: Path, *, form: str = "", encoding: str = "") -> Source:
@@ -55,7 +41,7 @@ def read_list(path: Path, *, form: str = "", encoding: str = "") -> Source:
             where=str(path),
         )
     source.format = form or {b"<": "catalog", b"{": "json", b"[": "json"}.get(start, "csv")
-    with _no_collection():
+    with no_collection():
         if source.format == "catalog":
             read_catalog_xml(data, source, encoding)
         else:

@@ -1,10 +1,13 @@
 """What every reader of device lists hands up: rows with their place, problems, and what a file said of itself."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
 
-__all__ = ["MAX_FILE", "MAX_ROWS", "MAX_TEXT", "Message", "Problem", "Row", "Source"]
+__all__ = ["MAX_FILE", "MAX_ROWS", "MAX_TEXT", "Message", "Problem", "Row", "Source", "no_collection"]
 
 MAX_FILE = 256 << 20
 """Bytes of one list of devices; 100,000 devices of a catalog are about 70 MB."""
@@ -86,3 +89,15 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Pause the cyclic collector: a million rows without cycles would be looked through again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
