@@ -51,6 +51,10 @@ def per_cent(part: int, whole: int) -> float:
     return (part * 1000 // whole) / 10 if whole else 0.0
 
 
+_ORDER = ("registered", "catalog", "certified", "located", "complete")
+_WORDS_ZH = {"registered": "已登记", "complete": "必填字段齐全", "located": "坐标在区域内", "certified": "证书有效"}
+
+
 @dataclass(slots=True)
 class Coverage:
     """A comparison.
@@ -67,6 +71,7 @@ class Coverage:
         ghosts: registered devices, in service, that the catalog does not name.
         offline: entries that the platform does not see now.
         datums: datum -> devices with coordinates.
+        boundless: area without bounds -> devices with coordinates in it.
         registry: SHA-256 over the records and certificates that were compared, hex.
         target: per cent.
         verdict: the answer.
@@ -83,6 +88,7 @@ class Coverage:
     ghosts: int = 0
     offline: int = 0
     datums: Counter[str] = field(default_factory=Counter)
+    boundless: Counter[str] = field(default_factory=Counter)
     registry: str = ""
     target: float = 100.0
     verdict: Verdict | None = None
@@ -121,10 +127,10 @@ def compare(
     for record in records:
         known[record.gbid] = record
         digest.update(msgspec.json.encode(record))
-    valid: dict[str, str] = {}  # device -> "" or why not
+    valid: dict[str, dict[str, str]] = {}  # device -> nothing, or why not
     for certificate in certificates:
         digest.update(msgspec.json.encode(certificate))
-        if valid.get(certificate.device) != "":
+        if valid.get(certificate.device) != {}:
             valid[certificate.device] = _why_invalid(certificate, at, issuers)
     result.registry = digest.hexdigest()
     named = _entries(source, policy, result)
@@ -142,7 +148,10 @@ def compare(
         if counts and gbid not in named:
             result.ghosts += 1
             _except(result, gbid, record.name, "catalog", "ghost", status=record.status)
-    result.exceptions.sort(key=lambda item: (item.gbid, item.code))
+    for place, count in sorted(result.boundless.items()):
+        code, unknown = "no-bounds", Outcome.UNKNOWN
+        _except(result, place, "", "located", code, outcome=unknown, area=place, count=str(count))
+    result.exceptions.sort(key=lambda item: (_ORDER.index(item.measure), item.code, item.gbid))
     result.verdict = _judge(source, result, policy, require)
     return result
 
@@ -160,7 +169,7 @@ def _entries(source: Source, policy: RegisterPolicy, result: Coverage) -> dict[s
                     gbid[:40] or row.where,
                     row.values.get("name", "")[:128],
                     "catalog",
-                    "unreadable",
+                    "not-an-id",
                     outcome=Outcome.UNKNOWN,
                     place=row.where,
                 )
@@ -204,7 +213,7 @@ def _count(result: Coverage, gbid: str, measure: str, outcome: Outcome) -> None:
 
 
 def _measure(
-    result: Coverage, policy: RegisterPolicy, row: Row, record: DeviceRecord | None, certified: str | None
+    result: Coverage, policy: RegisterPolicy, row: Row, record: DeviceRecord | None, certified: dict[str, str] | None
 ) -> None:
     gbid, name = row.values["gbid"].strip().lstrip("'"), _name(row)
     if record is None or record.status == DeviceStatus.RETIRED:
@@ -219,9 +228,11 @@ def _measure(
     if empty:
         _except(result, gbid, name, "complete", "incomplete", fields=", ".join(empty))
     _count(result, gbid, "located", _locate(result, policy, record, name))
-    _count(result, gbid, "certified", Outcome.PASS if certified == "" else Outcome.FAIL)
-    if certified != "":
-        _except(result, gbid, name, "certified", "uncertified", reason=certified or "none was ever issued")
+    _count(result, gbid, "certified", Outcome.PASS if certified == {} else Outcome.FAIL)
+    if certified != {}:
+        why = dict(certified or {"code": "uncertified"})
+        code = why.pop("code")
+        _except(result, gbid, name, "certified", code, **why)
 
 
 def _locate(result: Coverage, policy: RegisterPolicy, record: DeviceRecord, name: str) -> Outcome:
@@ -233,7 +244,7 @@ def _locate(result: Coverage, policy: RegisterPolicy, record: DeviceRecord, name
     bounds = policy.bounds(gbid)
     point = f"{record.longitude:.6f}, {record.latitude:.6f}"
     if bounds is None:
-        _except(result, gbid, name, "located", "no-bounds", outcome=Outcome.UNKNOWN, area=gbid[:6])
+        result.boundless[gbid[:6]] += 1
         return Outcome.UNKNOWN
     outcome = inside(bounds, record.longitude, record.latitude, record.datum)
     if outcome is Outcome.FAIL:
@@ -243,22 +254,19 @@ def _locate(result: Coverage, policy: RegisterPolicy, record: DeviceRecord, name
     return outcome
 
 
-def _why_invalid(certificate: Certified, at: datetime, issuers: Mapping[str, tuple[str, str]]) -> str:
-    """Empty if a certificate was in force at a time, else why not."""
-    issuer = issuers.get(certificate.issuer)
-    if issuer is None:
-        return f"its CA {certificate.issuer} is not in force"
-    for start, end, what in (
-        (certificate.not_before, certificate.not_after, "it"),
-        (*issuer, f"its CA {certificate.issuer}"),
-    ):
-        if at < datetime.fromisoformat(start):
-            return f"{what} is valid from {start} only"
-        if at > datetime.fromisoformat(end):
-            return f"{what} expired {end}"
-    if certificate.revoked is not None and datetime.fromisoformat(certificate.revoked) <= at:
-        return f"revoked {certificate.revoked} ({certificate.reason or 'unspecified'})"
-    return ""
+def _why_invalid(certificate: Certified, at: datetime, issuers: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Empty if a certificate was in force at a time, else the code and the values of its finding."""
+    since = certificate.revoked
+    if since is not None and datetime.fromisoformat(since) <= at:
+        return {"code": "revoked", "since": since, "crl_reason": certificate.reason or "unspecified"}
+    if at < datetime.fromisoformat(certificate.not_before):
+        return {"code": "early", "start": certificate.not_before}
+    if at > datetime.fromisoformat(certificate.not_after):
+        return {"code": "expired", "end": certificate.not_after}
+    start, end = issuers.get(certificate.issuer, ("", ""))
+    if not start or not datetime.fromisoformat(start) <= at <= datetime.fromisoformat(end):
+        return {"code": "issuer", "ca": certificate.issuer}
+    return {}
 
 
 def _judge(source: Source, result: Coverage, policy: RegisterPolicy, require: Iterable[Axis]) -> Verdict:
@@ -277,6 +285,7 @@ def _judge(source: Source, result: Coverage, policy: RegisterPolicy, require: It
                     name,
                     outcome=Outcome.UNKNOWN if open_ else Outcome.FAIL,
                     measure=name,
+                    measure_zh=_WORDS_ZH[name],
                     percent=per_cent(rate.passed, rate.total),
                     passed=rate.passed,
                     total=rate.total,
@@ -297,7 +306,7 @@ def _judge(source: Source, result: Coverage, policy: RegisterPolicy, require: It
             # A shortfall that the target allows is a remark; so is one of a measure that the policy does not ask for.
             allowed = item.measure in reached and (reached[item.measure] or item.measure not in policy.measures)
             outcome = Outcome.PASS if allowed else Outcome(item.outcome)
-            data = {"reason": "not a GB/T 28181 ID", **item.data, "name": item.name}
+            data = {**item.data, "name": item.name}
             findings.append(finding(item.code, item.gbid, outcome=outcome, **data))
     for code, count in named.items():
         if count > MAX_NAMED:

@@ -143,6 +143,6 @@ def coverage_report(coverage: Coverage, sources: Sequence[Source], edition: str)
 
 
 def _reason(code: str, data: Mapping[str, str]) -> Text:
-    values: dict[str, Any] = {"name": "", "reason": "not a GB/T 28181 ID", **data}
+    values: dict[str, Any] = {"name": "", **data}
     item = finding(code, **values)
     return Text(describe(item, "en").lstrip(" :："), describe(item, "zh").lstrip(" :："))
