@@ -76,6 +76,7 @@ def ca_restore(ctx: Context, *, file: Path, passphrase_file: Path | None) -> Res
             recorder=ledger,
             actor=ws.actor(),
             origin=ledger.origin,
+            shards=ws.config.identity.crl_shards,
             since=lambda start: map(ledger.event, range(start, ledger.size)),
         )
         done = restore(file, place, passphrase, ctx.progress("Restoring"))
@@ -90,7 +91,7 @@ def ca_restore(ctx: Context, *, file: Path, passphrase_file: Path | None) -> Res
         lines.append(f"hint: the ledger of that time ({done.origin}) is not here: what was revoked since is not known")
     if done.unknown:
         lines.append(
-            f"hint: {len(done.unknown)} certificates were issued after the backup, and are not known any more: "
+            f"hint: {len(done.unknown)} certificates were issued after the backup, and their bytes are lost: "
             "issue them anew; --json names them"
         )
     lines += [f"hint: {path} differs here; the backup's is in state/identity/restored" for path in done.differing]

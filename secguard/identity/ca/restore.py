@@ -2,10 +2,12 @@
 
 A backup is older than what it replaces. Numbers of lists therefore begin anew far above any that may have been
 published: at the milliseconds since 1970. Serial numbers are random. What the ledger has recorded since the backup is
-applied: revocations again, and certificates that the restored registry does not know are counted.
+applied: revocations again; and a certificate that the restored registry lacks gets a row without its bytes, so that it
+can be revoked, and stays so if it was.
 """
 
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -22,16 +24,19 @@ from secguard.core.files import fsync_directory, translate_os_error
 from secguard.core.limits import MAX_CONFIG, read_bounded
 from secguard.events import Actor, Event, Recorder, new_event_id
 from secguard.identity.ca.archive import Manifest, check_manifest, read_files
-from secguard.identity.certificate import ROOT
+from secguard.identity.ca.setting import CA_PROFILE
+from secguard.identity.certificate import ROOT, shard_of
 from secguard.identity.issuing.deliver import make_folder
 from secguard.identity.lock import exclusive
-from secguard.identity.records import CaStatus, Status
+from secguard.identity.records import CaStatus, CertificateRecord, Status
 from secguard.identity.registry import Registry
 from secguard.store import atomic_write
+from secguard.trust import Purpose
 
 __all__ = ["Place", "Restored", "restore"]
 
 _SKEW = timedelta(minutes=5)
+_SERIAL = re.compile(r"[0-9a-f]{1,40}")
 _KEPT = "restored"
 """Folder in `state/identity` for files that the workspace has otherwise."""
 
@@ -49,6 +54,7 @@ class Place:
         actor: who acts.
         origin: name of the ledger.
         since: gives the ledger's events from an entry on.
+        shards: number of sharded lists of an issuing CA.
     """
 
     folder: Path
@@ -59,6 +65,7 @@ class Place:
     actor: Actor
     origin: str
     since: Callable[[int], Iterable[Event]]
+    shards: int = 0
 
 
 @dataclass(slots=True)
@@ -71,7 +78,7 @@ class Restored:
         files: how many files.
         same_ledger: the ledger is the one of that time, so what it has recorded since was applied.
         revoked: serial numbers that were revoked after the backup, and are again.
-        unknown: serial numbers of certificates issued after the backup: the registry does not know them.
+        unknown: serial numbers of certificates issued after the backup: their bytes are lost.
         retired: CAs that were retired after the backup, and are again.
         differing: files that the workspace has otherwise; those of the backup lie in `state/identity/restored`.
     """
@@ -156,7 +163,7 @@ def _check_empty(folder: Path) -> None:
     if reason:
         raise RefusedError(
             "identity.restore.exists",
-            f"there is {reason} already: nothing is overwritten",
+            f"this site has {reason} already: nothing is overwritten",
             hint=f"move it away first: mv {folder} {folder}.old",
             where=str(folder),
         )
@@ -212,17 +219,22 @@ def _bring_up_to_date(place: Place, database: Path, manifest: Manifest, result: 
         result.same_ledger = manifest.origin == place.origin
         if result.same_ledger:
             for event in place.since(manifest.ledger_size):
-                _apply(registry, event, result)
+                _apply(registry, event, result, place.shards)
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _apply(registry: Registry, event: Event, result: Restored) -> None:
+def _apply(registry: Registry, event: Event, result: Restored, shards: int) -> None:
     data = event.data
     issuer, serial = str(data.get("issuer", "")), str(data.get("serial", ""))
-    if event.kind in {"certificate.issued", "certificate.renewed"}:
-        if registry.certificate(issuer, serial) is None:
-            result.unknown.append(serial)
+    if event.kind in {"certificate.issued", "certificate.renewed", "ca.certified"}:
+        row = _lost(event, shards)
+        if row is None or registry.certificate(row.issuer, row.serial) is not None:
+            return
+        result.unknown.append(row.serial)
+        if row.issuer in registry.authorities():
+            with registry.transaction():
+                registry.reserve(row)
     elif event.kind == "certificate.revoked":
         row = registry.certificate(issuer, serial)
         if row is None or row.status in {Status.REVOKED, Status.RESERVED, Status.VOID}:
@@ -239,6 +251,33 @@ def _apply(registry: Registry, event: Event, result: Restored) -> None:
             with registry.transaction():
                 registry.set_authority(msgspec.structs.replace(record, status=CaStatus.RETIRED))
             result.retired.append(event.subject)
+
+
+def _lost(event: Event, shards: int) -> CertificateRecord | None:
+    """What the ledger says of a certificate, as a row that can be revoked but never delivered."""
+    data = event.data
+    serial = str(data.get("serial", ""))
+    if not _SERIAL.fullmatch(serial) or "not_after" not in data:
+        return None
+    ca = event.kind == "ca.certified"
+    purpose = CA_PROFILE if ca else str(data.get("purpose", ""))
+    sharded = shards if not ca and purpose != Purpose.OCSP else 0
+    return CertificateRecord(
+        issuer=ROOT if ca else str(data.get("issuer", "")),
+        serial=serial,
+        holder=event.subject,
+        device=None,
+        profile=CA_PROFILE if ca else str(data.get("profile", "")),
+        purpose=purpose,
+        status=Status.SUPERSEDED,
+        not_before=rfc3339(event.time),
+        not_after=str(data["not_after"]),
+        spki=str(data.get("key_sha256", "")),
+        key="",
+        event=event.id,
+        certificate=b"",
+        shard=shard_of(int(serial, 16), sharded),
+    )
 
 
 def _event(place: Place, result: Restored) -> Event:
