@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -230,7 +231,7 @@ def _measure(
     _count(result, gbid, "located", _locate(result, policy, record, name))
     _count(result, gbid, "certified", Outcome.PASS if certified == {} else Outcome.FAIL)
     if certified != {}:
-        why = dict(certified or {"code": "uncertified"})
+        why: dict[str, Any] = dict(certified or {"code": "uncertified"})
         code = why.pop("code")
         _except(result, gbid, name, "certified", code, **why)
 
