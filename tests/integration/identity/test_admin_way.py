@@ -121,7 +121,17 @@ def test_from_the_ceremony_to_the_coverage_report(run, secguard, tmp_path):
     camera = CAMERAS[8]
     run("identity", "enrol", "allow", camera, "-o", "secret")
     secret = (site / "secret").read_text().split()[-1]
-    request = ("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={camera}")
+    request = (
+        "req",
+        "-new",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        f"/CN={camera}",
+    )
     device = tmp_path / "device"
     device.mkdir()
     subprocess.run(
@@ -201,7 +211,41 @@ def test_from_the_ceremony_to_the_coverage_report(run, secguard, tmp_path):
 
 
 def _coverage(run, site: Path) -> None:
-    """The report that names who is missing."""
+    """The report that names who is missing, signed, and believed on another machine; no other catalog passes for it."""
+    told = run(
+        *(
+            "identity",
+            "device",
+            "coverage",
+            "--catalog",
+            "catalog.xml",
+            "-o",
+            "coverage.json",
+            "--report",
+            "coverage.html",
+        ),
+        *("--lang", "zh"),
+        code=1,
+    )
+    assert (told["data"]["entries"], told["data"]["registered"]["passed"], told["data"]["certified"]["passed"]) == (
+        12,
+        11,
+        9,
+    )
+    missing = {(item["code"], item["gbid"]) for item in told["data"]["exceptions"] if item["measure"] != "located"}
+    assert ("identity.coverage.unregistered", UNREGISTERED) in missing
+    named = {gbid for _, gbid in missing}
+    assert named == {UNREGISTERED, CAMERAS[9], CAMERAS[7]}  # not entered; without a certificate; revoked
+    text = (site / "coverage.html").read_text()
+    assert all(gbid in text for gbid in named)
+    court = site.parent / "court"
+    court.mkdir()
+    for name in ("coverage.json", "catalog.xml", "lists.pem", "certs/root.pem"):
+        shutil.copy(site / name, court)
+    words = ("identity", "device", "coverage-verify", "coverage.json", "--root", "root.pem", "--crl", "lists.pem")
+    run(*words, "--catalog", "catalog.xml", cwd="court")
+    (court / "catalog.xml").write_bytes(b"other")
+    run(*words, "--catalog", "catalog.xml", cwd="court", code=1)
 
 
 def _ledger(run, site: Path, camera: str, bad: str) -> None:
