@@ -54,6 +54,10 @@ class Standing(NamedTuple):
     invalid_since: str | None
 
 
+_STANDINGS = f"SELECT {', '.join(Standing._fields)} FROM certificates WHERE issuer = ? AND serial IN"  # noqa: S608 - our own fields
+_STANDING = f"{_STANDINGS} (?)"
+
+
 class Revocations(Base):
     """What is revoked; a revocation is final, and has a number that only grows."""
 
@@ -152,9 +156,12 @@ class Revocations(Base):
 
     def status_of(self, issuer: str, serials: Sequence[str]) -> dict[str, Standing]:
         """Where certificates of a CA stand, by serial number, all at one point in time; unknown ones are missing."""
+        if len(serials) == 1:
+            row = self._db.execute(_STANDING, (issuer, serials[0])).fetchone()
+            return {row[0]: Standing(*row)} if row else {}
         marks = ", ".join("?" * len(serials))
-        query = f"SELECT {', '.join(Standing._fields)} FROM certificates WHERE issuer = ? AND serial IN ({marks})"  # noqa: S608
-        return {row[0]: Standing(*row) for row in self._db.execute(query, (issuer, *serials))}
+        rows = self._db.execute(f"{_STANDINGS} ({marks})", (issuer, *serials))
+        return {row[0]: Standing(*row) for row in rows}
 
     def data_version(self) -> int:
         """A number that changes when another connection has committed something."""

@@ -2,34 +2,30 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from secguard.keys import Algorithm, Signer
 from secguard.trust.der import oid
 
 __all__ = ["algorithm", "extensions", "generalized_time", "integer", "sequence", "sign", "time", "tlv"]
 
-_ALGORITHMS = {
-    Algorithm.P256: (oid("1.2.840.10045.4.3.2"), "sha256"),
-    Algorithm.P384: (oid("1.2.840.10045.4.3.3"), "sha384"),
-    Algorithm.ED25519: (oid("1.3.101.112"), None),
-    Algorithm.RSA: (oid("1.2.840.113549.1.1.11") + b"\x05\x00", "sha256"),
-}
 _TRUE = b"\x01\x01\xff"
 _LAST_UTC_YEAR = 2049  # RFC 5280, 5.1.2.4
 
 
 def tlv(tag: int, *contents: bytes) -> bytes:
     """One element of any size: tag, length, the contents joined."""
-    size = sum(map(len, contents))
+    content = b"".join(contents)
+    size = len(content)
     if size < 0x80:
-        return b"".join((bytes((tag, size)), *contents))
+        return bytes((tag, size)) + content
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return b"".join((bytes((tag, 0x80 | len(length))), length, *contents))
+    return b"".join((bytes((tag, 0x80 | len(length))), length, content))
 
 
 def sequence(*contents: bytes) -> bytes:
@@ -42,6 +38,7 @@ def integer(value: int) -> bytes:
     return tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
+@lru_cache(maxsize=256)
 def generalized_time(at: datetime) -> bytes:
     """A GeneralizedTime in whole seconds (RFC 5280, 4.1.2.5.2); `at` is aware."""
     return tlv(0x18, at.astimezone(UTC).strftime("%Y%m%d%H%M%SZ").encode("ascii").rjust(15, b"0"))
@@ -65,20 +62,35 @@ def extensions(items: Iterable[tuple[x509.ExtensionType, bool]]) -> bytes:
     )
 
 
+_ALGORITHMS = {
+    Algorithm.P256: sequence(oid("1.2.840.10045.4.3.2")),
+    Algorithm.P384: sequence(oid("1.2.840.10045.4.3.3")),
+    Algorithm.ED25519: sequence(oid("1.3.101.112")),
+    Algorithm.RSA: sequence(oid("1.2.840.113549.1.1.11"), b"\x05\x00"),
+}
+_ECDSA = {
+    (algorithm, repeatable): ec.ECDSA(digest, deterministic_signing=repeatable)
+    for algorithm, digest in ((Algorithm.P256, SHA256()), (Algorithm.P384, SHA384()))
+    for repeatable in (True, False)
+}
+
+
 def algorithm(signer: Signer) -> bytes:
     """The AlgorithmIdentifier of a key's X.509 signatures."""
-    return sequence(_ALGORITHMS[signer.algorithm][0])
+    return _ALGORITHMS[signer.algorithm]
 
 
-def sign(signer: Signer, data: bytes) -> bytes:
+def sign(signer: Signer, data: bytes, *, repeatable: bool = True) -> bytes:
     """`data`, the algorithm and the signature, as certificates, lists and OCSP answers hold them (RFC 5280, 4.1.1).
 
-    RSA signs by PKCS #1 v1.5, which every verifier knows.
+    RSA signs by PKCS #1 v1.5, which every verifier knows. ECDSA gives the same bytes again if it is to be `repeatable`
+    (RFC 6979), which costs time.
     """
-    if signer.algorithm is Algorithm.RSA:
-        key = signer.private_key()
-        assert isinstance(key, rsa.RSAPrivateKey)
+    key = signer.private_key()
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        signature = key.sign(data, _ECDSA[signer.algorithm, repeatable])
+    elif isinstance(key, rsa.RSAPrivateKey):
         signature = key.sign(data, PKCS1v15(), SHA256())
     else:
-        signature = signer.sign(data, _ALGORITHMS[signer.algorithm][1])
-    return b"".join((data, algorithm(signer), tlv(0x03, b"\x00", signature)))
+        signature = signer.sign(data)
+    return b"".join((data, _ALGORITHMS[signer.algorithm], tlv(0x03, b"\x00", signature)))

@@ -90,8 +90,7 @@ class Responder:
         self._issuers: dict[tuple[bytes, bytes, bytes], str] = {}
         self._cutoffs: dict[str, bytes] = {}
         self._delegates: dict[str, Delegate] = {}
-        self._cache: dict[bytes, Answer] = {}
-        self._version = -1
+        self._cache: dict[bytes, tuple[int, Answer]] = {}
 
     def serve(self, authorities: Iterable[tuple[str, x509.Certificate]], delegates: Iterable[Delegate]) -> None:
         """Take over the CAs to answer for, and the keys that answer; those before are forgotten."""
@@ -119,27 +118,29 @@ class Responder:
             SystemPartError, sqlite3.Error: the registry cannot be read.
         """
         now = self._clock.now().astimezone(UTC).replace(microsecond=0)
-        version = self._registry.data_version()
-        if version != self._version:
-            self._cache.clear()
-            self._version = version
-        found = self._cache.get(request)
-        if (
-            found is not None
-            and found.this_update is not None
-            and found.this_update <= now < found.this_update + _CACHED
-        ):
+        found = self._cached(request, now)
+        if found is not None:
             return found
         try:
             parsed = parse_request(request)
         except FormatError:
             return _error(ResponseStatus.MALFORMED_REQUEST)
+        if parsed.nonce is not None:
+            return self._answer(parsed, now)
+        version = self._registry.data_version()  # before the look-up: what changes in between must not be missed
         answer = self._answer(parsed, now)
-        if parsed.nonce is None and answer.status is ResponseStatus.SUCCESSFUL:
+        if answer.status is ResponseStatus.SUCCESSFUL:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
-            self._cache[request] = answer
+            self._cache[request] = version, answer
         return answer
+
+    def _cached(self, request: bytes, now: datetime) -> Answer | None:
+        """An answer given a moment ago, if nothing was committed since."""
+        version, found = self._cache.get(request, (0, None))
+        if found is None or found.this_update is None or not timedelta() <= now - found.this_update < _CACHED:
+            return None
+        return found if self._registry.data_version() == version else None
 
     def _answer(self, request: OcspRequest, now: datetime) -> Answer:
         names = {self._issuers.get(one.issuer) for one in request.certificates} - {None}
@@ -160,13 +161,13 @@ class Responder:
         if request.nonce is not None:
             nonce = der.tlv(0xA1, der.sequence(der.sequence(_NONCE, der.tlv(0x04, der.tlv(0x04, request.nonce)))))
         body = der.sequence(delegate.responder, update, der.sequence(*singles), nonce)
-        basic = der.sequence(der.sign(delegate.signer, body), delegate.certificates)
+        basic = der.sequence(der.sign(delegate.signer, body, repeatable=False), delegate.certificates)
         response = der.sequence(b"\x0a\x01\x00", der.tlv(0xA0, der.sequence(_BASIC, der.tlv(0x04, basic))))
         return Answer(response, ResponseStatus.SUCCESSFUL, now, until)
 
     def _look_up(self, name: str, wanted: Sequence[CertId]) -> dict[str, Standing]:
         serials = {_hex(one.serial) for one in wanted if self._issuers.get(one.issuer) == name}
-        return self._registry.status_of(name, sorted(serials))
+        return self._registry.status_of(name, tuple(serials))
 
     def _single(self, one: CertId, name: str, rows: dict[str, Standing], times: bytes, now: datetime) -> bytes:
         """A SingleResponse."""
