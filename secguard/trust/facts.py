@@ -19,7 +19,7 @@ from secguard.trust.names import common_name, title
 from secguard.trust.oids import GB_SCOPE
 from secguard.trust.scope import decode_scope
 
-__all__ = ["WEAK_HASHES", "Facts", "facts_of"]
+__all__ = ["WEAK_HASHES", "Facts", "facts_of", "is_ca"]
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 _V = TypeVar("_V")
@@ -159,6 +159,15 @@ class Facts:
             return isinstance(self.certificate.signature_hash_algorithm, WEAK_HASHES)
         except Exception:  # noqa: BLE001 - an algorithm that cannot be named is treated as broken
             return True
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Tell whether a certificate says that it is a CA's.
+
+    Raises:
+        ValueError: its extensions cannot be parsed (any of `names.MALFORMED`).
+    """
+    return Facts(certificate).is_ca
 
 
 @lru_cache(maxsize=_KEPT)

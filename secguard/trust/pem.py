@@ -9,13 +9,22 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from secguard.core import FormatError, UsageError
 from secguard.core.limits import MAX_DOCUMENT, MAX_PEM, read_bounded
 from secguard.trust.names import MALFORMED
+from secguard.trust.ocsp import MAX_OCSP, OcspResponse
 
-__all__ = ["MAX_CERTIFICATES", "chain_pem", "parse_certificates", "parse_crls", "read_certificates", "read_crls"]
+__all__ = [
+    "MAX_CERTIFICATES",
+    "chain_pem",
+    "parse_certificates",
+    "parse_crls",
+    "read_certificates",
+    "read_crls",
+    "read_ocsp",
+]
 
 MAX_CERTIFICATES = 16
 """Certificates in one chain file; a real chain has two to four."""
 
-_MAX_CRLS = 64
+_MAX_CRLS = 4096  # a city: shards of many CAs
 _BEGIN_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _BEGIN_CRL = b"-----BEGIN X509 CRL-----"
 _END_CRL = b"-----END X509 CRL-----"
@@ -87,6 +96,22 @@ def read_crls(paths: Iterable[Path]) -> list[x509.CertificateRevocationList]:
             raise UsageError("trust.crl.too-many", f"more than {_MAX_CRLS} lists", where=str(path))
         for file in files:
             found += parse_crls(read_bounded(file, MAX_DOCUMENT), str(file))
+    return found
+
+
+def read_ocsp(paths: Iterable[Path]) -> list[bytes]:
+    """Read files of OCSP responses in DER, one a file; of a folder, its `*.ocsp` and `*.der` files.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: `trust.ocsp.format`.
+    """
+    found: list[bytes] = []
+    for path in paths:
+        files = sorted(item for kind in ("*.ocsp", "*.der") for item in path.glob(kind)) if path.is_dir() else [path]
+        if len(files) > _MAX_CRLS:
+            raise UsageError("trust.ocsp.too-many", f"more than {_MAX_CRLS} responses", where=str(path))
+        found += [OcspResponse(read_bounded(file, MAX_OCSP), str(file)).data for file in files]
     return found
 
 

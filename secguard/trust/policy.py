@@ -98,6 +98,7 @@ class TrustPolicy:
         self.roots = tuple(roots)
         self.crls = tuple(crls)
         self._responses = tuple(OcspResponse(item) for item in ocsp)
+        self.ocsp = tuple(item.data for item in self._responses)
         self._responders: dict[tuple[x509.Certificate, ...], Path | Finding] = {}
 
     @cached_property
