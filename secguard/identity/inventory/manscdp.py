@@ -163,11 +163,12 @@ class _Reader:
                         raise FormatError("identity.import.too-many", f"more than {MAX_ROWS} items", hint="split it")
                     if depth <= 2:
                         self._rows.append(self._row(element))
-                        element.clear()
                 elif depth == 1:
                     self._fact(element)
                 elif depth > 2 and len(path[-1]) > _MAX_CHILDREN:
                     raise FormatError("identity.catalog.children", f"an element with more than {_MAX_CHILDREN} others")
+                if 1 <= depth <= 2:
+                    del path[-1][:]  # read; the tree never grows
         self._accept(root)
 
     def _accept(self, root: str) -> None:

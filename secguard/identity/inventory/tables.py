@@ -17,6 +17,7 @@ __all__ = ["read_csv", "read_json"]
 _MAX_COLUMNS = 200
 _MAX_LINE = 1 << 20
 """Characters of a line; the csv module bounds a cell by itself (131,072)."""
+_MAX_STRANGE = 1000
 _NEAR = 0.85
 _MAX_RECORD = 1 << 18
 """Characters of one JSON record; the buffer holds a few of them."""
@@ -100,6 +101,9 @@ def read_csv(data: bytes, encoding: Encoding, source: Source) -> None:
             if first.strip(" \t\r\n,;\ufeff") and not first.startswith("sep="):
                 break
             skipped += 1
+        else:
+            source.problems.append(Problem(source.name, "", "identity.import.empty", "the file is empty"))
+            return
         delimiter = max(",\t;", key=first.count)
         reader = csv.reader(chain([first.lstrip("\ufeff")], lines), delimiter=delimiter, strict=True)
         start = skipped + 1
@@ -131,9 +135,6 @@ def read_csv(data: bytes, encoding: Encoding, source: Source) -> None:
                 "a quotation mark inside a cell is written twice; every quoted cell must end",
             )
         )
-        return
-    if columns is None:
-        source.problems.append(Problem(source.name, "", "identity.import.empty", "the file is empty"))
 
 
 def _take(row: Row, name: str, text: str) -> None:
@@ -217,6 +218,7 @@ def read_json(data: bytes, encoding: Encoding, source: Source) -> None:
     window.fill()
     listed = _open_list(window)
     ignored: dict[str, None] = {}
+    strange = 0
     while True:
         character = window.skip(f"{_BLANK},")
         if not character:
@@ -254,6 +256,11 @@ def read_json(data: bytes, encoding: Encoding, source: Source) -> None:
             source.problems.append(problem)
             return
         window.move(end)
+        strange += not isinstance(value, dict)
+        if strange > _MAX_STRANGE:
+            problem = Problem(where, "", "identity.import.json", f"more than {_MAX_STRANGE} records are no objects")
+            source.problems.append(problem)
+            return
         source.rows.append(_json_row(value, where, ignored))
     if ignored:
         source.notes.append(f"keys that were not read: {', '.join(list(ignored)[:20])}")
