@@ -272,10 +272,23 @@ def _keep(
     }
     receipt = ws.record("endpoints.probed", probed.subject, case=case, reason=reason, data=data)
     if found:
+        from secguard.events import Event, new_event_id
         from secguard.identity.probe.book import activate
 
-        for gbid in found:
-            ws.record("device.updated", gbid, case=case, reason=reason, data={"status": "active"})
+        events = [
+            Event(
+                id=new_event_id(),
+                kind="device.updated",
+                time=ws.clock.now(),
+                actor=ws.actor(),
+                subject=gbid,
+                case=case,
+                reason=reason,
+                data={"status": "active"},
+            )
+            for gbid in found
+        ]
+        ws.ledger.record(events)
         activate(ws.registry, found)
     return found, receipt_of([receipt])
 

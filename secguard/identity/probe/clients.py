@@ -43,6 +43,7 @@ CLIENTS = ("good", "none", "stranger", "expired", "revoked", "other")
 REQUESTS = ("auto", "http", "rtsp", "sip", "none")
 
 _STATUS = re.compile(rb"(?:HTTP|RTSP|SIP)/[0-9.]{1,4} ([0-9]{3})")
+_REFUSING = re.compile(rb"HTTP/[0-9.]{1,4} 4")
 _DENIALS = {400, 401, 403, 495, 496}
 _MAX_ANSWER = 8192
 _RTSP_PORTS = {322, 554, 7441, 8322, 8554}
@@ -153,7 +154,8 @@ def _attempt(
         link.send(request)
         while len(answer) < _MAX_ANSWER:
             answer += link.receive()
-            if b"\r\n\r\n" in answer and (b"ertificate" in answer or not answer.startswith(b"HTTP/1.1 4")):
+            # The page of a refusal says whether it is about the certificate.
+            if b"\r\n\r\n" in answer and (b"ertificate" in answer or not _REFUSING.match(answer)):
                 break
         return _Attempt("answered", answer=answer)
     except Silent:

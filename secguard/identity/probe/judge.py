@@ -11,7 +11,7 @@ from secguard.identity.probe import served as facts
 from secguard.identity.probe.book import Book
 from secguard.identity.probe.handshake import Answer
 from secguard.identity.probe.result import Endpoint
-from secguard.identity.probe.targets import Target
+from secguard.identity.probe.targets import Target, safe
 from secguard.trust import ChainJudgement, TrustPolicy, title
 
 __all__ = ["REQUIRED", "Judge", "overall"]
@@ -32,7 +32,11 @@ _NOT_REACHED = {
 _OLD = {"TLSv1", "TLSv1.1", "SSLv3"}
 _WRONG = ("none", "stranger", "expired", "revoked", "other")
 # Told of the endpoint already, by its own certificate's facts.
-_SAID = {"trust.certificate.expired", "trust.certificate.not-yet-valid", "trust.certificate.weak"}
+_SAID = {
+    "trust.certificate.expired": {"identity.endpoint.expired"},
+    "trust.certificate.not-yet-valid": {"identity.endpoint.not-yet-valid"},
+    "trust.certificate.weak": {"identity.endpoint.weak-key", "identity.endpoint.weak-signature"},
+}
 
 
 class Judge:
@@ -124,7 +128,7 @@ class Judge:
             if whole.path:
                 found.append(finding("identity.endpoint.incomplete", where, issuer=facts.issuer_of(leaf)))
                 judgement = whole
-        found += self._of_chain(judgement, chain, where)
+        found += list(self._of_chain(judgement, chain, where, {item.code for item in found}))
         made.certificate = msgspec.structs.replace(item, believed=judgement.believed)
         if judgement.path and not facts.serves_tls(leaf):
             found.append(finding("identity.endpoint.usage", where))
@@ -135,14 +139,16 @@ class Judge:
         found += _clients(answer, self._wanted, where)
         return set(judgement.examined) | {Axis.CONFORMANCE}
 
-    def _of_chain(self, judgement: ChainJudgement, chain: Sequence[x509.Certificate], where: str) -> Iterable[Finding]:
+    def _of_chain(
+        self, judgement: ChainJudgement, chain: Sequence[x509.Certificate], where: str, said: set[str]
+    ) -> Iterable[Finding]:
         leaf = chain[0]
         name = title(leaf)
         for item in judgement.findings:
             if item.code in {"trust.chain.incomplete", "trust.chain.untrusted"}:
                 yield self._untrusted(chain, where)
             elif item.code == "trust.certificate.malformed":
-                yield finding("identity.endpoint.malformed", where, reason=item.data.get("reason", ""))
+                yield finding("identity.endpoint.malformed", where, reason=safe(str(item.data.get("reason", ""))))
             elif item.code == "trust.certificate.revoked":
                 yield finding(
                     "identity.endpoint.revoked",
@@ -152,8 +158,11 @@ class Judge:
                 )
             elif item.axis is Axis.REVOCATION and item.outcome is Outcome.UNKNOWN:
                 yield finding("identity.endpoint.status-unknown", where, problem=item.code)
-            elif not (item.code in _SAID and item.where == name):
-                yield Finding(item.code, item.axis, item.outcome, f"{where} {item.where}".strip(), item.data)
+            elif item.where == name and _SAID.get(item.code, set()) & said:
+                said = said - _SAID[item.code]  # once: an issuing CA may bear the same name
+            else:
+                data = {key: safe(value, 200) if isinstance(value, str) else value for key, value in item.data.items()}
+                yield Finding(item.code, item.axis, item.outcome, f"{where} {item.where}".strip(), data)
 
     def _untrusted(self, chain: Sequence[x509.Certificate], where: str) -> Finding:
         leaf = chain[0]

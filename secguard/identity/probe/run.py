@@ -1,6 +1,7 @@
 """Many endpoints at once: threads shake hands, at most so many at a time and so many a second; answers as they come."""
 
 import queue
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from secguard.identity.probe.targets import Target, safe
 __all__ = ["Options", "ask", "ask_all"]
 
 _STACK = 512 << 10
+_OTHER_FILES = 64  # open beside the connections: registry, ledger, report
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ def ask_all(targets: Sequence[Target], options: Options, stop: threading.Event) 
         SystemPartError: not one thread can be started.
     """
     # Bounded: who judges may be slower than who asks, and chains must not pile up.
-    answers: queue.Queue[tuple[Target, Answer] | None] = queue.Queue(maxsize=4 * options.jobs)
+    jobs = max(min(options.jobs, len(targets), resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES), 1)
+    answers: queue.Queue[tuple[Target, Answer] | None] = queue.Queue(maxsize=4 * jobs)
     feed = _Feed(targets, options.rate, stop, threading.Lock())
 
     def put(item: tuple[Target, Answer] | None) -> None:
@@ -105,7 +108,7 @@ def ask_all(targets: Sequence[Target], options: Options, stop: threading.Event) 
         finally:
             put(None)
 
-    running = _start(work, min(options.jobs, len(targets)))
+    running = _start(work, jobs) if targets else 0
     try:
         while running:
             try:

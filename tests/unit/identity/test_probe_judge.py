@@ -402,3 +402,16 @@ def test_devices_without_address_are_named(site, authority):
     verdict = Probed("registry", NOW, left_out=without).verdict()
     assert [found.code for found in verdict.findings] == ["identity.endpoint.no-address"] * 2
     assert verdict.outcome is Outcome.UNKNOWN
+
+
+def test_an_issuing_ca_of_the_same_name_does_not_hide_behind_the_device():
+    root, root_key = make("root", ca=True)
+    for days in ((-9, -2), (2, 9)):
+        ca, ca_key = make("IPC", ca=True, issuer=root, signer=root_key, days=days)
+        leaf, _ = make("IPC", issuer=ca, signer=ca_key, names=[x509.DNSName("a")])
+        both, _ = make("IPC", issuer=ca, signer=ca_key, days=days)
+        for certificate, count in ((leaf, 1), (both, 2)):
+            item = Judge(TrustPolicy([root]), NOW).endpoint(HERE, shown(certificate, ca))
+            told = [f for f in item.findings if f.code.rpartition(".")[2] in {"expired", "not-yet-valid"}]
+            assert len(told) == count, item.findings
+            assert item.axes[Axis.PROVENANCE] is Outcome.FAIL
