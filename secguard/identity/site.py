@@ -1,6 +1,7 @@
 """A site's CAs as they stand: certificates, keys, and who acts; what issuing, revoking and publishing work on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 
 from secguard.core import Clock, FormatError, RefusedError, UsageError
-from secguard.events import Actor, Event, Receipt, Recorder, new_event_id
+from secguard.events import Actor, Event, Receipt, Recorder, long_act, new_event_id
 from secguard.gbid import GbId
 from secguard.identity.certificate import ROOT
 from secguard.identity.config import IdentityConfig
@@ -66,7 +67,7 @@ class Site:
         self._signers: dict[str, Signer] = {}
         self.receipts: list[Receipt] = []
         self.templates: dict[tuple[object, ...], Template] = {}
-        self._generation = -1
+        self._generation = (-1, -1)
         self.cas: Mapping[str, CaRecord] = {}
         self.refresh()
         if ROOT not in self.cas:
@@ -76,7 +77,7 @@ class Site:
 
     def refresh(self) -> None:
         """Read the CAs again: another process may have added one, or put one out of force."""
-        self._generation = self.registry.data_version()
+        self._generation = (self.registry.data_version(), self.registry.changes)
         self._chosen: dict[tuple[Purpose, str], str] = {}
         found = {n: ca for n, ca in self.registry.authorities().items() if ca.status != CaStatus.PENDING}
         if found != self.cas:
@@ -128,7 +129,7 @@ class Site:
             UsageError: no CA of the site certifies the purpose.
             RefusedError: `identity.scope.exceeded`: none may certify this device.
         """
-        if self.registry.data_version() != self._generation:
+        if (self.registry.data_version(), self.registry.changes) != self._generation:
             self.refresh()
         # All but the serial number decides: centre, industry, type, network.
         place = purpose, device.value[:14] if device is not None else ""
@@ -241,6 +242,12 @@ class Site:
             case=case,
             data=data,
         )
+
+    @contextmanager
+    def act(self, noun: str, subject: str, **data: Any) -> Iterator[dict[str, Any]]:
+        """A long act of the acting person, recorded at its start and its end; see `secguard.events.long_act`."""
+        with long_act(self._recorder, self.clock, noun, actor=self._actor, subject=subject, **data) as closing:
+            yield closing
 
     def record(self, events: Sequence[Event]) -> None:
         """Record events and keep their receipts; if this raises, nothing may be released."""

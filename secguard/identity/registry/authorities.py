@@ -9,10 +9,17 @@ __all__ = ["Authorities"]
 
 
 class Authorities(Base):
-    """One record a CA."""
+    """One record a CA.
+
+    Attributes:
+        changes: how often this object changed a record; other processes show in `Registry.data_version`.
+    """
+
+    changes = 0
 
     def add_authority(self, authority: CaRecord) -> None:
         """Enter a CA inside a transaction."""
+        self.changes += 1
         self._db.execute(
             "INSERT INTO authorities (name, certificate, key, status, created) VALUES (?, ?, ?, ?, ?)",
             msgspec.structs.astuple(authority),
@@ -20,6 +27,7 @@ class Authorities(Base):
 
     def set_authority(self, authority: CaRecord) -> None:
         """Change a CA's certificate, key and status, inside a transaction."""
+        self.changes += 1
         self._db.execute(
             "UPDATE authorities SET certificate = ?, key = ?, status = ? WHERE name = ?",
             (authority.certificate, authority.key, authority.status, authority.name),
@@ -47,4 +55,5 @@ class Authorities(Base):
 
     def drop_authority(self, name: str) -> None:
         """Give up a CA that is still pending, inside a transaction."""
+        self.changes += 1
         self._db.execute("DELETE FROM authorities WHERE name = ? AND status = 'pending'", (name,))
