@@ -43,7 +43,8 @@ def shown(*chain: x509.Certificate, **values) -> Answer:
 
 def make(subject="camera", *, key=None, issuer=None, signer=None, days=(-1, 365), ca=False, names=(), eku=None):
     key = key or ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    unit = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "maker")] if ca else []
+    name = x509.Name([*unit, x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
