@@ -141,10 +141,11 @@ def overdue(site: Site) -> list[str]:
 
 
 def _shards(site: Site, name: str) -> list[int]:
-    """The lists of a CA: the full one, those of the configuration, and those that certificates in the field name."""
+    """The lists of a CA: the full one, those of the configuration, those that certificates name, and all there were."""
     if name == ROOT or not site.config.crl_url:  # a list that no certificate names has no distribution point
         return [-1]
-    return [-1, *sorted({*range(site.config.crl_shards), *site.registry.shards(name)})]
+    known = {shard for shard in site.registry.crl_states(name) if shard >= 0}
+    return [-1, *sorted(known.union(range(site.config.crl_shards), site.registry.shards(name)))]
 
 
 def _url(site: Site, name: str, shard: int) -> str:
