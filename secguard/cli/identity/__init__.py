@@ -10,6 +10,7 @@ _COMMANDS = {
     "ca": (f"{_HERE}.ca", "ca", "The site's certificate authorities."),
     "device": (f"{_HERE}.device", "device", "The register of devices."),
     "issue": (f"{_HERE}.certificates", "issue", "Issue a certificate."),
+    "provision": (f"{_HERE}.provision", "provision", "Issue certificates for a list of devices."),
     "renew": (f"{_HERE}.renewal", "renew", "Renew one certificate, or all that end soon."),
     "enrol": (f"{_HERE}.enrol", "enrol", "Which devices may enrol over the network."),
     "revoke": (f"{_HERE}.status", "revoke", "Revoke a certificate, or all of a device."),

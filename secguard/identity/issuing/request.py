@@ -13,9 +13,10 @@ from secguard.gbid import GbId
 from secguard.identity.profiles import Asked, Holder, Profile
 from secguard.keys import Algorithm, algorithm_of
 
-__all__ = ["allowed_names", "check_holder", "check_key", "check_vendor_serial", "read_csr", "read_names"]
+__all__ = ["MAX_CSR", "allowed_names", "check_holder", "check_key", "check_vendor_serial", "read_csr", "read_names"]
 
-_MAX_CSR = 16 << 10
+MAX_CSR = 16 << 10
+"""Bytes of a request."""
 _MAX_ASKED = 8
 _NAME = re.compile(r"[^\W_][\w .@/:-]{0,63}")
 _HOST = re.compile(r"(?=.{1,64}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
@@ -176,7 +177,7 @@ def _bad_name(message: str) -> RefusedError:
 
 
 def _load(data: bytes) -> x509.CertificateSigningRequest:
-    if len(data) > _MAX_CSR:
+    if len(data) > MAX_CSR:
         raise ValueError("too large")
     pem = data.lstrip().startswith(b"-----BEGIN")
     return x509.load_pem_x509_csr(data) if pem else x509.load_der_x509_csr(data)
