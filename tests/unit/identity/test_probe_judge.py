@@ -1,5 +1,6 @@
 """What was presented, judged: each finding, produced by a certificate or a registry that has it."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import crypto
 
 from secguard.core import Axis, FixedClock, Outcome
-from secguard.identity import Request
+from secguard.identity import Registry, Request
 from secguard.identity.probe.book import Book, activate, to_activate
 from secguard.identity.probe.credentials import TEST_SERIALS, end_credentials, make_credentials
 from secguard.identity.probe.handshake import Answer, Tried
@@ -62,11 +63,29 @@ def make(subject="camera", *, key=None, issuer=None, signer=None, days=(-1, 365)
     return builder.sign(signer or key, hashes.SHA256()), key
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    return tmp_path_factory.mktemp("probe") / "site"
+
+
+@pytest.fixture
+def site(empty_site, made_once):
+    """The site of conftest with two cameras, made once and copied for each test."""
+    if not made_once.exists():
+        empty_site.create()
+        empty_site.open().issue([Request(CAMERA, "camera"), Request(OTHER, "camera")])
+        empty_site.registry.close()
+        shutil.copytree(empty_site.root, made_once)
+    else:
+        empty_site.registry.close()
+        shutil.copytree(made_once, empty_site.root, dirs_exist_ok=True)
+    empty_site.registry = Registry.open(empty_site.state / "registry.db")
+    return empty_site
+
+
 @pytest.fixture
 def authority(site):
-    authority = site.open()
-    authority.issue([Request(CAMERA, "camera"), Request(OTHER, "camera")])
-    return authority
+    return site.open()
 
 
 @pytest.fixture
