@@ -104,7 +104,7 @@ class _Judging:
         self._gathered = Gathered() if online else None
 
     def judge(self, chain: "Sequence[x509.Certificate]", where: str) -> "tuple[Purpose, ChainJudgement]":
-        """Judge a chain, and ask around if its status is not known and that was allowed."""
+        """Judge a chain; with `--online`, ask for its status first."""
         from secguard.trust import TrustPolicy, gather, stated_purposes
 
         stated = stated_purposes(chain[0])
@@ -118,7 +118,8 @@ class _Judging:
         purpose = self._purpose or stated[0]
         whole = [*chain, *(item for issuer in {one.issuer for one in chain} for item in self._known.get(issuer, ()))]
         judgement = self._policy.judge_chain(whole, purpose, self.at, gbid=self._gbid)
-        if self._gathered is None or not judgement.believed or judgement.unrevoked:
+        # Only places that a believed chain names are asked; also when a list says good: they may know more.
+        if self._gathered is None or not judgement.believed:
             return purpose, judgement
         before = len(self._gathered.findings)
         gather(judgement.path, self._gathered)
@@ -223,7 +224,7 @@ def _row(
         findings, examined = judgement.findings, judgement.examined
         gbid = judgement.gbid.value if judgement.gbid else None
     except FormatError as error:
-        if not named and error.code == "trust.certificate.format":
+        if not named and error.code == "trust.certificate.format" and not _claims(file):
             return None, (), frozenset()  # a key, say
         findings = (finding("trust.certificate.malformed", reason=error.message),)
     except UsageError as error:
@@ -245,6 +246,12 @@ def _row(
         "codes": codes,
     }
     return row, findings, examined
+
+
+def _claims(file: Path) -> bool:
+    """Whether a file found in a folder claims to hold a certificate."""
+    with file.open("rb") as source:
+        return b"-----BEGIN CERTIFICATE-----" in source.read(1 << 16) or file.suffix.lower() in {".cer", ".crt"}
 
 
 def _policy(
