@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from secguard.core import Progress, SecguardError, Throttle, UsageError, silent
+from secguard.core import Progress, SecguardError, Throttle, UsageError, rfc3339, silent
 from secguard.gbid import GbId
 from secguard.identity.certificate import Validity
 from secguard.identity.issuing.certify import certify_locked
-from secguard.identity.issuing.deliver import Bundle
+from secguard.identity.issuing.deliver import Bundle, file_name, make_folder
 from secguard.identity.issuing.order import Order
 from secguard.identity.lock import exclusive
 from secguard.identity.profiles import Holder
-from secguard.identity.records import CertificateRecord
+from secguard.identity.records import CertificateRecord, Status
 from secguard.identity.registry import Registry
 from secguard.identity.site import Site
 from secguard.trust import chain_pem
@@ -32,6 +32,7 @@ __all__ = ["Chosen", "Renewals", "check_area", "choose", "due_at", "renew_chosen
 _BATCH = 200
 _GAIN = timedelta(days=1)
 """A renewal that gains less is none: its issuing CA ends first."""
+_LATELY = timedelta(days=7)
 _KEY_SUFFIX = ".key.pem"
 _AREA = re.compile(r"[0-9]{2,8}")
 
@@ -119,28 +120,32 @@ def choose(
 
 
 def renew_chosen(
-    site: Site, chosen: Sequence[Chosen], *, jobs: int = 4, progress: Progress = silent, now: datetime | None = None
+    site: Site, chosen: Sequence[Chosen], *, folder: Path | None = None, jobs: int = 4, progress: Progress = silent
 ) -> Renewals:
     """Certify the keys of certificates again and deliver them, all whose key is here, batch by batch.
 
     Args:
         site: the site's CAs.
         chosen: from `choose`.
+        folder: where certificates over keys in devices go, a folder each, for somebody to put them there; None: such
+            devices renew by themselves.
         jobs: threads that write files.
         progress: called with the number of certificates done.
-        now: the time; by default the site's clock.
 
     Raises:
         UsageError: no or a wrong passphrase.
         RefusedError: the ledger refuses.
         SystemPartError: the registry cannot be written, or another process holds the lock for too long.
     """
-    at = now or site.clock.now()
+    at = site.clock.now()
     done = Renewals()
     here: list[Chosen] = []
     for item in chosen:
         if not item.key or (item.key.startswith("file:") and not _key_file(site, item.key).exists()):
-            done.in_device.append(item)
+            if folder is None:
+                done.in_device.append(item)
+            elif _gains(site, item, at, done):
+                here.append(item)
         elif not item.key.startswith("file:"):
             error = UsageError(
                 "identity.key.token", "its key is in a token", hint=f"secguard identity renew {item.holder}"
@@ -150,11 +155,11 @@ def renew_chosen(
             here.append(item)
     tick = Throttle(progress)
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        _complete(site, done, pool)
+        _complete(site, done, pool, folder)
         for start in range(0, len(here), _BATCH):
             batch = here[start : start + _BATCH]
             with exclusive(site.lock):
-                _renew_batch(site, batch, done, pool)
+                _renew_batch(site, batch, done, pool, folder)
             tick(start + len(batch), len(here), "certificates")
     return done
 
@@ -189,7 +194,9 @@ def _issuer(site: Site, item: Chosen) -> str:
     return site.issuer(profile.purpose, gbid)
 
 
-def _renew_batch(site: Site, batch: Sequence[Chosen], done: Renewals, pool: ThreadPoolExecutor) -> None:
+def _renew_batch(
+    site: Site, batch: Sequence[Chosen], done: Renewals, pool: ThreadPoolExecutor, folder: Path | None
+) -> None:
     """Renew a batch; the site's lock is held, so nobody else renews the same."""
     items, orders = [], []
     for item in batch:
@@ -204,24 +211,33 @@ def _renew_batch(site: Site, batch: Sequence[Chosen], done: Renewals, pool: Thre
             done.failed.append((item, answer))
         else:
             fresh.append((item, answer.record))
-    for (item, record), error in zip(fresh, pool.map(lambda pair: _deliver(site, pair[1]), fresh), strict=True):
+    for (item, record), error in zip(fresh, pool.map(lambda pair: _deliver(site, pair[1], folder), fresh), strict=True):
         if error is not None:
             done.failed.append((item, error))
         else:
             done.renewed.append(record)
 
 
-def _complete(site: Site, done: Renewals, pool: ThreadPoolExecutor) -> None:
-    """Deliver what an earlier run certified and did not deliver: the files beside the key are another certificate's."""
+def _complete(site: Site, done: Renewals, pool: ThreadPoolExecutor, folder: Path | None) -> None:
+    """Deliver what an earlier run certified and did not deliver: the files beside the key are another certificate's.
+
+    Of a key in its device, a certificate that was renewed lately and is not in the folder counts as not delivered.
+    """
+    lately = rfc3339(site.clock.now() - _LATELY)
     stale = []
     with exclusive(site.lock):
         for record in site.registry.expiring(datetime.max.replace(tzinfo=UTC)):
-            bundle = _bundle(site, record)
-            if bundle is None or not bundle.chain.exists():
+            bundle = _bundle(site, record, folder)
+            if bundle is None:
+                continue
+            if not bundle.chain.exists():
+                at_device = folder is not None and bundle.folder.parent == folder
+                if at_device and record.not_before > lately and _renewed(site, record):
+                    stale.append(record)
                 continue
             if bundle.chain.read_bytes() != chain_pem([record.x509(), site.certificates[record.issuer]]):
                 stale.append(record)
-        for record, error in zip(stale, pool.map(lambda item: _deliver(site, item), stale), strict=True):
+        for record, error in zip(stale, pool.map(lambda item: _deliver(site, item, folder), stale), strict=True):
             if error is None:
                 done.delivered.append(record)
             else:
@@ -232,25 +248,31 @@ def _key_file(site: Site, reference: str) -> Path:
     return Path(site.locate(reference).removeprefix("file:"))
 
 
-def _bundle(site: Site, record: CertificateRecord) -> Bundle | None:
-    """Where the files of a certificate lie: beside its key; None if its key is elsewhere, or named otherwise."""
-    if not record.key.startswith("file:"):
+def _renewed(site: Site, record: CertificateRecord) -> bool:
+    return any(row.status == Status.SUPERSEDED for row in site.registry.with_key(record.spki))
+
+
+def _bundle(site: Site, record: CertificateRecord, folder: Path | None) -> Bundle | None:
+    """Where the files of a certificate go: beside its key, or below `folder` for a key in its device; None: nowhere."""
+    path = _key_file(site, record.key) if record.key.startswith("file:") else None
+    if path is not None and path.exists():
+        return Bundle(path.parent, path.name.removesuffix(_KEY_SUFFIX)) if path.name.endswith(_KEY_SUFFIX) else None
+    if folder is None or record.key.startswith("pkcs11:"):
         return None
-    path = _key_file(site, record.key)
-    if not path.name.endswith(_KEY_SUFFIX):
-        return None
-    return Bundle(path.parent, path.name.removesuffix(_KEY_SUFFIX))
+    name = file_name(record.holder)
+    return Bundle(folder / name, f"{name}.{record.profile}")
 
 
 def _chosen(item: CertificateRecord) -> Chosen:
     return Chosen(item.holder, item.profile, item.issuer, item.serial, item.not_after, item.key)
 
 
-def _deliver(site: Site, record: CertificateRecord) -> SecguardError | None:
-    bundle = _bundle(site, record)
+def _deliver(site: Site, record: CertificateRecord, folder: Path | None) -> SecguardError | None:
+    bundle = _bundle(site, record, folder)
     if bundle is None:
         return UsageError("identity.key.name", f"its key's file does not end in {_KEY_SUFFIX}", where=record.key)
     try:
+        make_folder(bundle.folder)
         bundle.write(record.x509(), site.certificates[record.issuer], site.root)
     except SecguardError as error:
         return error

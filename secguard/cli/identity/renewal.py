@@ -10,6 +10,7 @@ import click
 
 from secguard.cli.frame import Context, Result, Table, command
 from secguard.cli.identity.common import (
+    FOLDER,
     PASSPHRASE,
     certificate_listing,
     certificate_row,
@@ -111,6 +112,13 @@ def _ends(ws: "Workspace", now: datetime, profile: str, area: str, soon: list[tu
 )
 @_AREA
 @click.option("--dry-run", is_flag=True, help="With --due or --expiring: only tell what would be renewed.")
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    metavar="DIR",
+    help="With --due or --expiring: certify keys that devices hold too; their certificates go here, to be put on them.",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Threads that write files.")
 @PASSPHRASE
 def renew(
@@ -122,13 +130,14 @@ def renew(
     within: int | None,
     area: str,
     dry_run: bool,
+    output: Path | None,
     jobs: int,
     passphrase_file: Path | None,
 ) -> Result:
     """Certify the key of one active certificate again (GBID with --profile), or of all that are --due or --expiring.
 
-    Renewed is what has its key here; the others are named: devices that keep their key renew by EST. A run that is
-    broken off is completed by the next.
+    Renewed is what has its key here; the others are named: devices that keep their key renew by EST, or get a
+    certificate from DIR by hand. A run that is broken off is completed by the next.
     """
     from secguard.identity.renewal import check_area, choose, renew_chosen
 
@@ -140,10 +149,10 @@ def renew(
             hint="give GBID with --profile NAME, or --due, or --expiring DAYS",
         )
     if holder is not None:
-        if not profile or dry_run or area:
+        if not profile or dry_run or area or output:
             raise UsageError(
                 "identity.renew.profile",
-                f"which certificate of {holder[:64]}?" if not profile else "--dry-run and --area are for many",
+                f"which certificate of {holder[:64]}?" if not profile else "--dry-run, --area and -o are for many",
                 hint="give GBID with --profile NAME, and nothing else",
             )
         with open_authority(ctx, passphrase_file) as (_, authority):
@@ -153,7 +162,7 @@ def renew(
             return _planned(choose(ws.registry, ws.clock.now(), days=within, profile=profile, area=area))
     with open_authority(ctx, passphrase_file) as (ws, authority):
         chosen = choose(ws.registry, ws.clock.now(), days=within, profile=profile, area=area)
-        done = renew_chosen(authority, chosen, jobs=jobs, progress=ctx.progress("renewing"))
+        done = renew_chosen(authority, chosen, folder=output, jobs=jobs, progress=ctx.progress("renewing"))
         return _renewed(authority, done)
 
 

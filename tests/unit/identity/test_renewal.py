@@ -124,6 +124,31 @@ def test_a_key_that_left_is_not_renewed_here(fleet):
     assert list(folder.iterdir()) == []
 
 
+def test_for_devices_without_est_certificates_are_made_ready(fleet, tmp_path, monkeypatch):
+    clock = later(fleet, 700)
+    authority = fleet.open(clock=clock)
+    gbid = "32011600001320000009"
+    old = fleet.registry.active(gbid, "camera")
+    chosen = [item for item in choose(fleet.registry, clock.now(), days=40) if item.holder == gbid]
+    write = Bundle.write
+
+    def full(self, *certificates):
+        raise SystemPartError("core.disk.full", "No space left on device")
+
+    monkeypatch.setattr(Bundle, "write", full)
+    assert [item.holder for item, _ in renew_chosen(authority, chosen, folder=tmp_path / "out").failed] == [gbid]
+    monkeypatch.setattr(Bundle, "write", write)
+    done = renew_chosen(authority, [], folder=tmp_path / "out")
+    assert [record.holder for record in done.delivered] == [gbid]
+    assert renew_chosen(authority, [], folder=tmp_path / "out").delivered == []
+    leaf, issuer = read_certificates(tmp_path / "out" / gbid / f"{gbid}.camera.chain.pem")
+    assert leaf.public_key() == old.x509().public_key()
+    assert leaf.not_valid_after_utc > old.x509().not_valid_after_utc
+    assert issuer == authority.certificates["devices"]
+    assert not list((tmp_path / "out").rglob("*.key.pem"))
+    assert fleet.recorder.kinds.count("certificate.renewed") == 1
+
+
 def test_what_a_broken_run_certified_the_next_delivers(fleet, monkeypatch):
     clock = later(fleet, 700)
     authority = fleet.open(clock=clock)
