@@ -16,7 +16,14 @@ _SHOWN = 20
 
 @command("identity.provision", "provision")
 @click.argument("source", metavar="FILE", type=FILE)
-@click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="A folder a device goes here.")
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    required=True,
+    metavar="DIR",
+    help="For the files: DIR/CENTRE/GBID.PROFILE.pem.",
+)
 @click.option("--profile", default="", metavar="NAME", help="Where the list names none.  [default: by type]")
 @click.option(
     "--format",

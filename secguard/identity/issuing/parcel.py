@@ -1,7 +1,7 @@
 """The part of provisioning that needs no CA key and no registry, and so runs in worker processes.
 
 `prepare` makes a portion's keys and puts them, encrypted, into one file that is on the disk before any of them is
-certified. `deliver` turns keys and certificates into folders that appear whole. `settle` waits once, for many portions,
+certified. `deliver` turns keys and certificates into files that appear whole. `settle` waits once, for many portions,
 until the deliveries are on the disk, and only then drops the kept keys; so a device costs no wait of its own, and after
 a power cut whatever had not settled is delivered again from kept keys and registered certificates.
 """
@@ -26,17 +26,19 @@ from cryptography.hazmat.primitives.serialization import (
 
 from secguard.core import FormatError, SecguardError
 from secguard.core.files import atomic_write, translate_os_error
-from secguard.core.limits import MAX_DOCUMENT, read_bounded
+from secguard.core.limits import MAX_DOCUMENT, MAX_PEM, read_bounded
 from secguard.identity.issuing.protect import KeyCipher
 from secguard.identity.issuing.request import read_csr
 from secguard.identity.profiles import Profile
 from secguard.keys import generate
 
-__all__ = ["FORMATS", "HIDDEN", "Kit", "Made", "Piece", "Wanted", "deliver", "prepare", "settle"]
+__all__ = ["FORMATS", "HIDDEN", "UNIT", "Kit", "Made", "Piece", "Wanted", "deliver", "prepare", "settle"]
 
 FORMATS = ("pem", "p12")
 HIDDEN = ".provision"
 """The job's own folder inside the folder of the deliveries."""
+UNIT = 8
+"""Deliveries lie in a folder for each centre: as many first digits of the ID."""
 _PEM_LINE = 64
 
 
@@ -123,7 +125,7 @@ def prepare(kit: Kit, portion: int, wanted: list[Wanted]) -> list[Made | Secguar
 def _prepare(kit: Kit, item: Wanted, kept: dict[tuple[str, str], _Kept]) -> Made:
     place = item.gbid, item.profile
     if place not in kept:
-        delivered = _delivered(kit.folder / item.gbid / f"{item.gbid}.{item.profile}.chain.pem")
+        delivered = _delivered(f"{kit.folder}/{item.gbid[:UNIT]}/{item.gbid}.{item.profile}.pem")
         if delivered:
             return Made(delivered=delivered)
     profile = kit.profiles[item.profile]
@@ -137,10 +139,12 @@ def _prepare(kit: Kit, item: Wanted, kept: dict[tuple[str, str], _Kept]) -> Made
     return Made(kept[place].spki)
 
 
-def _delivered(path: Path) -> str:
+def _delivered(path: str) -> str:
     """SHA-256 of the certificate that a delivery holds; empty if there is none, or a power cut left it incomplete."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes()).fingerprint(hashes.SHA256()).hex()
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path costs as much as the call
+            data = file.read(MAX_PEM)
+        return x509.load_pem_x509_certificate(data).fingerprint(hashes.SHA256()).hex()
     except (OSError, ValueError):
         return ""
 
@@ -158,33 +162,24 @@ def _read_spool(kit: Kit, portion: int) -> list[_Kept]:
 
 
 def deliver(kit: Kit, portion: int, pieces: list[Piece]) -> None:
-    """Put certificates and keys where they are fetched from: one folder a device, which appears when it is whole.
+    """Put certificates and keys where they are fetched from; each file appears whole or not at all.
 
     Raises:
         SystemPartError: a write failed; what is missing is delivered by the next run.
         FormatError: the portion's keys are gone or damaged.
     """
     kept = {(item.gbid, item.profile): item for item in _read_spool(kit, portion)}
-    devices: dict[str, dict[str, tuple[bytes, int]]] = {}
-    for piece in pieces:
-        devices.setdefault(piece.gbid, {}).update(_files(kit, piece, kept))
-    staging = kit.folder / HIDDEN / f"out-{portion:06}"
+    staging = f"{kit.folder}/{HIDDEN}/out-{portion:06}"
     try:
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(mode=0o700)
-        added = [gbid for gbid in devices if (kit.folder / gbid).exists()]
-        fresh = [gbid for gbid in devices if gbid not in set(added)]
-        for gbid in fresh:
-            beside = f"{staging}/{gbid}"
-            os.mkdir(beside, 0o700)  # noqa: PTH102 - a Path costs as much as the call
-            for name, (data, mode) in devices[gbid].items():
-                _write(f"{beside}/{name}", data, mode)
-        for gbid in fresh:
-            os.rename(f"{staging}/{gbid}", f"{kit.folder}/{gbid}")  # noqa: PTH104 - a Path costs as much as the call
-        for gbid in added:
-            for name, (data, mode) in devices[gbid].items():
-                atomic_write(kit.folder / gbid / name, data, mode=mode, durable=False)
-        staging.rmdir()
+        os.mkdir(staging, 0o700)  # noqa: PTH102 - see below
+        for unit in {piece.gbid[:UNIT] for piece in pieces}:
+            (kit.folder / unit).mkdir(mode=0o700, exist_ok=True)
+        for piece in pieces:
+            for name, data, mode in _files(kit, piece, kept):
+                _write(f"{staging}/{name}", data, mode)
+                os.rename(f"{staging}/{name}", f"{kit.folder}/{piece.gbid[:UNIT]}/{name}")  # noqa: PTH104 - a Path costs as much as the call
+        os.rmdir(staging)  # noqa: PTH106
     except OSError as error:
         raise translate_os_error(error, kit.folder) from error
 
@@ -203,21 +198,22 @@ def settle(kit: Kit, portions: list[int]) -> None:
         raise translate_os_error(error, kit.folder) from error
 
 
-def _files(kit: Kit, piece: Piece, kept: Mapping[tuple[str, str], _Kept]) -> dict[str, tuple[bytes, int]]:
-    """The files of one certificate, the chain last: its presence says that all are there."""
+def _files(kit: Kit, piece: Piece, kept: Mapping[tuple[str, str], _Kept]) -> list[tuple[str, bytes, int]]:
+    """The files of one certificate: name, content, mode. The PEM is the last: its presence says that all are there."""
     issuer = kit.issuers[piece.issuer]
     stem = f"{piece.gbid}.{piece.profile}"
-    files: dict[str, tuple[bytes, int]] = {}
-    if not piece.csr:
-        key = kept.get((piece.gbid, piece.profile))
-        if key is None:
-            raise FormatError("identity.provision.spool", f"the key of {piece.gbid} is gone", where=str(kit.folder))
-        if kit.format == "p12":
-            files[f"{stem}.p12"] = _pkcs12(kit, stem, key, piece.certificate, issuer), 0o600
-        else:
-            files[f"{stem}.key.pem"] = _pem("ENCRYPTED PRIVATE KEY", key.sealed), 0o600
-    files[f"{stem}.chain.pem"] = _pem("CERTIFICATE", piece.certificate) + _pem("CERTIFICATE", issuer), 0o644
-    return files
+    chain = _pem("CERTIFICATE", piece.certificate) + _pem("CERTIFICATE", issuer)
+    if piece.csr:
+        return [(f"{stem}.pem", chain, 0o644)]
+    key = kept.get((piece.gbid, piece.profile))
+    if key is None:
+        raise FormatError("identity.provision.spool", f"the key of {piece.gbid} is gone", where=str(kit.folder))
+    if kit.format == "p12":
+        return [
+            (f"{stem}.p12", _pkcs12(kit, stem, key, piece.certificate, issuer), 0o600),
+            (f"{stem}.pem", chain, 0o644),
+        ]
+    return [(f"{stem}.pem", _pem("ENCRYPTED PRIVATE KEY", key.sealed) + chain, 0o600)]
 
 
 def _pkcs12(kit: Kit, stem: str, key: _Kept, certificate: bytes, issuer: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Certificates for many devices: from a list to one folder a device, in worker processes, to be stopped at any point.
+"""Certificates for many devices: from a list to a folder of files, in worker processes, to be stopped at any point.
 
 A portion of the list goes through three hands. A worker makes the keys and puts them, encrypted, on the disk
 (`parcel.prepare`); this process certifies them in one batch (`certify`: reserve, sign, store, record, activate); a
@@ -251,8 +251,8 @@ def _active(site: Site, devices: Sequence[Device]) -> dict[tuple[str, str], str]
 def _another(gbid: str) -> RefusedError:
     return RefusedError(
         "identity.provision.delivered",
-        f"what lies in the folder {gbid} is not the certificate in force",
-        hint="it was revoked or renewed since; move the folder away and run again",
+        f"the certificate delivered to {gbid} is not the one in force",
+        hint="it was revoked or renewed since; move its files away and run again",
     )
 
 

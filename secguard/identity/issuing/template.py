@@ -133,11 +133,16 @@ class Template:
         hosts = [content.decode("ascii") for tag, content in names if tag == _DNS_NAME]
         suffix = hosts[0].removeprefix(f"d{gbid.value}.{gbid.centre}") if hosts else ""
         head = _split(data)[0]
+        hardware = hardware_module_name(gbid.type_code, "")
+        (tag, kind), _ = der.children(der.single(hardware.value, der.SEQUENCE))
+        hardware_type, hardware_name = der.encode(tag, kind), der.oid(hardware.type_id.dotted_string)
 
         def part(device: GbId, _serial: int, _spki: bytes, vendor_serial: str) -> bytes:
             content = before + device.value.encode("ascii") + after
             if vendor_serial:
-                content += _other_name(hardware_module_name(device.type_code, vendor_serial))
+                number = der.encode(der.OCTET_STRING, vendor_serial.encode("ascii"))
+                value = der.encode(_EXPLICIT_0, der.sequence(hardware_type, number))
+                content += der.encode(_OTHER_NAME, hardware_name + value)
             if hosts:
                 content += der.encode(_DNS_NAME, f"d{device.value}.{device.centre}{suffix}".encode("ascii"))
             return der.sequence(head, der.encode(der.OCTET_STRING, der.encode(der.SEQUENCE, content)))
