@@ -13,11 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from secguard.identity import Registry
 
@@ -259,3 +263,36 @@ def test_mutual_with_credentials_of_the_site(run, site, tmp_path):
         for holder in holders:
             for record in registry.certificates(holder):
                 assert record.status == "revoked" or record.x509().not_valid_after_utc.timestamp() < now
+
+
+def test_names_that_would_run_reach_no_terminal_table_or_page(run, site, tmp_path):
+    """One key at two addresses, in a certificate whose names are commands for spreadsheets, terminals and browsers."""
+    nasty = "=cmd|'/c calc'!A1\x1b[2J\u202e<script>alert(1)</script>"
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, nasty[:64])])
+    now = datetime.now(UTC)
+    leaf = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=9))
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "nasty.pem").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "nasty.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    with camera(tmp_path / "nasty.pem", tmp_path / "nasty.key") as port:
+        words = ["probe", f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
+        page, table = tmp_path / "r.html", tmp_path / "r.csv"
+        shown = run(*words, "--report", str(page), code=1)
+        run(*words, "--report", str(table), "-q", code=1)
+        answer = json.loads(run(*words, "--json", code=1).stdout)
+    for text in (shown.stdout, shown.stderr, page.read_text(encoding="utf-8"), table.read_text(encoding="utf-8-sig")):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert "<script>" not in page.read_text(encoding="utf-8")
+    rows = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8-sig"))))
+    assert not [cell for row in rows for cell in row if cell.startswith("=")]
+    found = {item["target"]: {f["code"] for f in item["findings"]} for item in answer["data"]["endpoints"]}
+    for codes in found.values():
+        assert {"identity.endpoint.key-shared", "identity.endpoint.self-signed", "identity.endpoint.expiring"} <= codes
