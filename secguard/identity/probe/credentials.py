@@ -12,10 +12,10 @@ from secguard.identity.authority import Authority
 from secguard.identity.certificate import Validity
 from secguard.identity.issuing.order import Order
 from secguard.identity.records import CertificateRecord, Status
-from secguard.keys import Algorithm, generate
+from secguard.keys import Algorithm, generate, key_id, load_signer
 from secguard.keys.files import save_private_key
 from secguard.store import atomic_write
-from secguard.trust import chain_pem, parse_certificates, read_certificates
+from secguard.trust import chain_pem, parse_certificates
 
 __all__ = ["TEST_SERIALS", "end_credentials", "make_credentials"]
 
@@ -99,14 +99,16 @@ def end_credentials(authority: Authority, folder: Path) -> list[str]:
     """
     ended = []
     for name in TEST_SERIALS:
-        path = folder / f"{name}.pem"
-        if path.exists():
-            serial = f"{read_certificates(path)[0].serial_number:032x}"
-            record = authority.registry.by_serial(serial)
-            now = authority.clock.now()
-            if record is not None and record.status in {Status.ACTIVE, Status.SUPERSEDED} and not record.expired(now):
-                authority.revoke(serial, "cessationOfOperation")
-                ended.append(serial)
-        (folder / f"{name}.key.pem").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        path = folder / f"{name}.key.pem"
+        if not path.exists():
+            continue
+        # By the key, which was there first: an interrupted run may have left no certificate file.
+        key = key_id(load_signer(f"file:{path}", authority.passphrase).public_key())
+        for record in authority.registry.with_key(key):
+            live = record.status in {Status.ACTIVE, Status.SUPERSEDED}
+            if live and not record.expired(authority.clock.now()):
+                authority.revoke(record.serial, "cessationOfOperation")
+                ended.append(record.serial)
+        (folder / f"{name}.pem").unlink(missing_ok=True)
+        path.unlink()
     return ended

@@ -92,7 +92,12 @@ class Judge:
         if answer.state in _NOT_REACHED:
             made.findings.append(_unreached(answer, made.target))
         elif answer.state == "presented":
-            examined |= self._presented(target, answer, made)
+            try:
+                examined |= self._presented(target, answer, made)
+            except Exception as error:  # noqa: BLE001 - what no rule foresaw in a stranger's certificate is not believed
+                made.active = False
+                reason = safe(f"{type(error).__name__}: {error}")
+                made.findings.append(finding("identity.endpoint.malformed", made.target, reason=reason))
         else:
             made.findings.append(_nothing_served(answer, made.target))
         conclude(made, self._at, examined)

@@ -137,6 +137,7 @@ def probe(
     except KeyboardInterrupt:
         stop.set()
         made.interrupted = True
+        progress(len(targets), len(targets), "endpoints")  # puts the terminal back in order
     made.seconds = time.monotonic() - began
     counts = list(told.values())
     made.late = [item for item, count in zip(made.endpoints, counts, strict=False) if len(item.findings) != count]

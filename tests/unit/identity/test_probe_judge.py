@@ -404,6 +404,37 @@ def test_credentials_that_must_be_refused(site, authority, tmp_path):
     assert site.registry.by_serial(made["other"].serial).status == "revoked"
 
 
+def test_credentials_of_an_interrupted_run_are_ended(site, authority, tmp_path, monkeypatch):
+    from secguard.identity.probe import credentials
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(*_):
+        raise PowerCut
+
+    folder = tmp_path / "credentials"
+    with monkeypatch.context() as patch:
+        patch.setattr(credentials, "atomic_write", cut)
+        patch.setattr(credentials, "end_credentials", lambda *_: [])
+        with pytest.raises(PowerCut):
+            make_credentials(authority, folder, profile="platform", area="320116", type_code="200")
+    assert [item.name for item in folder.iterdir()] == ["other.key.pem"]
+    (serial,) = end_credentials(authority, folder)
+    assert site.registry.by_serial(serial).status == "revoked"
+    assert list(folder.iterdir()) == []
+
+
+def test_what_no_rule_foresaw_is_not_believed(site, place, judge_for, monkeypatch):
+    from secguard.identity.probe import judge as judging
+
+    monkeypatch.setattr(judging.facts, "purpose_of", lambda *_, **__: 1 / 0)
+    item = judge_for().endpoint(HERE, shown(*chain_of(site)))
+    assert codes(item) == {"identity.endpoint.malformed"}
+    assert item.outcome is Outcome.FAIL
+    assert not item.active
+
+
 def test_devices_without_address_are_named(site, authority):
     from secguard.identity.probe.probe import Probed
     from secguard.identity.probe.targets import registry_targets
