@@ -228,11 +228,15 @@ class Enrolment:
         check_same_subject(claims, row.x509(), sender.gbid)
 
     async def _certify(self, sender: Sender, order: Order) -> bytes:
-        if sender.credential is not Credential.SECRET and not self._renewals.take(sender.gbid.value):
-            wait = self._renewals.wait(sender.gbid.value)
+        limited = sender.credential is not Credential.SECRET
+        wait = self._renewals.wait(sender.gbid.value) if limited else 0
+        if wait:
             raise TooManyError("identity.enrol.too-often", f"{sender.gbid} enrols too often", seconds=wait)
         digest = sender.secret.digest if sender.secret is not None else None
-        return certs_only([(await self._registrar.certify(order, digest)).certificate])
+        answer = await self._registrar.certify(order, digest)
+        if limited:
+            self._renewals.take(sender.gbid.value)
+        return certs_only([answer.certificate])
 
     def ca_certificates(self, label: str) -> bytes:
         """The root and the issuing CAs, in a rollover the old and the new one, as a certs-only message (4.1.3).
@@ -240,17 +244,17 @@ class Enrolment:
         Raises:
             UsageError: no such label.
         """
-        purpose = self._labelled(label).purpose if label else None
-        chosen = [
+        profiles = [self._labelled(label)] if label else enrolable(self._authority.profiles).values()
+        purposes = {profile.purpose for profile in profiles}
+        return certs_only(
             ca.certificate
             for name, ca in self._doorkeeper.cas.items()
             if name == ROOT
             or (
                 ca.status in {CaStatus.CURRENT, CaStatus.RETIRING}
-                and (purpose is None or purpose in stated_purposes(ca.x509()))
+                and not purposes.isdisjoint(stated_purposes(ca.x509()))
             )
-        ]
-        return certs_only(chosen)
+        )
 
     def attributes(self, caller: Caller, label: str) -> bytes | None:
         """What a request should hold (4.5.2); None if that depends on who asks, and nobody knows."""

@@ -1,6 +1,7 @@
 """A site's authority over a recorder in memory that can be made to fail."""
 
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from secguard.gbid import Scope
 from secguard.identity import Authority, IdentityConfig, Registry, create_authority
 from secguard.trust import TrustPolicy, read_crls
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 PROFILES = Path(__file__).parents[3] / "certs"
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 CAMERA = "32011600001320000001"
