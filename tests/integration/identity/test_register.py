@@ -61,7 +61,8 @@ def test_1003_in_the_catalog_and_1000_in_the_register(device, secguard, site, tm
     document = device("import", catalog(tmp_path / "a.xml", 1000), "--datum", "WGS-84")
     assert (document["data"]["new"], document["outcome"]) == (1000, None)
     (site / "policies" / "register.yaml").write_text(
-        'register: 1\nmeasures: [registered, complete, located]\nareas:\n  "320116": {datum: GCJ-02, box: [118, 32, 119, 33]}\n'
+        "register: 1\nmeasures: [registered, complete, located]\n"
+        'areas:\n  "320116": {datum: GCJ-02, box: [118, 32, 119, 33]}\n'
     )
     whole = catalog(tmp_path / "b.xml", 1003)
     found = device(

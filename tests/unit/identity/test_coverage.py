@@ -56,7 +56,7 @@ def judged(source, records, certificates=(), policy=POLICY, **values):
 
 
 def codes(found) -> dict[str, str]:
-    return {item.code.removeprefix("identity.coverage."): item.where for item in found.verdict.findings}
+    return {item.code: item.where for item in found.verdict.findings}
 
 
 def test_1000_of_1003_are_99_7_per_cent_and_the_three_are_named():
@@ -123,7 +123,7 @@ def test_ghosts_and_duplicates_do_not_decide_unless_asked():
     source = catalog(1)
     source.rows.append(Row("c.xml:9", {"gbid": gbid(1), "name": "another"}))
     found = judged(source, [record(1), record(2), record(3, status="retired")], [certificate(1)])
-    assert codes(found) == {"ghost": gbid(2), "duplicate": gbid(1)}
+    assert codes(found) == {"identity.coverage.ghost": gbid(2), "identity.coverage.duplicate": gbid(1)}
     assert found.ghosts == 1
     assert found.verdict.axes == {Axis.COVERAGE: Outcome.PASS, Axis.CONFORMANCE: Outcome.FAIL}
     assert found.verdict.outcome is Outcome.PASS
@@ -135,7 +135,7 @@ def test_ghosts_and_duplicates_do_not_decide_unless_asked():
 def test_what_cannot_be_known_is_not_passed():
     assert judged(catalog(1), [record(1)], [certificate(1)], RegisterPolicy()).verdict.outcome is Outcome.UNKNOWN
     found = judged(catalog(1, 2), [record(1), record(2)], [certificate(1), certificate(2)], RegisterPolicy())
-    assert codes(found) == {"target": "located", "no-bounds": "320116"}
+    assert codes(found) == {"identity.coverage.target": "located", "identity.coverage.no-bounds": "320116"}
     assert "identity.coverage.no-bounds" in {item.code for item in found.exceptions}
     edge = record(1, longitude=118.5001, latitude=32.3, datum="")
     found = judged(catalog(1), [edge], [certificate(1)])
@@ -147,14 +147,14 @@ def test_a_catalog_that_is_not_whole_is_unknown():
     source = catalog(1)
     source.messages = [Message("c.xml:1", "p", "17", total=2, claimed=1, items=1)]
     found = judged(source, [record(1)], [certificate(1)])
-    assert (list(codes(found)), found.verdict.outcome) == (["cut"], Outcome.UNKNOWN)
+    assert (list(codes(found)), found.verdict.outcome) == (["identity.coverage.cut"], Outcome.UNKNOWN)
     source = catalog(1)
     source.problems = [Problem("c.xml:7", "", "identity.import.xml", "not XML")]
-    assert codes(judged(source, [record(1)], [certificate(1)])) == {"unreadable": "c.xml:7"}
+    assert codes(judged(source, [record(1)], [certificate(1)])) == {"identity.coverage.unreadable": "c.xml:7"}
     source = catalog(1)
     source.rows.append(Row("c.xml:8", {"gbid": "32x", "name": "what"}))
     found = judged(source, [record(1)], [certificate(1)])
-    assert (list(codes(found)), found.verdict.outcome) == (["not-an-id"], Outcome.UNKNOWN)
+    assert (list(codes(found)), found.verdict.outcome) == (["identity.coverage.not-an-id"], Outcome.UNKNOWN)
     found = judged(catalog(), [record(1)])
     assert "identity.coverage.empty" in {item.code for item in found.verdict.findings}
     assert found.verdict.outcome is Outcome.UNKNOWN
@@ -164,7 +164,7 @@ def test_a_target_below_100():
     certificates = [certificate(n) for n in range(9)]
     found = judged(catalog(*range(10)), [record(n) for n in range(9)], certificates, target=90.0)
     assert found.verdict.outcome is Outcome.PASS
-    assert codes(found) == {"unregistered": gbid(9)}
+    assert codes(found) == {"identity.coverage.unregistered": gbid(9)}
     missed = judged(catalog(*range(10)), [record(n) for n in range(9)], certificates, target=90.1)
     assert missed.verdict.outcome is Outcome.FAIL
     (told, *_) = (item for item in missed.verdict.findings if item.code == "identity.coverage.target")
