@@ -193,7 +193,8 @@ def build_crl(
         issuer.subject.public_bytes(),
         der.time(this_update),
         der.time(next_update),
-        der.sequence(entries) if entries else b"",
+        der.header(0x30, len(entries)) if entries else b"",
+        entries,
         der.tlv(0xA0, der.extensions(items)),
     )
-    return der.sequence(der.sign(signer, body))
+    return der.signed(signer, body)

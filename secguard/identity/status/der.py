@@ -12,20 +12,23 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from secguard.keys import Algorithm, Signer
 from secguard.trust.der import oid
 
-__all__ = ["algorithm", "extensions", "generalized_time", "integer", "sequence", "sign", "time", "tlv"]
+__all__ = ["algorithm", "extensions", "generalized_time", "header", "integer", "sequence", "signed", "time", "tlv"]
 
 _TRUE = b"\x01\x01\xff"
 _LAST_UTC_YEAR = 2049  # RFC 5280, 5.1.2.4
 
 
-def tlv(tag: int, *contents: bytes) -> bytes:
-    """One element of any size: tag, length, the contents joined."""
-    content = b"".join(contents)
-    size = len(content)
+def header(tag: int, size: int) -> bytes:
+    """Tag and length of an element with `size` bytes of content."""
     if size < 0x80:
-        return bytes((tag, size)) + content
+        return bytes((tag, size))
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return b"".join((bytes((tag, 0x80 | len(length))), length, content))
+    return bytes((tag, 0x80 | len(length))) + length
+
+
+def tlv(tag: int, *contents: bytes) -> bytes:
+    """One element of any size: tag, length, the contents joined; they are copied once."""
+    return b"".join((header(tag, sum(map(len, contents))), *contents))
 
 
 def sequence(*contents: bytes) -> bytes:
@@ -80,8 +83,8 @@ def algorithm(signer: Signer) -> bytes:
     return _ALGORITHMS[signer.algorithm]
 
 
-def sign(signer: Signer, data: bytes, *, repeatable: bool = True) -> bytes:
-    """`data`, the algorithm and the signature, as certificates, lists and OCSP answers hold them (RFC 5280, 4.1.1).
+def signed(signer: Signer, data: bytes, *more: bytes, repeatable: bool = True) -> bytes:
+    """A SEQUENCE of `data`, the algorithm and the signature (RFC 5280, 4.1.1), and what follows them.
 
     RSA signs by PKCS #1 v1.5, which every verifier knows. ECDSA gives the same bytes again if it is to be `repeatable`
     (RFC 6979), which costs time.
@@ -93,4 +96,4 @@ def sign(signer: Signer, data: bytes, *, repeatable: bool = True) -> bytes:
         signature = key.sign(data, PKCS1v15(), SHA256())
     else:
         signature = signer.sign(data)
-    return b"".join((data, _ALGORITHMS[signer.algorithm], tlv(0x03, b"\x00", signature)))
+    return sequence(data, _ALGORITHMS[signer.algorithm], tlv(0x03, b"\x00", signature), *more)

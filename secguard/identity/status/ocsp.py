@@ -161,7 +161,7 @@ class Responder:
         if request.nonce is not None:
             nonce = der.tlv(0xA1, der.sequence(der.sequence(_NONCE, der.tlv(0x04, der.tlv(0x04, request.nonce)))))
         body = der.sequence(delegate.responder, update, der.sequence(*singles), nonce)
-        basic = der.sequence(der.sign(delegate.signer, body, repeatable=False), delegate.certificates)
+        basic = der.signed(delegate.signer, body, delegate.certificates, repeatable=False)
         response = der.sequence(b"\x0a\x01\x00", der.tlv(0xA0, der.sequence(_BASIC, der.tlv(0x04, basic))))
         return Answer(response, ResponseStatus.SUCCESSFUL, now, until)
 
