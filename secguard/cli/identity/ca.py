@@ -140,7 +140,7 @@ def ca_request(
     from secguard.identity.ca.request import Wanted, request_cas
 
     with ctx.workspace() as ws:
-        _secret, made = _passphrase(ws, passphrase_file, make=yes, needed=not key)
+        _secret, made = _passphrase(ws, passphrase_file, make=yes, needed=not key or yes)
         setting = ws.identity_setting(passphrase_file)
         if setting.passphrase is None and not key:
             setting = with_passphrase(setting)
@@ -223,14 +223,21 @@ def ca_sign(ctx: Context, *, place: Path, output: Path, scope: str, yes: bool, p
 @click.argument("place", metavar="DIR|CRL", type=click.Path(path_type=Path, exists=True))
 @click.option("--root-sha256", default="", metavar="HEX", help="The root must have this fingerprint.")
 @click.option("--operator", default="", metavar="NAME", help="Name in the operator's certificate.")
+@click.option(
+    "--yes", is_flag=True, help="Make a passphrase in state/passphrase if none is given and no key needs one."
+)
 @PASSPHRASE
-def ca_install(ctx: Context, *, place: Path, root_sha256: str, operator: str, passphrase_file: Path | None) -> Result:
+def ca_install(
+    ctx: Context, *, place: Path, root_sha256: str, operator: str, yes: bool, passphrase_file: Path | None
+) -> Result:
     """Put into force what the offline root signed: CA certificates with its list, or a fresh list alone."""
     from cryptography.hazmat.primitives import hashes
 
     from secguard.identity.ca.install import install
 
     with ctx.workspace() as ws:
+        fresh = place.is_dir() and not list((ws.state / "identity" / "keys").glob("*.key.pem"))
+        _passphrase(ws, passphrase_file, make=yes, needed=fresh)
         setting = ws.identity_setting(passphrase_file, operator=operator)
         if setting.passphrase is None and place.is_dir():
             setting = with_passphrase(setting)

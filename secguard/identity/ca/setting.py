@@ -196,10 +196,9 @@ def make_key(setting: Setting, name: str, algorithm: Algorithm, place: str, *, s
     note = setting.pending / f"{name}.uri"
     kept = note.read_text("ascii").strip() if note.exists() else ""
     known = {record.key for record in setting.registry.authorities().values() if record.status != CaStatus.PENDING}
-    if kept and kept not in known:
-        old = Pkcs11Uri.parse(kept)
-        if (old.token, old.serial, old.label) == (uri.token, uri.serial, label):
-            return generate_in_token(old, algorithm), kept
-    fresh = replace(uri, label=label, key_id=secrets.token_bytes(16), module=uri.module_file)
+    old = Pkcs11Uri.parse(kept) if kept and kept not in known else None
+    same = old is not None and (old.token, old.serial, old.label) == (uri.token, uri.serial, label)
+    key_id = old.key_id if old is not None and same else secrets.token_bytes(16)
+    fresh = replace(uri, label=label, key_id=key_id, module=uri.module_file)
     atomic_write(note, fresh.text.encode("ascii") + b"\n", mode=0o600)
     return generate_in_token(fresh, algorithm), fresh.text
