@@ -43,6 +43,7 @@ _COMMANDS = {
 device = LazyGroup(name="device", table=_COMMANDS, help="The register of devices.", no_args_is_help=True)
 
 _LINES = 50
+_STATUSES = ("registered", "issued", "installed", "active", "retired")
 _TEXTS = ("name", "vendor_serial", "mac", "model", "maker", "address", "site", "datum", "zone", "sensitivity")
 _FIELD_HELP = {
     "name": "What people call it.",
@@ -329,7 +330,7 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option("--area", default="", metavar="DIGITS", help="IDs that start so: 320116."),
             click.option("--type", "type_code", default="", metavar="CODE", help="Type code, or its start: 132."),
-            click.option("--status", type=click.Choice(["registered", "issued", "installed", "active", "retired"])),
+            click.option("--status", type=click.Choice(_STATUSES), help="Where the device stands."),
             click.option("--zone", default="", metavar="NAME", help="Network zone."),
             click.option("--missing", multiple=True, metavar="FIELD", help="This field is empty (repeatable)."),
             click.option("--find", "text", default="", metavar="TEXT", help="Part of the name or site."),

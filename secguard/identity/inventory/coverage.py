@@ -53,7 +53,6 @@ def per_cent(part: int, whole: int) -> float:
 
 
 _ORDER = ("registered", "catalog", "certified", "located", "complete")
-_WORDS_ZH = {"registered": "已登记", "complete": "必填字段齐全", "located": "坐标在区域内", "certified": "证书有效"}
 
 
 @dataclass(slots=True)
@@ -282,11 +281,9 @@ def _judge(source: Source, result: Coverage, policy: RegisterPolicy, require: It
             open_ = (rate.passed + rate.unknown) * 100 >= result.target * rate.total
             findings.append(
                 finding(
-                    "identity.coverage.target",
+                    f"identity.coverage.{name}",
                     name,
                     outcome=Outcome.UNKNOWN if open_ else Outcome.FAIL,
-                    measure=name,
-                    measure_zh=_WORDS_ZH[name],
                     percent=per_cent(rate.passed, rate.total),
                     passed=rate.passed,
                     total=rate.total,

@@ -266,9 +266,9 @@ def parse_field(name: str, text: str) -> Any:
         clean = text.strip(" ")
     else:
         clean = _BREAKS.sub(" ", text).strip(" \ufeff")
-        for character in clean:
-            if character == "\ufffd":
-                raise _refuse("text", "bytes that are no text in this encoding", "give --encoding, or correct the row")
+        if "\ufffd" in clean:
+            raise _refuse("text", "bytes that are no text in this encoding", "give --encoding, or correct the row")
+        for character in "" if clean.isprintable() else clean:
             kind = unicodedata.category(character)
             if (
                 kind in {"Cc", "Cs", "Co", "Cn"}

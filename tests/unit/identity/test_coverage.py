@@ -67,6 +67,8 @@ def test_1000_of_1003_are_99_7_per_cent_and_the_three_are_named():
     assert [item.gbid for item in found.exceptions] == [gbid(1000), gbid(1001), gbid(1002)]
     assert {item.code for item in found.exceptions} == {"identity.coverage.unregistered"}
     assert found.verdict.outcome is Outcome.FAIL
+    named = set(codes(found))
+    assert named >= {"identity.coverage.complete", "identity.coverage.certified", "identity.coverage.registered"}
 
 
 def test_all_is_well():
@@ -135,7 +137,7 @@ def test_ghosts_and_duplicates_do_not_decide_unless_asked():
 def test_what_cannot_be_known_is_not_passed():
     assert judged(catalog(1), [record(1)], [certificate(1)], RegisterPolicy()).verdict.outcome is Outcome.UNKNOWN
     found = judged(catalog(1, 2), [record(1), record(2)], [certificate(1), certificate(2)], RegisterPolicy())
-    assert codes(found) == {"identity.coverage.target": "located", "identity.coverage.no-bounds": "320116"}
+    assert codes(found) == {"identity.coverage.located": "located", "identity.coverage.no-bounds": "320116"}
     assert "identity.coverage.no-bounds" in {item.code for item in found.exceptions}
     edge = record(1, longitude=118.5001, latitude=32.3, datum="")
     found = judged(catalog(1), [edge], [certificate(1)])
@@ -167,7 +169,7 @@ def test_a_target_below_100():
     assert codes(found) == {"identity.coverage.unregistered": gbid(9)}
     missed = judged(catalog(*range(10)), [record(n) for n in range(9)], certificates, target=90.1)
     assert missed.verdict.outcome is Outcome.FAIL
-    (told, *_) = (item for item in missed.verdict.findings if item.code == "identity.coverage.target")
+    (told, *_) = (item for item in missed.verdict.findings if item.code == "identity.coverage.registered")
     assert "90.0 % (9 of 10" in describe(told, "en")
     assert "已登记：90.0%" in describe(told, "zh")
 
