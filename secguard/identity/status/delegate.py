@@ -12,7 +12,7 @@ from secguard.identity.issuing.certify import certify
 from secguard.identity.issuing.deliver import make_folder, obtain_key
 from secguard.identity.issuing.order import Order
 from secguard.identity.lock import exclusive
-from secguard.identity.records import CertificateRecord, Status
+from secguard.identity.records import CaStatus, CertificateRecord, Status
 from secguard.identity.site import Site
 from secguard.identity.status import der
 from secguard.keys import Signer, key_id, load_signer
@@ -58,7 +58,9 @@ def delegates(site: Site) -> tuple[list[Delegate], dict[str, SecguardError]]:
         try:
             found.append(obtain(site, name))
         except SecguardError as error:
-            failed[name] = error
+            # One that cannot certify any more may have nobody left to answer for it.
+            if site.cas[name].key and site.cas[name].status != CaStatus.RETIRED:
+                failed[name] = error
     return found, failed
 
 

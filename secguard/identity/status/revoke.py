@@ -121,15 +121,17 @@ def revoke(
         _check(one, now)
     with exclusive(site.lock):
         found: dict[tuple[str, str], tuple[CertificateRecord, Revocation]] = {}
-        for one in revocations:
-            for row in _find(site, one, profile):
-                found.setdefault((row.issuer, row.serial), (row, one))
+        with site.registry.transaction():  # thousands of look-ups cost one lock of the database
+            for one in revocations:
+                for row in _find(site, one, profile):
+                    found.setdefault((row.issuer, row.serial), (row, one))
         issuers = {row.issuer for row, _ in found.values()}
         for name in sorted(issuers):
             site.signer(name)  # a key that does not open must show before anything is changed
         _mark(site, list(found.values()), now, case)
         publish_locked(site, issuers)
-        rows = [site.registry.certificate(*key) for key in found]
+        with site.registry.transaction():
+            rows = [site.registry.certificate(*key) for key in found]
         return [row for row in rows if row is not None]
 
 
