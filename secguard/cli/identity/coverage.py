@@ -94,8 +94,8 @@ def coverage(
         edition = str(ws.config.site.edition)
         if output is not None:
             authority = ask_passphrase(ws.authority(passphrase_file))
-            own = ws.actor().name
-            name = operator or (own if ws.registry.active(own, "operator") else None)
+            own, holders = ws.actor().name, ws.registry.holders("operator")
+            name = operator or (own if own in holders else next(iter(holders), None))
             signer, chain = authority.operator_signer(name)
             row = ws.registry.active(name, "operator") if name else None
             issuer = row.issuer if row else ""

@@ -138,7 +138,6 @@ def coverage_report(coverage: Coverage, sources: Sequence[Source], edition: str)
             (Text("Not counted", "不计入"), skipped),
             (Text("Datum of coordinates", "坐标系"), datums),
         ],
-        made=coverage.at,
     )
 
 
