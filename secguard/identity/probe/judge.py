@@ -103,13 +103,6 @@ class Judge:
         conclude(made, self._at, examined)
         return made
 
-    def not_probed(self, target: Target) -> Endpoint:
-        """The verdict on an endpoint that the run did not come to."""
-        found = [finding("identity.endpoint.not-probed", str(target))]
-        made = Endpoint(str(target), target.host, target.port, device=target.device, state="not-probed", findings=found)
-        conclude(made, self._at, ())
-        return made
-
     def _presented(self, target: Target, answer: Answer, made: Endpoint) -> set[Axis]:
         where = made.target
         try:
@@ -297,10 +290,12 @@ def overall(
         at: the time that was judged for, aware.
         endpoints: their verdicts.
         require: narrows the axes that decide.
-        extra: findings that belong to no endpoint.
+        extra: findings about what was not probed; where there are any, no axis passes.
     """
     examined = [
-        axis for axis in REQUIRED if endpoints and all(item.axes.get(axis) is not Outcome.UNKNOWN for item in endpoints)
+        axis
+        for axis in REQUIRED
+        if endpoints and not extra and all(item.axes.get(axis) is not Outcome.UNKNOWN for item in endpoints)
     ]
     findings = [found for item in endpoints for found in item.findings] + list(extra)
     return judge(subject, at, examined=examined, findings=findings, default=REQUIRED, require=require)

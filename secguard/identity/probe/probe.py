@@ -32,7 +32,8 @@ class Probed:
     Attributes:
         subject: what was probed.
         at: the time that was judged for.
-        endpoints: in the order they answered; those that the run did not come to stand at the end.
+        endpoints: in the order they answered.
+        missed: endpoints that the run did not come to before it was broken off.
         left_out: registered devices that have no usable address.
         seconds: how long it took.
         interrupted: the run was broken off.
@@ -42,6 +43,7 @@ class Probed:
     subject: str
     at: datetime
     endpoints: list[Endpoint] = field(default_factory=list)
+    missed: Sequence[Target] = ()
     left_out: Sequence[DeviceRecord] = ()
     seconds: float = 0.0
     interrupted: bool = False
@@ -50,7 +52,7 @@ class Probed:
     @property
     def answered(self) -> int:
         """Endpoints that were asked."""
-        return sum(item.state != "not-probed" for item in self.endpoints)
+        return len(self.endpoints)
 
     @property
     def rate(self) -> float:
@@ -59,7 +61,8 @@ class Probed:
 
     def extra(self) -> list[Finding]:
         """Findings about devices that could not be probed."""
-        return [
+        missed = [finding("identity.endpoint.not-probed", str(target)) for target in self.missed]
+        return missed + [
             finding("identity.endpoint.no-address", device.gbid, address=safe(device.address) or "-")
             for device in self.left_out
         ]
@@ -71,7 +74,7 @@ class Probed:
     def outcomes(self) -> dict[str, int]:
         """How many passed, failed, and are inconclusive; devices without address are inconclusive."""
         found = Counter(item.outcome for item in self.endpoints)
-        found[Outcome.UNKNOWN] += len(self.left_out)
+        found[Outcome.UNKNOWN] += len(self.left_out) + len(self.missed)
         return {outcome.value: found[outcome] for outcome in Outcome}
 
     def codes(self) -> list[tuple[str, Outcome, int]]:
@@ -84,9 +87,10 @@ class Probed:
                 count[code] += 1
             for one in item.findings:
                 worst[one.code] = max(worst.get(one.code, Outcome.PASS), one.outcome, key=order.index)
-        if self.left_out:
-            count["identity.endpoint.no-address"] = len(self.left_out)
-            worst["identity.endpoint.no-address"] = Outcome.UNKNOWN
+        for code, number in (("no-address", len(self.left_out)), ("not-probed", len(self.missed))):
+            if number:
+                count[f"identity.endpoint.{code}"] = number
+                worst[f"identity.endpoint.{code}"] = Outcome.UNKNOWN
         return [
             (code, worst[code], number) for code, number in sorted(count.items(), key=lambda one: (-one[1], one[0]))
         ]
@@ -94,7 +98,9 @@ class Probed:
     def digest(self) -> str:
         """SHA-256 over the results in JSON, by target: names this result in the ledger."""
         rows = sorted((as_row(item) for item in self.endpoints), key=lambda row: (row["target"], row["device"]))
-        return hashlib.sha256(msgspec.json.encode([rows, [item.gbid for item in self.left_out]])).hexdigest()
+        return hashlib.sha256(
+            msgspec.json.encode([rows, [item.gbid for item in self.left_out], [str(item) for item in self.missed]])
+        ).hexdigest()
 
 
 def probe(
@@ -141,9 +147,8 @@ def probe(
     made.seconds = time.monotonic() - began
     counts = list(told.values())
     made.late = [item for item, count in zip(made.endpoints, counts, strict=False) if len(item.findings) != count]
-    missed = [judge.not_probed(target) for target in targets if target not in told]
-    made.interrupted = made.interrupted or bool(missed)
-    made.endpoints += missed
+    made.missed = [target for target in targets if target not in told]
+    made.interrupted = made.interrupted or bool(made.missed)
     return made
 
 

@@ -18,7 +18,8 @@ from secguard.identity.probe.book import Book, activate, to_activate
 from secguard.identity.probe.credentials import TEST_SERIALS, end_credentials, make_credentials
 from secguard.identity.probe.handshake import Answer, Tried
 from secguard.identity.probe.judge import Judge, overall
-from secguard.identity.probe.targets import parse_target
+from secguard.identity.probe.probe import Probed
+from secguard.identity.probe.targets import parse_target, registry_targets
 from secguard.identity.records import DeviceRecord
 from secguard.keys import load_signer
 from secguard.trust import TrustPolicy
@@ -369,14 +370,16 @@ def test_over_all_an_axis_passes_only_if_it_passes_everywhere(site, place, judge
     judge = judge_for()
     good = judge.endpoint(HERE, shown(*chain_of(site)))
     gone = judge.endpoint(parse_target("192.0.2.11:443"), Answer("refused"))
-    missed = judge.not_probed(parse_target("192.0.2.12:443"))
-    assert codes(missed) == {"identity.endpoint.not-probed"}
     assert overall("x", NOW, [good]).outcome is Outcome.PASS
-    for bad in (gone, missed):
-        verdict = overall("x", NOW, [good, bad])
-        assert verdict.outcome is Outcome.UNKNOWN
-        assert verdict.axes[Axis.REVOCATION] is Outcome.UNKNOWN
-        assert overall("x", NOW, [good, bad], require=[Axis.PROVENANCE]).outcome is Outcome.UNKNOWN
+    verdict = overall("x", NOW, [good, gone])
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert verdict.axes[Axis.REVOCATION] is Outcome.UNKNOWN
+    assert overall("x", NOW, [good, gone], require=[Axis.PROVENANCE]).outcome is Outcome.UNKNOWN
+    broken = Probed("x", NOW, [good], missed=[parse_target("192.0.2.12:443")])
+    assert broken.verdict().outcome is Outcome.UNKNOWN
+    assert broken.verdict(require=[Axis.PROVENANCE]).outcome is Outcome.UNKNOWN
+    assert [item.code for item in broken.verdict().findings] == ["identity.endpoint.not-probed"]
+    assert broken.outcomes() == {"pass": 1, "fail": 0, "unknown": 1}
     assert overall("x", NOW, []).outcome is Outcome.UNKNOWN
 
 
@@ -436,9 +439,6 @@ def test_what_no_rule_foresaw_is_not_believed(site, place, judge_for, monkeypatc
 
 
 def test_devices_without_address_are_named(site, authority):
-    from secguard.identity.probe.probe import Probed
-    from secguard.identity.probe.targets import registry_targets
-
     records = [
         DeviceRecord(CAMERA, address="192.0.2.10"),
         DeviceRecord(OTHER),
