@@ -112,7 +112,7 @@ def choose(
     before = now + timedelta(days=days if days is not None else 3660)
     return [
         _chosen(item)
-        for item in registry.expiring(before)
+        for item in registry.expiring(before, bare=True)
         if profile in {"", item.profile}
         and (not area or (item.device or "").startswith(area))
         and (days is not None or due_at(item) <= now)

@@ -30,7 +30,7 @@ def standing(registry: Registry, crl_folder: Path, now: datetime) -> dict[str, i
     """
     in_force = sum(count for name, count in registry.in_force(now).items() if name != ROOT)
     soon = ended = 0
-    for record in registry.expiring(now + timedelta(days=SOON)):
+    for record in registry.expiring(now + timedelta(days=SOON), bare=True):
         if record.expired(now):
             ended += 1
         else:

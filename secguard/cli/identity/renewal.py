@@ -56,7 +56,7 @@ def expiring(ctx: Context, *, days: int, profile: str, area: str, critical: int 
         horizon = now + timedelta(days=days)
         soon: list[tuple[datetime, str]] = []
         rows = []
-        for record in ws.registry.expiring(now + timedelta(days=max(days, critical or 0))):
+        for record in ws.registry.expiring(now + timedelta(days=max(days, critical or 0)), bare=True):
             if not _wanted(record, profile, area):
                 continue
             end = datetime.fromisoformat(record.not_after)

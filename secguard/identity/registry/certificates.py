@@ -14,6 +14,7 @@ __all__ = ["Certificates"]
 
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(CertificateRecord))
 _SELECT = f"SELECT {', '.join(_FIELDS)} FROM certificates"  # noqa: S608 - names of our own struct
+_BARE = _SELECT.replace(", certificate,", ", NULL,")
 # CAs are followed by other commands, and the service renews its responders by itself.
 _OF_HOLDERS = "status = 'active' AND purpose NOT IN ('ca', 'ocsp')"
 
@@ -116,10 +117,16 @@ class Certificates(Base):
         """Certificates over a key, named by the SHA-256 of its SubjectPublicKeyInfo."""
         return list(self._certificates("WHERE spki = ?", (spki,)))
 
-    def expiring(self, before: datetime) -> Iterator[CertificateRecord]:
-        """Active certificates that end before a time, soonest first; not those of CAs and of OCSP responders."""
+    def expiring(self, before: datetime, *, bare: bool = False) -> Iterator[CertificateRecord]:
+        """Active certificates that end before a time, soonest first; not those of CAs and of OCSP responders.
+
+        Args:
+            before: the time, aware.
+            bare: leave out the certificates' bytes, which weigh most of a long list.
+        """
         clause = f"WHERE {_OF_HOLDERS} AND not_after < ? ORDER BY not_after, holder"
-        return self._certificates(clause, (rfc3339(before),))
+        for row in self._db.execute(f"{_BARE if bare else _SELECT} {clause}", (rfc3339(before),)):
+            yield CertificateRecord(*row)
 
     def expiries(self, area: str = "") -> list[tuple[str, str, str, int]]:
         """How many of what `expiring` counts end on each day: (`YYYY-MM-DD`, profile, issuing CA, count), by day.
