@@ -100,10 +100,13 @@ def raw(site: Site, chains: list[list[x509.Certificate]]) -> float:
 
 def judged(policy: TrustPolicy, chains: list[list[x509.Certificate]]) -> float:
     """Seconds for judging the chains."""
+    good = 0
     began = time.process_time()
-    found = [policy.judge_chain(chain, Purpose.DEVICE, NOW) for chain in chains]
+    for chain in chains:
+        found = policy.judge_chain(chain, Purpose.DEVICE, NOW)
+        good += found.believed and found.unrevoked
     seconds = time.process_time() - began
-    assert all(item.believed and item.unrevoked for item in found)
+    assert good == len(chains)
     return seconds
 
 
