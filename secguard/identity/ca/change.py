@@ -14,7 +14,7 @@ from secguard.events import Event
 from secguard.gbid import Scope
 from secguard.identity.authority import Authority
 from secguard.identity.ca.asking import CaRequest
-from secguard.identity.ca.certify import certify_ca
+from secguard.identity.ca.certify import certify_ca, check_scope
 from secguard.identity.ca.request import Requested, Wanted, check_name, read_pending, request_cas
 from secguard.identity.ca.setting import Setting, kind_of, make_key
 from secguard.identity.certificate import ROOT
@@ -105,6 +105,27 @@ def rollover_ca(setting: Setting, name: str, *, folder: Path | None = None, key:
         RefusedError: it issues no more already; recording failed.
     """
     authority = setting.authority()
+    old, successor, scope = _succession(setting, name)
+    if not authority.cas[ROOT].key:
+        if folder is None:
+            raise UsageError(
+                "identity.key.offline",
+                "the root's key is not here, so the root must be asked",
+                hint=f"secguard identity ca rollover {name} -o DIR; then sign DIR there, and install the answer here",
+            )
+        requested = request_cas(setting, [Wanted(successor, scope, name)], folder, key=key)[0]
+        return Changed(authority, "", name, requested, requested.new)
+    with exclusive(setting.lock):
+        old, successor, scope = _succession(setting, name)  # again: another process may have been first
+        retiring = msgspec.structs.replace(old, status=CaStatus.RETIRING)
+        made = _make(setting, successor, scope, key, lambda: setting.registry.set_authority(retiring))
+    changed = Changed(made, successor, name)
+    _publish(setting, changed.authority)
+    return changed
+
+
+def _succession(setting: Setting, name: str) -> tuple[CaRecord, str, Scope]:
+    """The CA that is to be replaced, its successor's name, and their scope."""
     old = _known(setting, name)
     if name == ROOT:
         raise RefusedError(
@@ -116,25 +137,9 @@ def rollover_ca(setting: Setting, name: str, *, folder: Path | None = None, key:
         raise RefusedError(
             "identity.ca.status",
             f"{name} issues no more: it is {old.status}",
-            hint="roll over its successor; secguard identity ca show lists all",
+            hint=f"roll over its successor, or make another: identity ca add {kind_of(name, setting.ca_profiles)}",
         )
-    scope = scope_of(old.x509()) or Scope()
-    successor = _successor(setting, name)
-    if not authority.cas[ROOT].key:
-        if folder is None:
-            raise UsageError(
-                "identity.key.offline",
-                "the root's key is not here, so the root must be asked",
-                hint=f"secguard identity ca rollover {name} -o DIR; then sign DIR there, and install the answer here",
-            )
-        requested = request_cas(setting, [Wanted(successor, scope, name)], folder, key=key)[0]
-        return Changed(authority, "", name, requested, requested.new)
-    with exclusive(setting.lock):
-        retiring = msgspec.structs.replace(old, status=CaStatus.RETIRING)
-        made = _make(setting, successor, scope, key, lambda: setting.registry.set_authority(retiring))
-    changed = Changed(made, successor, name)
-    _publish(setting, changed.authority)
-    return changed
+    return old, _successor(setting, name), scope_of(old.x509()) or Scope()
 
 
 def retire_ca(setting: Setting, name: str) -> CaRecord:
@@ -199,10 +204,10 @@ def _make(setting: Setting, name: str, scope: Scope, place: str, also: Callable[
     """Make the key, let the root certify it, and put it into force; `also` runs in the same commit."""
     authority = setting.authority()
     authority.signer(ROOT)  # a wrong passphrase must show before anything is made
-    kind = kind_of(name, setting.ca_profiles)
-    signer, reference = make_key(setting, name, setting.ca_profiles[kind].key, place, several=False)
-    config = setting.config
+    kind, config = kind_of(name, setting.ca_profiles), setting.config
     ask = CaRequest(name, kind, scope, config.organization, config.country, config.domain)
+    check_scope(ask, scope, authority.root)  # before anything is made
+    signer, reference = make_key(setting, name, setting.ca_profiles[kind].key, place, several=False)
 
     def enter(certificate: bytes) -> None:
         created = rfc3339(setting.clock.now())

@@ -42,5 +42,5 @@ def first_certificates(authority: Authority, setting: Setting) -> None:
 def _stem(setting: Setting, profile: str) -> str:
     """The plain file name, unless a key of another holder has it (a site that was restored with a new ledger)."""
     holder = setting.origin if profile == LOG_PROFILE else setting.operator
-    taken = any(row.profile == profile and row.holder != holder for row in setting.registry.certificates())
+    taken = any(other != holder for other in setting.registry.holders(profile))
     return "" if taken else profile

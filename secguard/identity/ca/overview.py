@@ -28,7 +28,7 @@ class CaView:
 
     Attributes:
         name: its name.
-        status: see `CaStatus`; `expired` when its time is over.
+        status: see `CaStatus`; `revoked` when the root's list says so, `expired` when its time is over.
         kind: its profile.
         purposes: what it certifies.
         scope: the GB/T 28181 IDs it certifies, or asks for.
@@ -90,7 +90,7 @@ def _view(setting: Setting, record: CaRecord, count: int, profiles: dict[str, Ca
     freshness, until = _freshness(setting, record.name, certificate, now)
     return CaView(
         record.name,
-        "expired" if certificate.not_valid_after_utc < now else record.status,
+        _status(setting, record, certificate, now),
         kind,
         tuple(str(one) for one in stated_purposes(certificate) if one is not Purpose.OCSP),
         scope_of(certificate),
@@ -105,6 +105,19 @@ def _view(setting: Setting, record: CaRecord, count: int, profiles: dict[str, Ca
         freshness,
         until,
     )
+
+
+def _status(setting: Setting, record: CaRecord, certificate: x509.Certificate, now: datetime) -> str:
+    if certificate.not_valid_after_utc < now:
+        return "expired"
+    if record.status == CaStatus.RETIRED and setting.root_crl.exists():
+        try:
+            (crl,) = parse_crls(read_bounded(setting.root_crl), str(setting.root_crl))
+        except (SecguardError, ValueError):
+            return record.status
+        if crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+            return "revoked"
+    return record.status
 
 
 def _freshness(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from secguard.core import Clock, UsageError
+from secguard.core import Clock, RefusedError, UsageError
 from secguard.events import Actor, Event, Receipt, Recorder, new_event_id
 from secguard.gbid import Scope
 from secguard.identity.authority import Authority
@@ -16,7 +16,7 @@ from secguard.identity.profiles import CaProfile, load_ca_profiles
 from secguard.identity.records import CaStatus, Status
 from secguard.identity.registry import Registry
 from secguard.identity.site import relative_reference
-from secguard.keys import Algorithm, Signer, load_signer
+from secguard.keys import Algorithm, Signer, key_id, load_signer
 from secguard.keys.pkcs11uri import SCHEME, Pkcs11Uri
 from secguard.store import atomic_write
 
@@ -176,15 +176,18 @@ def make_key(setting: Setting, name: str, algorithm: Algorithm, place: str, *, s
 
     Raises:
         UsageError: the passphrase or PIN is wrong, or the token cannot be used.
+        RefusedError: the CA is there already: its key is never replaced.
         SystemPartError: a write, or the token, failed.
     """
+    there = setting.registry.authorities().get(name)
+    if there is not None and there.status != CaStatus.PENDING:
+        raise RefusedError("identity.ca.exists", f"the CA {name} has its key", hint="secguard identity ca show")
     if not place:
         path = setting.keys / f"{name}.key.pem"
         secret = setting.secret()
         make_folder(setting.keys)
-        used = {
-            row.spki for row in setting.registry.certificates() if row.profile == CA_PROFILE and row.status in _USED
-        }
+        left = key_id(load_signer(f"file:{path}", secret).public_key()) if path.exists() else ""
+        used = {left} if left and any(row.status in _USED for row in setting.registry.with_key(left)) else set()
         signer, _ = obtain_key(path, algorithm, secret, used)
         return signer, relative_reference(setting.folder, path)
     from secguard.keys.pkcs11 import generate_in_token
@@ -198,7 +201,7 @@ def make_key(setting: Setting, name: str, algorithm: Algorithm, place: str, *, s
     known = {record.key for record in setting.registry.authorities().values() if record.status != CaStatus.PENDING}
     old = Pkcs11Uri.parse(kept) if kept and kept not in known else None
     same = old is not None and (old.token, old.serial, old.label) == (uri.token, uri.serial, label)
-    key_id = old.key_id if old is not None and same else secrets.token_bytes(16)
-    fresh = replace(uri, label=label, key_id=key_id, module=uri.module_file)
+    identifier = old.key_id if old is not None and same else secrets.token_bytes(16)
+    fresh = replace(uri, label=label, key_id=identifier, module=uri.module_file)
     atomic_write(note, fresh.text.encode("ascii") + b"\n", mode=0o600)
     return generate_in_token(fresh, algorithm), fresh.text

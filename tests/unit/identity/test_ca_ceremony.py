@@ -638,3 +638,33 @@ def test_usage_errors_of_names(empty_site, tmp_path):
         with pytest.raises(UsageError):
             ask(empty_site, tmp_path / "req", Wanted(name, Scope(("320116",))))
     assert not (empty_site.state / "keys").exists()
+
+
+def test_a_successors_key_is_never_replaced_by_a_second_process(site, monkeypatch):
+    """Two rollovers at once: the second finds out under the lock, and touches no key."""
+    from secguard.identity.ca import change
+
+    real = change.exclusive
+    rivals = []
+
+    def late(path):
+        if not rivals:
+            rivals.append(1)
+            rollover_ca(setting_of(site), "devices")
+        return real(path)
+
+    monkeypatch.setattr(change, "exclusive", late)
+    assert code_of(rollover_ca, setting_of(site), "devices") == "identity.ca.status"
+    authority = site.open()
+    assert authority.signer("devices-g2").public_key() == authority.certificates["devices-g2"].public_key()
+
+
+def test_a_refused_region_leaves_no_key(site):
+    before = set((site.state / "keys").iterdir())
+    assert code_of(add_ca, setting_of(site), "devices", Scope(("44",))) == "identity.scope.exceeded"
+    assert set((site.state / "keys").iterdir()) == before
+
+
+def test_a_revoked_ca_shows_as_revoked(site):
+    site.open().revoke("media", "keyCompromise")
+    assert {view.name: view.status for view in view_cas(setting_of(site))}["media"] == "revoked"
