@@ -137,9 +137,11 @@ def renew(site: Site, holder: str, profile: str, folder: Path | None = None) -> 
     active = site.registry.active(holder, profile)
     if active is None:
         raise no_certificate(holder, profile)
-    if folder is None and active.key:
-        folder = Path(site.locate(active.key).removeprefix("file:")).parent
-    job = _plan(site, Request(holder, profile, folder))[0]
+    stem = ""
+    if folder is None and active.key.startswith("file:"):  # the files go where the key is, under its name
+        path = Path(site.locate(active.key).removeprefix("file:"))
+        folder, stem = path.parent, path.name.removesuffix(".key.pem")
+    job = _plan(site, Request(holder, profile, folder, stem=stem))[0]
     with exclusive(site.lock):
         _open_all(site, [job])
         job.public, job.key = active.x509().public_key(), active.key

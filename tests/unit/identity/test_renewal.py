@@ -106,6 +106,14 @@ def test_the_sites_own_keys_keep_their_file_names(fleet):
     assert f"{leaf.serial_number:032x}" == record.serial
 
 
+def test_one_by_one_too(fleet):
+    before = fleet.files()
+    issued = fleet.open(clock=later(fleet, 1)).renew("li.wei", "operator")
+    assert issued.new
+    assert fleet.files() == before
+    assert read_certificates(fleet.state / "keys" / "operator.pem") == [issued.certificate]
+
+
 def test_a_certificate_that_has_ended_is_renewed_too(fleet):
     clock = later(fleet, 800)
     chosen = choose(fleet.registry, clock.now(), days=0, profile="camera")
