@@ -1,5 +1,6 @@
 """The key that answers for a CA by OCSP, certified by that CA (RFC 6960, 4.2.2.2) and renewed by itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,17 +32,21 @@ class Delegate:
     Attributes:
         issuer: name of the CA it answers for.
         signer: the key.
+        sign: signs bytes as X.509 does; the signature only.
         not_before: start of the certificate.
         not_after: end of the certificate.
         responder: ResponderID, by key, in DER.
-        certificates: the certs field of a BasicOCSPResponse.
+        algorithm: AlgorithmIdentifier of its signatures, in DER.
+        certificates: the certs field of a BasicOCSPResponse, in DER.
     """
 
     issuer: str
     signer: Signer
+    sign: Callable[[bytes], bytes]
     not_before: datetime
     not_after: datetime
     responder: bytes
+    algorithm: bytes
     certificates: bytes
 
 
@@ -132,8 +137,10 @@ def _delegate(name: str, signer: Signer, row: CertificateRecord) -> Delegate:
     return Delegate(
         name,
         signer,
+        der.signing(signer, repeatable=False),
         certificate.not_valid_before_utc,
         certificate.not_valid_after_utc,
         der.tlv(0xA2, der.tlv(0x04, identifier)),
+        der.algorithm(signer),
         der.tlv(0xA0, der.sequence(certificate.public_bytes(Encoding.DER))),
     )

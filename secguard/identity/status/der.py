@@ -1,8 +1,8 @@
 """The DER (X.690) of revocation lists and OCSP answers: what `cryptography` builds too slowly, or not at all."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -12,7 +12,18 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from secguard.keys import Algorithm, Signer
 from secguard.trust.der import oid
 
-__all__ = ["algorithm", "extensions", "generalized_time", "header", "integer", "sequence", "signed", "time", "tlv"]
+__all__ = [
+    "algorithm",
+    "extensions",
+    "generalized_time",
+    "header",
+    "integer",
+    "sequence",
+    "signed",
+    "signing",
+    "time",
+    "tlv",
+]
 
 _TRUE = b"\x01\x01\xff"
 _LAST_UTC_YEAR = 2049  # RFC 5280, 5.1.2.4
@@ -83,17 +94,20 @@ def algorithm(signer: Signer) -> bytes:
     return _ALGORITHMS[signer.algorithm]
 
 
-def signed(signer: Signer, data: bytes, *more: bytes, repeatable: bool = True) -> bytes:
-    """A SEQUENCE of `data`, the algorithm and the signature (RFC 5280, 4.1.1), and what follows them.
+def signing(signer: Signer, *, repeatable: bool = True) -> Callable[[bytes], bytes]:
+    """What makes a key's X.509 signatures.
 
     RSA signs by PKCS #1 v1.5, which every verifier knows. ECDSA gives the same bytes again if it is to be `repeatable`
     (RFC 6979), which costs time.
     """
     key = signer.private_key()
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        signature = key.sign(data, _ECDSA[signer.algorithm, repeatable])
-    elif isinstance(key, rsa.RSAPrivateKey):
-        signature = key.sign(data, PKCS1v15(), SHA256())
-    else:
-        signature = signer.sign(data)
-    return sequence(data, _ALGORITHMS[signer.algorithm], tlv(0x03, b"\x00", signature), *more)
+        return partial(key.sign, signature_algorithm=_ECDSA[signer.algorithm, repeatable])
+    if isinstance(key, rsa.RSAPrivateKey):
+        return partial(key.sign, padding=PKCS1v15(), algorithm=SHA256())
+    return signer.sign
+
+
+def signed(signer: Signer, data: bytes) -> bytes:
+    """A SEQUENCE of `data`, the algorithm and the signature (RFC 5280, 4.1.1)."""
+    return sequence(data, algorithm(signer), tlv(0x03, b"\x00", signing(signer)(data)))

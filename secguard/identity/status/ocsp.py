@@ -161,7 +161,8 @@ class Responder:
         if request.nonce is not None:
             nonce = der.tlv(0xA1, der.sequence(der.sequence(_NONCE, der.tlv(0x04, der.tlv(0x04, request.nonce)))))
         body = der.sequence(delegate.responder, update, der.sequence(*singles), nonce)
-        basic = der.signed(delegate.signer, body, delegate.certificates, repeatable=False)
+        signature = der.tlv(0x03, b"\x00", delegate.sign(body))
+        basic = der.sequence(body, delegate.algorithm, signature, delegate.certificates)
         response = der.sequence(b"\x0a\x01\x00", der.tlv(0xA0, der.sequence(_BASIC, der.tlv(0x04, basic))))
         return Answer(response, ResponseStatus.SUCCESSFUL, now, until)
 
