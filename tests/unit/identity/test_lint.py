@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 
 from secguard.core import FormatError, SecguardError, SystemPartError
 from secguard.gbid import Scope
-from secguard.identity import IdentityConfig, Request, load_profiles
+from secguard.identity import IdentityConfig, Registry, Request, load_profiles
 from secguard.identity import lint as linting
 from secguard.identity.lint import Document, Kind, documents_of, judge_documents, lint
 from secguard.identity.profiles import load_ca_profiles
 from secguard.identity.registry.revocations import RevokedRow
 from secguard.identity.samples import Samples
 from secguard.identity.status.crl import build_crl, encode_entries
+from secguard.identity.status.delegate import delegates
+from secguard.identity.status.ocsp import Responder
 
 pkilint = pytest.importorskip("pkilint")
 PROFILES = Path(__file__).parents[3] / "certs"
@@ -221,3 +223,23 @@ def test_anything(data):
         documents_of(data, "x")
     except FormatError as error:
         assert error.code.startswith("identity.lint.")  # noqa: PT017 - the same
+
+
+def test_what_the_responder_answers_is_clean(site):
+    authority = site.open()
+    (good, _), (bad, _) = (authority.issue([Request(f"3201160000132000000{n}", "camera")]) for n in (1, 2))
+    authority.revoke(bad.record.holder, "keyCompromise")
+    found, _ = delegates(authority)
+    with Registry.open(site.registry.path) as registry:
+        responder = Responder(registry, site.clock)
+        responder.serve(authority.certificates.items(), found)
+        issuer = authority.certificates["devices"]
+        answers = []
+        for item in (good, bad):
+            builder = ocsp.OCSPRequestBuilder().add_certificate(item.certificate, issuer, hashes.SHA256())
+            request = builder.add_extension(x509.OCSPNonce(bytes(16)), critical=False).build()
+            answers.append(responder.respond(request.public_bytes(Encoding.DER)).der)
+    assert judge_documents([Document("answer", Kind.OCSP, der) for der in answers]) == []
+    keys = [row.certificate for row in site.registry.certificates() if row.profile == "ocsp"]
+    assert keys
+    assert judge_documents([Document("responder", Kind.CERTIFICATE, der) for der in keys]) == []
