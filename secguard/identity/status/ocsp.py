@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from secguard.core import Clock, FormatError
+from secguard.core import Clock, FormatError, rfc3339
 from secguard.identity.records import Status
 from secguard.identity.registry import Registry
 from secguard.identity.registry.revocations import Standing
@@ -154,9 +155,9 @@ class Responder:
         if not delegate.not_before <= now < until:
             return _error(ResponseStatus.TRY_LATER)
         rows = self._look_up(name, request.certificates)
-        update = der.generalized_time(now)
-        times = update + der.tlv(0xA0, der.generalized_time(until))
-        singles = [self._single(one, name, rows, times, now) for one in request.certificates]
+        update, times = _times(now, until)
+        today = rfc3339(now)
+        singles = [self._single(one, name, rows, times, today) for one in request.certificates]
         nonce = b""
         if request.nonce is not None:
             nonce = der.tlv(0xA1, der.sequence(der.sequence(_NONCE, der.tlv(0x04, der.tlv(0x04, request.nonce)))))
@@ -170,7 +171,7 @@ class Responder:
         serials = {_hex(one.serial) for one in wanted if self._issuers.get(one.issuer) == name}
         return self._registry.status_of(name, tuple(serials))
 
-    def _single(self, one: CertId, name: str, rows: dict[str, Standing], times: bytes, now: datetime) -> bytes:
+    def _single(self, one: CertId, name: str, rows: dict[str, Standing], times: bytes, now: str) -> bytes:
         """A SingleResponse."""
         row = rows.get(_hex(one.serial)) if self._issuers.get(one.issuer) == name else None
         extensions = b""
@@ -181,10 +182,17 @@ class Responder:
                 extensions += der.sequence(_INVALIDITY, der.tlv(0x04, value))
         else:
             status = _GOOD if row is not None and row.status in _HANDED_OUT else _UNKNOWN
-        if row is not None and datetime.fromisoformat(row.not_after) < now:
+        if row is not None and row.not_after < now:
             extensions += self._cutoffs[name]  # the registry forgets nothing (RFC 6960, 4.4.4)
         tail = der.tlv(0xA1, der.sequence(extensions)) if extensions else b""
         return der.sequence(one.raw, status, times, tail)
+
+
+@lru_cache(maxsize=16)
+def _times(now: datetime, until: datetime) -> tuple[bytes, bytes]:
+    """thisUpdate, and it with nextUpdate, in DER."""
+    update = der.generalized_time(now)
+    return update, update + der.tlv(0xA0, der.generalized_time(until))
 
 
 def _revoked(row: Standing) -> bytes:
