@@ -1,6 +1,7 @@
 """`secguard identity ca`: the site's certificate authorities."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import click
 
 from secguard.cli.frame import Context, Result, Table, command
 from secguard.cli.identity.backup import ca_backup, ca_restore
-from secguard.cli.identity.common import FILE, FOLDER, PASSPHRASE, receipt_of
+from secguard.cli.identity.common import FILE, FOLDER, PASSPHRASE, certificate_row, receipt_of
 from secguard.cli.identity.scopes import KEY, SCOPE, GroupedCommand, scope_from, with_passphrase
 from secguard.core.errors import SecguardError, UsageError
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from secguard.workspace import Workspace
 
 __all__ = ["ca"]
+
+_SOON = 365
+"""Days before the end of a CA from which `show` says so: what it certifies is cut short by then."""
 
 
 def _passphrase(ws: "Workspace", option: Path | None, *, make: bool, needed: bool) -> tuple[bytes | None, Path | None]:
@@ -108,7 +112,20 @@ def ca_show(ctx: Context) -> Result:
             raise UsageError(
                 "workspace.authority.none", "there is no authority yet", hint="run: secguard identity ca init"
             )
-        return Result(data={"root": ws.root_certificate, **_data(views)}, tables=_tables(views))
+        now = ws.clock.now()
+        # An offline root has no other rows; a site of 100,000 has, and shows its CAs above.
+        alone = len(views) == 1
+        certified = [certificate_row(record, now) for record in ws.registry.certificates()] if alone else []
+    soon = [view for view in views if view.not_after is not None and view.not_after < now + timedelta(days=_SOON)]
+    lines = [f"hint: {view.name} ends on {view.not_after:%Y-%m-%d}: see docs/hierarchy.md" for view in soon]
+    columns = ("holder", "serial", "status", "not_after")
+    rows = [[row[column] for column in columns] for row in certified]
+    listing = [Table("CAs that this root certified", columns, rows)] if certified else []
+    return Result(
+        data={"root": ws.root_certificate, **_data(views), "certified": certified},
+        tables=[*_tables(views), *listing],
+        lines=lines,
+    )
 
 
 @command("identity.ca.request", "request", cls=GroupedCommand)
