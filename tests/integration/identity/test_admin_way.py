@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -170,6 +171,10 @@ def test_from_the_ceremony_to_the_coverage_report(run, secguard, tmp_path):
         assert enrol(est, "simpleenroll", "-u", f"{camera}:{secret}").returncode != 0  # once
         again = enrol(est, "simplereenroll", "--cert", str(device / "cert.pem"), "--key", str(device / "key.pem"))
         assert again.returncode == 0, again.stdout
+
+        # A live endpoint, asked for what it really serves: the enrolment service itself.
+        probed = run("identity", "probe", urlsplit(url).netloc)
+        assert probed["outcome"] == "pass"
 
         # OpenSSL asks the responder about a good camera and a revoked one, while the service runs.
         bad = CAMERAS[7]
