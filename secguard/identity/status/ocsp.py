@@ -155,8 +155,7 @@ class Responder:
         if not delegate.not_before <= now < until:
             return _error(ResponseStatus.TRY_LATER)
         rows = self._look_up(name, request.certificates)
-        update, times = _times(now, until)
-        today = rfc3339(now)
+        update, times, today = _times(now, until)
         singles = [self._single(one, name, rows, times, today) for one in request.certificates]
         nonce = b""
         if request.nonce is not None:
@@ -189,10 +188,10 @@ class Responder:
 
 
 @lru_cache(maxsize=16)
-def _times(now: datetime, until: datetime) -> tuple[bytes, bytes]:
-    """thisUpdate, and it with nextUpdate, in DER."""
+def _times(now: datetime, until: datetime) -> tuple[bytes, bytes, str]:
+    """thisUpdate, and it with nextUpdate, in DER; and as the registry writes it."""
     update = der.generalized_time(now)
-    return update, update + der.tlv(0xA0, der.generalized_time(until))
+    return update, update + der.tlv(0xA0, der.generalized_time(until)), rfc3339(now)
 
 
 def _revoked(row: Standing) -> bytes:
