@@ -23,6 +23,7 @@ class Gate:
         app: the application; not started yet.
         context: gives the TLS context of a new connection; None for plain HTTP.
         connections: how many at once; one address gets at most half of them.
+        refused: told of a client certificate that the handshake refused: the address, and why.
     """
 
     def __init__(
@@ -31,7 +32,9 @@ class Gate:
         context: Callable[[], ssl.SSLContext] | None = None,
         *,
         connections: int = _CONNECTIONS,
+        refused: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
+        self._refused = refused
         self._context = context
         self._most = connections
         self._open: Counter[str] = Counter()
@@ -40,6 +43,7 @@ class Gate:
         self._server: asyncio.Server | None = None
         self.address = ("", 0)
         app.middlewares.insert(0, self._timed())
+        app.on_response_prepare.append(_name)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS, shutdown_timeout=5)
 
     async def open(self, host: str, port: int) -> None:
@@ -126,6 +130,8 @@ class Gate:
         except BaseException as error:
             transport.abort()
             relay.connection_lost(None)
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self._refused(address, error.verify_message)
             if isinstance(error, OSError):  # what handshakes fail with: no TLS, a stranger's certificate, too slow
                 return
             raise
@@ -139,6 +145,10 @@ class Gate:
         self._open[address] -= 1
         if self._open[address] <= 0:
             del self._open[address]
+
+
+async def _name(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "secguard"  # versions are nobody's business
 
 
 class _Door(asyncio.Protocol):

@@ -128,7 +128,7 @@ class Network:
         try:
             follow: _Server | None = None
             if self._places.est:
-                from secguard.identity.enrol.app import DOORKEEPER, est_app
+                from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app, refusals
                 from secguard.identity.enrol.wire import Base64
 
                 issuing = authority()
@@ -138,7 +138,8 @@ class Network:
                 place = parse_place(self._places.est)
                 follow = _Server(issuing, app[DOORKEEPER], serve.host or place[0])
                 _add_health(app, follow)
-                gates.append(Gate(app, follow.context, connections=serve.connections))
+                refused = refusals(app[ENROLMENT])
+                gates.append(Gate(app, follow.context, connections=serve.connections, refused=refused))
                 await self._listen(gates[-1], "est", place, "https://{}/.well-known/est")
             if self._places.status:
                 from secguard.identity.status.app import status_app
@@ -190,7 +191,7 @@ class _Server:
         return self._context
 
     def look(self) -> None:
-        """Take up a renewed certificate, or changed anchors; where that fails the old ones stay, and the log says why."""
+        """Take up a renewed certificate, or changed anchors; where that fails the old ones stay in use."""
         try:
             self._load()
         except (SecguardError, OSError) as error:

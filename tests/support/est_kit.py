@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from secguard.identity import Authority, Certified, Order, Request
-from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app
+from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app, refusals
 from secguard.identity.enrol.enrolment import Enrolment
 from secguard.service.gate import Gate
 from secguard.service.tls import find_server, server_context
@@ -109,7 +109,7 @@ async def served(authority: Authority, folder: Path, *, connections: int = 4096,
     app = est_app(authority, **options)
     record = find_server(authority.registry, "127.0.0.1")
     context = server_context(authority, record, app[DOORKEEPER].anchors)
-    gate = Gate(app, lambda: context, connections=connections)
+    gate = Gate(app, lambda: context, connections=connections, refused=refusals(app[ENROLMENT]))
     await gate.open("127.0.0.1", 0)
     try:
         yield Served(f"https://127.0.0.1:{gate.address[1]}/.well-known/est", app[ENROLMENT], gate, folder)

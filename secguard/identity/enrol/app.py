@@ -22,7 +22,7 @@ from secguard.identity.enrol.sender import Doorkeeper
 from secguard.identity.enrol.wire import MAX_BODY, Base64, encode_body, layout_for, multipart
 from secguard.identity.registry import Registry
 
-__all__ = ["DOORKEEPER", "ENROLMENT", "est_app"]
+__all__ = ["DOORKEEPER", "ENROLMENT", "est_app", "refusals"]
 
 ENROLMENT = web.AppKey("enrolment", Enrolment)
 DOORKEEPER = web.AppKey("doorkeeper", Doorkeeper)
@@ -59,6 +59,8 @@ def est_app(
     enrolment = Enrolment(authority, registrar, doorkeeper)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_plainly])
     app[ENROLMENT], app[DOORKEEPER] = enrolment, doorkeeper
+
+    _ = authority.profiles  # a profile that cannot be read must show at the start
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         registrar.start()
@@ -126,6 +128,23 @@ def est_app(
         for name, act in (("simpleenroll", enrol), ("simplereenroll", reenrol), ("serverkeygen", make_key)):
             app.router.add_post(f"{prefix}/{name}", operation(name, act))
     return app
+
+
+def refusals(enrolment: Enrolment) -> Callable[[str, str], None]:
+    """Make what records client certificates that a handshake refused; call it in the loop: address, reason."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def record(address: str, why: str) -> None:
+        error = RefusedError("identity.enrol.handshake", f"the client's certificate is not accepted: {why}")
+        with contextlib.suppress(SecguardError):
+            await enrolment.refuse(error, Caller(address), "handshake", "")
+
+    def refused(address: str, why: str) -> None:
+        task = asyncio.get_running_loop().create_task(record(address, why))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    return refused
 
 
 def _label(request: web.Request) -> str:

@@ -191,7 +191,7 @@ def test_a_killed_service_gave_nothing_that_is_not_recorded(secguard, site, tmp_
     need("curl", "openssl")
     from concurrent.futures import ThreadPoolExecutor
 
-    gbids = [f"3201160000132{number:07d}" for number in range(1, 41)]
+    gbids = [f"3201160000132{number:07d}" for number in range(1, 31)]
     allowed = secguard("identity", "enrol", "allow", *gbids, "-w", "ws", "-o", tmp_path / "secrets.csv")
     assert allowed.returncode == 0
     assert (tmp_path / "secrets.csv").stat().st_mode & 0o777 == 0o600
@@ -201,14 +201,14 @@ def test_a_killed_service_gave_nothing_that_is_not_recorded(secguard, site, tmp_
 
     def enrol(gbid: str) -> None:
         _, request = key_and_request(tmp_path, gbid, gbid)
-        for _ in range(3):
-            try:
-                status, answer = curl(service, "simpleenroll", request, "-u", f"{gbid}:{secrets[gbid]}")
-            except ValueError:
-                continue
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            status, answer = curl(service, "simpleenroll", request, "-u", f"{gbid}:{secrets[gbid]}")
             if status == 200:
                 received.append(answer)
+            if status in {200, 401}:  # 401: the secret was used, and the answer was killed
                 return
+            time.sleep(0.3)
 
     with ThreadPoolExecutor(6) as pool:
         work = [pool.submit(enrol, gbid) for gbid in gbids]
