@@ -6,7 +6,10 @@ import re
 from collections.abc import Collection
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from secguard.core import FormatError, RefusedError, UsageError
 from secguard.gbid import GbId
@@ -20,6 +23,11 @@ MAX_CSR = 16 << 10
 _MAX_ASKED = 8
 _NAME = re.compile(r"[^\W_][\w .@/:-]{0,63}")
 _HOST = re.compile(r"(?=.{1,64}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_ECDSA = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+}
 _DEVICE_LABEL = re.compile(r"(?:^|\.)d?([0-9]{20})(?:\.|$)")
 _VENDOR_SERIAL = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{1,64}")  # PrintableString of X.520
 
@@ -93,7 +101,7 @@ def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
     try:
         csr = _load(data)
         key = csr.public_key()
-        proven = csr.is_signature_valid
+        proven = _proven(csr, key)
     except Exception as error:
         # ValueError, UnsupportedAlgorithm, TypeError ...: whatever a hostile request provokes means the same
         raise _no_request() from error
@@ -105,6 +113,20 @@ def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
         )
     check_key(key, profile, profile.accept or (profile.key,))
     return key
+
+
+def _proven(csr: x509.CertificateSigningRequest, key: object) -> bool:
+    """Tell whether a request is signed by its own key; `is_signature_valid` would decode the key a second time."""
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return csr.is_signature_valid
+    digest = csr.signature_hash_algorithm
+    if csr.signature_algorithm_oid not in _ECDSA or digest is None:
+        return False
+    try:
+        key.verify(csr.signature, csr.tbs_certrequest_bytes, ec.ECDSA(digest))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def read_names(data: bytes, profile: Profile, domain: str, device: GbId | None = None) -> list[x509.GeneralName]:

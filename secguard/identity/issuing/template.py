@@ -86,6 +86,8 @@ class Template:
                 self._parts.append(self._alternative_names(data, gbid))
             elif kind == _CDP and self._shards:
                 self._parts.append(self._point)
+            elif self._parts and isinstance(self._parts[-1], bytes):
+                self._parts[-1] += data
             else:
                 self._parts.append(data)
 
@@ -104,7 +106,7 @@ class Template:
         subject = self._names
         if vendor_serial:
             subject += _attribute(_SERIAL_NUMBER, der.PRINTABLE_STRING, vendor_serial.encode("ascii"))
-        subject += _attribute(_COMMON_NAME, der.UTF8_STRING, gbid.value.encode("ascii"))
+        subject += _COMMON_NAME_OF + gbid.value.encode("ascii")
         extensions = b"".join(
             part if isinstance(part, bytes) else part(gbid, serial, spki, vendor_serial) for part in self._parts
         )
@@ -172,9 +174,22 @@ def _other_name(name: x509.OtherName) -> bytes:
 
 def _key_identifier(_gbid: GbId, _serial: int, spki: bytes, _vendor_serial: str) -> bytes:
     """RFC 5280, 4.2.1.2, method 1: SHA-1 of the key's bits."""
-    _, (_, bits) = der.children(der.single(spki, der.SEQUENCE))
-    digest = hashlib.sha1(bits[1:], usedforsecurity=False).digest()
-    return der.sequence(_SKI, der.encode(der.OCTET_STRING, der.encode(der.OCTET_STRING, digest)))
+    if spki.startswith(_P256):
+        bits = spki[len(_P256) :]
+    else:
+        _, (_, content) = der.children(der.single(spki, der.SEQUENCE))
+        bits = content[1:]
+    return _SKI_OF + hashlib.sha1(bits, usedforsecurity=False).digest()
+
+
+# What stands before a value of fixed length: an ID's 20 digits, a SHA-1.
+_COMMON_NAME_OF = _attribute(_COMMON_NAME, der.UTF8_STRING, bytes(20))[:-20]
+_SKI_OF = der.sequence(_SKI, der.encode(der.OCTET_STRING, der.encode(der.OCTET_STRING, bytes(20))))[:-20]
+# SubjectPublicKeyInfo of P-256 (RFC 5480) up to the point's bits.
+_P256 = der.encode(
+    der.SEQUENCE,
+    der.sequence(der.oid("1.2.840.10045.2.1"), der.oid("1.2.840.10045.3.1.7")) + der.encode(_BIT_STRING, bytes(66)),
+)[:-65]
 
 
 def _time(at: datetime) -> bytes:
