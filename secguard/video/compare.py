@@ -9,8 +9,9 @@ import numpy as np
 
 from secguard.core import Axis, Finding, finding
 from secguard.video.claims import Claims
+from secguard.video.containers import map_file
 from secguard.video.hashing import hash_range
-from secguard.video.manifest import Gops, Manifest, digest_presentation, digest_sets
+from secguard.video.manifest import Gops, Manifest, digest_config, digest_presentation, digest_sets
 from secguard.video.match import common
 from secguard.video.nal import Stream
 from secguard.video.timeline import Pictures
@@ -18,6 +19,7 @@ from secguard.video.timeline import Pictures
 __all__ = ["Compared", "compare"]
 
 _MAX_FINDINGS = 1000
+_MAX_RANGES = 20
 _TOLD = {"changed", "incomplete", "repeated", "foreign", "moved"}
 _CUT = {"video.tail.truncated", "video.head.truncated", "video.gop.missing"}
 _LOST_SEI = {"video.sei.missing", "video.sei.malformed", "video.gop.missing"}
@@ -30,11 +32,13 @@ class Compared:
     Attributes:
         findings: what is wrong.
         proven: numbers of the first frames of GOPs that are as sealed, whatever the SEIs can tell.
+        pairs: (GOP in the file, GOP in the manifest) of them, zero-based.
         fits: False if the manifest is another recording's, so that it tells nothing of this one.
     """
 
     findings: list[Finding] = field(default_factory=list)
     proven: set[int] = field(default_factory=set)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
     fits: bool = True
 
 
@@ -66,6 +70,7 @@ class _Gops:
         for number, value in enumerate(self.sealed.sha256):
             places.setdefault(value, []).append(number)
         pairs = common([places.get(value, ()) for value in self.gops.sha256])
+        self.result.pairs = pairs
         self.result.proven = {self.heads[own] for own, _ in pairs}
         ends = [(-1, -1), *pairs, (len(self.gops.sha256), len(self.sealed.sha256))]
         for (here, there), (next_here, next_there) in itertools.pairwise(ends):
@@ -148,17 +153,65 @@ def compare(stream: Stream, gops: Gops, claims: Claims, pictures: Pictures, mani
         findings.append(finding("video.sei.removed", expected=manifest.seis, found=seis))
     # Another container keeps parameter sets elsewhere and says times in other words: then a difference proves nothing.
     same_words = stream.source.container == manifest.container
-    if digest_sets(stream).hex() != manifest.parameter_sets:
-        code = "video.parameter-sets.changed" if same_words else "video.parameter-sets.unproven"
-        findings.append(finding(code, container=stream.source.container, sealed=manifest.container))
     complete = not any(item.axis is Axis.COMPLETENESS for item in (*findings, *pictures.findings))
+    if digest_sets(stream).hex() != manifest.parameter_sets:
+        findings += _other_sets(stream, gops, manifest, result, complete=complete)
     if digest_presentation(stream).hex() != manifest.presentation:
-        # A cut file has other sample times by necessity; that is said already, and nothing more is known.
-        told_apart = complete and same_words
-        findings.append(finding("video.presentation.changed" if told_apart else "video.presentation.unproven"))
-    if not findings and not any(item.outcome != "pass" for item in pictures.findings):
-        data = stream.source.data
-        same = same_words and len(data) == manifest.size and hash_range(data, 0, len(data)).hex() == manifest.sha256
-        if not same:
-            findings.append(finding("video.file.differs"))
+        # A cut file has other sample times by necessity; what is left of it can still be told apart by its GOPs.
+        retimed = _differing(gops.times, sealed.times, result.pairs) if same_words else []
+        if not complete:
+            last = len(gops.sha256) - 1
+            retimed = [(own, gop) for own, gop in retimed if own != last and sealed.sha256.count(gops.sha256[own]) == 1]
+        changed = retimed or (complete and same_words)
+        code = "video.presentation.changed" if changed else "video.presentation.unproven"
+        findings.append(finding(code, _gop_ranges([gop for _, gop in retimed])))
+    told_all = not findings and not any(item.outcome != "pass" for item in pictures.findings)
+    if told_all and not (same_words and _same_file(stream, manifest)):
+        findings.append(finding("video.file.differs"))
     return result
+
+
+def _same_file(stream: Stream, manifest: Manifest) -> bool:
+    """The file is byte for byte the sealed one."""
+    # What is taken out of packets is not the file.
+    with map_file(stream.source.path) as data:
+        return len(data) == manifest.size and hash_range(data, 0, len(data)).hex() == manifest.sha256
+
+
+def _differing(here: Sequence[str], there: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of GOPs whose values differ; none where the manifest has no such column."""
+    return [(own, gop) for own, gop in pairs if here[own] != there[gop]] if there else []
+
+
+def _gop_ranges(numbers: Sequence[int]) -> str:
+    """`GOPs 2-5, 7` for zero-based numbers in order; empty for none."""
+    if not numbers:
+        return ""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    shown = ", ".join(f"{low + 1}-{high + 1}" if high > low else f"{low + 1}" for low, high in ranges[:_MAX_RANGES])
+    more = ", ..." if len(ranges) > _MAX_RANGES else ""
+    return f"GOP{'s' if len(numbers) > 1 else ''} {shown}{more}"
+
+
+def _other_sets(stream: Stream, gops: Gops, manifest: Manifest, result: Compared, *, complete: bool) -> list[Finding]:
+    """The parameter sets as a whole are not the sealed ones: say where, or why that proves nothing."""
+    sealed, container = manifest.gops, stream.source.container
+    if container != manifest.container:
+        return [finding("video.parameter-sets.unproven", container=container, sealed=manifest.container)]
+    if complete or not sealed.sets:
+        where = _gop_ranges([gop for _, gop in _differing(gops.sets, sealed.sets, result.pairs)])
+        return [finding("video.parameter-sets.changed", where)]
+    # A cut file has fewer of them by necessity: those of the GOPs that are left must be as sealed.
+    differing = [gop for _, gop in _differing(gops.sets, sealed.sets, result.pairs)]
+    if differing or digest_config(stream) != manifest.config:
+        return [finding("video.parameter-sets.changed", _gop_ranges(differing))]
+    kept = {gop for _, gop in result.pairs}
+    lost = {value for gop, value in enumerate(sealed.sets) if value and gop not in kept}
+    if lost - set(gops.sets):
+        return [finding("video.parameter-sets.cut")]
+    return []

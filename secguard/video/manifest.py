@@ -6,6 +6,7 @@ signing key signs it, and its certificate chain lies inside, so the root certifi
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,16 +17,28 @@ from cryptography import x509
 from secguard.core import FormatError
 from secguard.keys import Signer, seal, unseal
 from secguard.video.hashing import Hashed
-from secguard.video.nal import Nals, Stream
+from secguard.video.nal import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PAYLOAD_TYPE", "Gops", "Manifest", "OpenedManifest", "digest_presentation", "digest_sets", "gops_of"]
+    Int64s = NDArray[np.int64]
+
+__all__ = [
+    "PAYLOAD_TYPE",
+    "Gops",
+    "Manifest",
+    "OpenedManifest",
+    "digest_config",
+    "digest_presentation",
+    "digest_sets",
+    "gops_of",
+]
 
 PAYLOAD_TYPE = "application/vnd.secguard.segment+json"
 
 _Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_HexOrNone = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _MAX_CHAIN = 16
 
@@ -37,11 +50,26 @@ class Gops(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sha256: SHA-256 over the concatenated SHA-256 hashes of the GOP's slices, hex.
         frames: frames (samples that hold a slice).
         slices: slices.
+        times: SHA-256, hex, over durations and composition offsets of the GOP's samples, in seconds.
+        sets: SHA-256, hex, over the parameter sets in the GOP's samples; empty where there are none.
+
+    `times` and `sets` are empty as a whole in manifests made before these columns existed.
     """
 
     sha256: tuple[_Hex, ...]
     frames: tuple[_Count, ...]
     slices: tuple[_Count, ...]
+    times: tuple[_Hex, ...] = ()
+    sets: tuple[_HexOrNone, ...] = ()
+
+    def same_length(self) -> bool:
+        """Every column has one value a GOP, or is not there."""
+        count = len(self.sha256)
+        return (
+            len(self.frames) == len(self.slices) == count
+            and len(self.times) in {0, count}
+            and len(self.sets) in {0, count}
+        )
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,6 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Attributes:
         device: GB/T 28181 ID of the camera.
+        recording: ID of the recording that the segment belongs to; empty outside of one.
         sequence: number of the segment within its recording, from 1.
         previous: SHA-256 of the manifest before, hex; empty for the first.
         container: what `presentation` was read from; another one says it in other words.
@@ -58,6 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         seis: signed SEIs of ONVIF Media Signing in it.
         last_counter: running number of the last of them.
         gops: the GOPs.
+        config: SHA-256 of the decoder configuration record, hex; empty where the container has none.
         parameter_sets: hash over the decoder configuration and all parameter sets in the stream.
         presentation: hash over sample times, edit list, track header and the kinds of tracks.
         start, end: wall clock of the first frame and of the end of the last, RFC 3339, as claimed by the signer.
@@ -67,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     v: int = 1
     device: str
+    recording: str = ""
     sequence: Annotated[int, msgspec.Meta(ge=1)] = 1
     previous: str = ""
     container: str = "mp4"
@@ -79,6 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seis: _Count
     last_counter: _Count
     gops: Gops
+    config: _HexOrNone = ""
     parameter_sets: _Hex
     presentation: _Hex
     start: str
@@ -119,7 +151,7 @@ class OpenedManifest:
             manifest = msgspec.json.decode(payload, type=Manifest)
             if manifest.v != 1:
                 raise FormatError("video.manifest.version", f"version {manifest.v} of the manifest is not known")
-            if not len(manifest.gops.sha256) == len(manifest.gops.frames) == len(manifest.gops.slices):
+            if not manifest.gops.same_length():
                 raise FormatError("video.manifest.format", "the GOP columns differ in length")
             chain = tuple(x509.load_pem_x509_certificates(manifest.chain.encode()))
             if len(chain) > _MAX_CHAIN:
@@ -169,15 +201,27 @@ def digest_presentation(stream: Stream) -> bytes:
     return digest.digest()
 
 
-def gops_of(nals: Nals, hashed: Hashed) -> tuple[Gops, "NDArray[np.int64]"]:
-    """The GOP columns of a hashed track, and the first hashable unit of each GOP.
+def digest_config(stream: Stream) -> str:
+    """SHA-256 of the decoder configuration record, hex; empty where the container has none."""
+    config = stream.track.config
+    return hashlib.sha256(config).hexdigest() if config else ""
 
-    Only slices count: SEIs come and go with a signature.
+
+def gops_of(stream: Stream, hashed: Hashed) -> Gops:
+    """The GOP columns of a hashed track.
+
+    Only slices count: SEIs come and go with a signature. A GOP's samples run from that of its first slice up to that
+    of the next GOP's first slice, so that a part of a recording has the columns of the same GOPs of the whole.
+
+    Args:
+        stream: the recording.
+        hashed: SHA-256 of every slice in it; other units in it do not count.
     """
+    nals = stream.nals
     picture = nals.vcl[hashed.nal]
     index = np.flatnonzero(picture)
     if not len(index):
-        return Gops((), (), ()), np.zeros(0, dtype=np.int64)
+        return Gops((), (), ())
     starts = np.flatnonzero(hashed.leads[index])
     if not len(starts) or starts[0] != 0:
         starts = np.concatenate((np.zeros(1, dtype=np.int64), starts))
@@ -195,4 +239,46 @@ def gops_of(nals: Nals, hashed: Hashed) -> tuple[Gops, "NDArray[np.int64]"]:
                 digest.update(hashed.plain[at * width : at * width + width])
         sha256.append(digest.hexdigest())
         frames.append(int(new[start:end].sum()))
-    return Gops(tuple(sha256), tuple(frames), tuple((ends - starts).tolist())), index[starts]
+    first = sample[starts]
+    stop = np.append(first[1:], len(stream.samples))
+    return Gops(
+        tuple(sha256),
+        tuple(frames),
+        tuple((ends - starts).tolist()),
+        tuple(_times(stream, first, stop)),
+        tuple(_sets(stream, first, stop)),
+    )
+
+
+def _times(stream: Stream, first: "Int64s", stop: "Int64s") -> Iterator[str]:
+    """Hash of each GOP's sample times, relative to its first decoding time: seconds, as reduced fractions.
+
+    So another timescale that says the same times gives the same hash.
+    """
+    samples = stream.samples
+    columns = []
+    for column in (samples.delta, samples.shift):
+        common = np.gcd(column, stream.track.timescale)
+        columns += [(column // common).astype(">i8"), (stream.track.timescale // common).astype(">i8")]
+    for low, high in zip(first.tolist(), stop.tolist(), strict=True):
+        digest = hashlib.sha256(b"secguard gop times 1\0")
+        for column in columns:
+            digest.update(column[low:high].tobytes())
+        yield digest.hexdigest()
+
+
+def _sets(stream: Stream, first: "Int64s", stop: "Int64s") -> Iterator[str]:
+    """Hash of the parameter sets in each GOP's samples, each with its place in the GOP."""
+    nals, data = stream.nals, stream.source.data
+    index = np.flatnonzero(nals.sets)
+    sample = nals.sample[index]
+    lows, highs = np.searchsorted(sample, first), np.searchsorted(sample, stop)
+    for start, low, high in zip(first.tolist(), lows.tolist(), highs.tolist(), strict=True):
+        if low >= high:
+            yield ""
+            continue
+        digest = hashlib.sha256(b"secguard gop parameter sets 1\0")
+        for at in index[low:high].tolist():
+            unit = data[int(nals.offset[at]) : int(nals.end[at])]
+            digest.update((int(nals.sample[at]) - start).to_bytes(8, "big") + len(unit).to_bytes(8, "big") + unit)
+        yield digest.hexdigest()

@@ -25,7 +25,7 @@ from secguard.trust import MALFORMED, Purpose, gbid_of, stated_purposes
 from secguard.video.containers.mp4 import Movie
 from secguard.video.hashing import hash_nals, hash_range
 from secguard.video.insertions import Times, insertions
-from secguard.video.manifest import Manifest, digest_presentation, digest_sets, gops_of
+from secguard.video.manifest import Manifest, digest_config, digest_presentation, digest_sets, gops_of
 from secguard.video.nal import Stream, open_stream
 from secguard.video.sei import UUID
 from secguard.video.splice import splice
@@ -200,7 +200,7 @@ def sign(
         seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value))
         pending = splice(movie, stream.track, stream.samples.size, seis, target, progress=progress)
         try:
-            gops, _ = gops_of(stream.nals, hashed)
+            gops = gops_of(stream, hashed)
             manifest = Manifest(
                 device=device.value,
                 container=movie.container,
@@ -213,6 +213,7 @@ def sign(
                 seis=len(seis),
                 last_counter=len(seis),
                 gops=gops,
+                config=digest_config(stream),
                 parameter_sets=digest_sets(stream).hex(),
                 presentation=digest_presentation(stream).hex(),
                 start=rfc3339(times.start),

@@ -294,5 +294,5 @@ def _sealed(stream: Stream, hashed: Hashed, claims: Claims, pictures: Pictures, 
     if claims.hash_name != "sha256" or len(hashed) != int(nals.vcl.sum()) + len(claims.unsigned):
         # The manifest's own hashes are SHA-256 over every slice, whatever the SEIs use.
         hashed = hash_nals(stream.source.data, nals, np.flatnonzero(nals.vcl))
-    gops, _ = gops_of(nals, hashed)
+    gops = gops_of(stream, hashed)
     return compare(stream, gops, claims, pictures, opened.manifest)

@@ -9,7 +9,7 @@ from pathlib import Path
 from secguard.core import FormatError
 from secguard.video.containers.source import Samples, Source, Track, Units, map_file
 
-__all__ = ["Samples", "Source", "Track", "Units", "open_source"]
+__all__ = ["Samples", "Source", "Track", "Units", "map_file", "open_source"]
 
 _HEAD = 4 * 204
 
