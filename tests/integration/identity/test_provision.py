@@ -66,14 +66,15 @@ def finish(site: Path, path: Path, out: Path, *more: str, code: int = 0) -> dict
     return json.loads(done.stdout)
 
 
-def delivered(out: Path) -> list[x509.Certificate]:
+def delivered(out: Path, *, with_keys: bool = True) -> list[x509.Certificate]:
     """The certificates that lie in the files, each file read as its receiver reads it."""
     found = []
     passphrase = (out / "passphrase.txt").read_bytes().strip() if (out / "passphrase.txt").exists() else b""
     for path in out.glob("[0-9]*/*.pem"):
         data = path.read_bytes()
         leaf = x509.load_pem_x509_certificates(data)[0]
-        assert serialization.load_pem_private_key(data, passphrase).public_key() == leaf.public_key(), path
+        if with_keys:
+            assert serialization.load_pem_private_key(data, passphrase).public_key() == leaf.public_key(), path
         found.append(leaf)
     return found
 
@@ -97,7 +98,7 @@ def nothing_unrecorded(site: Path, out: Path) -> None:
     active = {row.serial: row for row in rows(site) if row.status == "active"}
     said = Counter(recorded(site))
     assert set(said.values()) <= {1}
-    for leaf in delivered(out):
+    for leaf in delivered(out, with_keys=False):
         serial = f"{leaf.serial_number:032x}"
         assert active[serial].certificate == leaf.public_bytes(serialization.Encoding.DER)
         assert said[serial] == 1
@@ -133,6 +134,7 @@ def changed(process: "subprocess.Popen[bytes]", out: Path) -> None:
     wait_for(lambda: process.poll() is not None or set(out.glob(".provision/*")) != before, 30)
 
 
+@pytest.mark.timeout(3600 if NIGHTLY else 300)
 def test_killed_at_any_moment_the_job_ends_with_all_and_each_once(site, tmp_path):
     path, out = listing(site, 0, DEVICES), tmp_path / "out"
     rng = random.Random(28181)
