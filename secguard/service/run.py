@@ -45,16 +45,15 @@ def run_service(
         SecguardError: another sequencer runs, or the sequencer failed; enrolment or status cannot be served.
     """
     failures: list[Exception] = []
+    ready = threading.Event()
 
     def sequence() -> None:
         try:
-            serve(workspace.ledger, stop)
+            serve(workspace.ledger, stop, ready=ready)
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which ends the process
             failures.append(error)
             stop.set()
 
-    sequencer = threading.Thread(target=sequence, name="sequencer")
-    sequencer.start()
     network = None
     if places:
         from secguard.service.network import Network
@@ -62,11 +61,15 @@ def run_service(
 
         root, clock = workspace.root, workspace.clock
         network = Network(lambda: Workspace.find(root, clock), places, passphrase_file)
+    sequencer = threading.Thread(target=sequence, name="sequencer")
+    sequencer.start()
     published = -1
     due = 0.0
     closed = False
     try:
-        if network is not None:
+        while network is not None and not ready.wait(0.1) and not stop.is_set():
+            pass  # what is served records through the sequencer
+        if network is not None and not stop.is_set():
             network.start()
             announce(network.urls)
         while not stop.wait(_TICK):
