@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workspace"]
 
-_LONG_ACTS = ("import", "scan")
+_LONG_ACTS = ("import", "scan", "provision")
 _LOOK_BACK = 1000
 """Started acts that `close_dangling` looks at, newest first: far more than can be open at once."""
 
@@ -326,7 +326,7 @@ class Workspace:
         return catch_up(self.index, self.ledger, progress)
 
     def close_dangling(self, progress: Progress = silent) -> int:
-        """Record the end of imports and scans that were killed; those that still run are left alone.
+        """Record the end of imports, scans and provisioning that were killed; those that still run are left alone.
 
         The index finds them, so it is brought up to date first. Where it cannot be, nothing is closed: a broken index
         is told to whoever searches, and keeps nobody from recording.
