@@ -142,7 +142,9 @@ def load_config(path: Path) -> Config:
     try:
         value = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise FormatError("workspace.config.format", f"not TOML: {error}", where=str(path)) from error
+        raise FormatError(
+            "workspace.config.format", f"not TOML: {error}", hint="correct that line", where=str(path)
+        ) from error
     _refuse_unknown(value, Config, "", str(path))
     try:
         return msgspec.convert(value, Config)
