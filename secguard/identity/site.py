@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 
 from secguard.core import Clock, FormatError, RefusedError, UsageError
-from secguard.events import Actor, Event, Receipt, Recorder, long_act, new_event_id
+from secguard.events import Actor, Event, Receipt, Recorder, Result, long_act, new_event_id
 from secguard.gbid import GbId
 from secguard.identity.certificate import ROOT
 from secguard.identity.config import IdentityConfig
@@ -240,6 +240,7 @@ class Site:
             actor=self._actor,
             subject=subject,
             case=case,
+            outcome=Result.DENIED if kind == "certificate.refused" else Result.SUCCESS,
             data=data,
         )
 

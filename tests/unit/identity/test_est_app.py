@@ -142,6 +142,7 @@ def test_a_flood_of_refusals_does_not_fill_the_ledger(site, tmp_path):
 
     serving(site, tmp_path, act)
     events = [event for event in site.recorder.events.values() if event.kind == "certificate.refused"]
+    assert {event.outcome for event in events} == {"denied"}
     assert len(events) < 30
     assert sum(event.data.get("count", 1) for event in events) == 100
 
