@@ -60,7 +60,7 @@ class Validity:
 
 
 def _name(config: IdentityConfig, common: str, *, unit: str = "", vendor_serial: str = "") -> x509.Name:
-    if not 1 <= len(common) <= _MAX_NAME or not common.isprintable():
+    if not 1 <= len(common or vendor_serial) <= _MAX_NAME or not common.isprintable():
         raise UsageError(
             "identity.name.format",
             f"{common[:70]!r} cannot stand in a certificate",
@@ -259,8 +259,9 @@ def build_leaf(
     unit = gbid.type_code if gbid else str(profile.purpose)
     common = gbid.value if gbid else holder
     if profile.holder is Holder.HOST and isinstance(_host(holder), x509.IPAddress):
-        # OpenSSL holds a CN that could be a DNS name against the CA's name constraints.
-        common = f"IP {holder}"
+        # A CN beside no dNSName is held against the CA's name constraints (GnuTLS does so with any text): an address
+        # stands in the serial number of the subject.
+        common, vendor_serial = "", holder
     subject = _name(config, common, unit=unit, vendor_serial=vendor_serial)
     usages = dict.fromkeys([oids_of(profile.purpose).eku, *(_USAGES[usage] for usage in profile.usages)])
     builder = (

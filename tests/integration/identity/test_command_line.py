@@ -254,6 +254,20 @@ def test_openssl_accepts_what_is_issued(run, site, openssl):
     assert verify(signing).returncode == 0
 
 
+def test_gnutls_accepts_every_name_of_a_host(run, site):
+    if shutil.which("certtool") is None:
+        pytest.skip("needs certtool: apt-get install gnutls-bin")
+    for host in ("est.video.internal", "video.internal", "192.0.2.7", "2001:db8::7"):
+        for profile in ("server", "isolation-agent"):
+            run("issue", host, "--profile", profile, "-o", "hosts")
+    chains = sorted((site / "hosts").glob("*.chain.pem"))
+    assert len(chains) == 8
+    for chain in chains:
+        words = ("certtool", "--verify", "--load-ca-certificate", site / "certs/root.pem", "--infile", chain)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, (chain.name, done.stdout)
+
+
 def test_request_made_by_openssl(run, site, openssl):
     words = ("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=anything")
     assert openssl(*words, "-keyout", "device.key", "-out", "device.csr", cwd=site).returncode == 0
