@@ -62,6 +62,7 @@ class _Reader:
         self.path, self.data = path, data
         self.scale, self.created = 1_000_000, 0
         self.tracks: list[Track] = []
+        self.cut = -1
         self.duration = 0
         self.number = -1
         self.offset: list[int] = []
@@ -83,8 +84,8 @@ class _Reader:
         track = next((item for item in self.tracks if item.codec), None)
         tracks = tuple(self.tracks)
         if track is None:
-            return Matroska(self.path, self.data, "mkv", _TICKS, self.created, tracks)
-        return Matroska(self.path, self.data, "mkv", _TICKS, self.created, tracks, self.table())
+            return Matroska(self.path, self.data, "mkv", _TICKS, self.created, tracks, cut=self.cut)
+        return Matroska(self.path, self.data, "mkv", _TICKS, self.created, tracks, self.table(), cut=self.cut)
 
     def table(self) -> Samples:
         shown = np.array(self.time, dtype=np.int64) * self.scale
@@ -114,9 +115,18 @@ class _Reader:
         count = released = 0
         while at < stop:
             start = at
-            kind, at, _ = self.number_at(at, stop, keep=True)
-            size, at, unknown = self.number_at(at, stop, keep=False)
+            try:
+                kind, at, _ = self.number_at(at, stop, keep=True)
+                size, at, unknown = self.number_at(at, stop, keep=False)
+            except FormatError:
+                if stop < len(self.data) or not self.number >= 0:
+                    raise
+                self.cut = start
+                return
             end = self.unknown_end(kind, at, stop) if unknown else at + size
+            if end > stop == len(self.data) and (kind == _SEGMENT or self.number >= 0):
+                # The file ends early: what is there of its pictures counts.
+                self.cut, end = max(self.cut, stop if kind == _SEGMENT else start), stop
             if end > stop:
                 hint = "the file is incomplete: copy it again from its source"
                 raise self.fail(start, f"element {kind:#x} needs {end - stop} bytes more than there are", hint)
@@ -206,6 +216,8 @@ class _Reader:
                     self.block(*block, base, sync=not any(child == 0xFB for child, _, _ in inner))
 
     def block(self, start: int, stop: int, base: int, *, sync: bool | None) -> None:
+        if self.cut >= 0 and stop - start < 12:  # the header's longest form
+            return
         number, at, _ = self.number_at(start, stop, keep=False)
         if number != self.number:
             return

@@ -144,7 +144,7 @@ def open_movie(path: Path) -> Movie:
     data = map_file(path)
     if data[4:8] not in BRANDS:
         raise FormatError("video.mp4.format", "not an MP4 file", where=f"{path}, byte 0")
-    boxes = tuple(walk(data, 0, len(data), path))
+    boxes, cut = _top_level(data, path)
     moov = next((box for box in boxes if box.kind == b"moov"), None)
     if moov is None:
         raise FormatError(
@@ -159,7 +159,29 @@ def open_movie(path: Path) -> Movie:
         raise fail(path, moov.start, "box 'moov' holds no 'mvhd'")
     created, timescale = _times(data, header, path)
     tracks = tuple(_track(data, box, path) for box in children if box.kind == b"trak")
-    return Movie(path, data, "mp4", timescale, created, tracks, boxes=boxes, moov=moov)
+    return Movie(path, data, "mp4", timescale, created, tracks, boxes=boxes, moov=moov, cut=cut)
+
+
+def _top_level(data: mmap.mmap, path: Path) -> tuple[tuple[Box, ...], int]:
+    """The file's boxes, and where they end early; media data that are cut off count as far as they are there.
+
+    Raises:
+        FormatError: the file is cut off before its index ends.
+    """
+    boxes: list[Box] = []
+    try:
+        for box in walk(data, 0, len(data), path):
+            boxes.append(box)  # noqa: PERF402 - those before the cut are kept
+    except FormatError as error:
+        at = boxes[-1].end if boxes else 0
+        kind = bytes(data[at + 4 : at + 8])
+        indexed = any(box.kind == b"moov" for box in boxes)
+        if kind == b"moov" or not (indexed or error.code == "video.mp4.truncated"):
+            raise
+        if kind == b"mdat":
+            boxes.append(Box(kind, at, 16 if bytes(data[at : at + 4]) == b"\0\0\0\1" else 8, len(data)))
+        return tuple(boxes), at
+    return tuple(boxes), -1
 
 
 def _times(data: mmap.mmap, box: Box, path: Path) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from secguard.video.containers.mp4 import Box, fail
-from secguard.video.containers.source import MAX_SAMPLES, Samples, Track
+from secguard.video.containers.source import MAX_SAMPLES, Samples, Track, present
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Int64s = NDArray[np.int64]
 
 __all__ = ["chunk_offsets", "read_samples"]
+
+_FAR = 1 << 62  # behind the end of any file
 
 
 def _rows(movie: "Movie", box: Box, kind: str, columns: int, skip: int = 8) -> "NDArray[Any]":
@@ -30,8 +32,13 @@ def _rows(movie: "Movie", box: Box, kind: str, columns: int, skip: int = 8) -> "
     return np.frombuffer(raw, dtype=kind).reshape(count, columns)
 
 
-def chunk_offsets(movie: "Movie", track: Track) -> "Int64s":
+def chunk_offsets(movie: "Movie", track: Track, *, whole: bool = True) -> "Int64s":
     """File offsets of a track's chunks, from `stco` or `co64`.
+
+    Args:
+        movie: the opened file.
+        track: the track.
+        whole: refuse a file that ends before one of them.
 
     Raises:
         FormatError: neither is there, or an offset cannot be.
@@ -40,7 +47,7 @@ def chunk_offsets(movie: "Movie", track: Track) -> "Int64s":
     if box is None:
         raise fail(movie.path, movie.moov.start, "a track without chunk offsets")
     column = _rows(movie, box, ">u4" if box.kind == b"stco" else ">u8", 1)[:, 0]
-    if len(column) and int(column.max()) > len(movie.data):
+    if whole and len(column) and int(column.max()) > len(movie.data):
         raise fail(
             movie.path,
             box.start,
@@ -48,7 +55,7 @@ def chunk_offsets(movie: "Movie", track: Track) -> "Int64s":
             "video.mp4.truncated",
             "the file is incomplete: copy it again from its source",
         )
-    return column.astype(np.int64)
+    return np.minimum(column.astype(np.uint64), np.uint64(_FAR)).astype(np.int64)
 
 
 def _sizes(movie: "Movie", track: Track) -> "Int64s":
@@ -78,7 +85,7 @@ def _repeat(movie: "Movie", box: Box, rows: "NDArray[Any]", count: int) -> "Int6
 
 def _offsets(movie: "Movie", track: Track, sizes: "Int64s") -> "Int64s":
     """File offset of each sample: chunk offsets plus the sizes of the samples before it in its chunk."""
-    chunks = chunk_offsets(movie, track)
+    chunks = chunk_offsets(movie, track, whole=False)
     box = track.tables.get(b"stsc")
     if box is None:
         raise fail(movie.path, movie.moov.start, "a track without a sample-to-chunk table (stsc)")
@@ -101,23 +108,14 @@ def _offsets(movie: "Movie", track: Track, sizes: "Int64s") -> "Int64s":
 
 
 def read_samples(movie: "Movie", track: Track) -> Samples:
-    """The sample table of `track` as columns.
+    """The sample table of `track` as columns, as far as the file holds the samples.
 
     Raises:
-        FormatError: a table is missing, or the tables contradict each other or the file's length.
+        FormatError: a table is missing, or the tables contradict each other.
     """
     sizes = _sizes(movie, track)
     count = len(sizes)
     offsets = _offsets(movie, track, sizes)
-    over = np.flatnonzero(offsets + sizes > len(movie.data))
-    if len(over):
-        raise fail(
-            movie.path,
-            int(offsets[over[0]]),
-            f"sample {int(over[0]) + 1} lies behind the end of the file",
-            "video.mp4.truncated",
-            "the file is incomplete: copy it again from its source",
-        )
     times = track.tables.get(b"stts")
     if times is None:
         raise fail(movie.path, movie.moov.start, "a track without decoding times (stts)")
@@ -139,4 +137,4 @@ def read_samples(movie: "Movie", track: Track) -> Samples:
             raise fail(movie.path, listed.start, "box 'stss' names a sample that is not there")
         sync[:] = False
         sync[numbers - 1] = True
-    return Samples(offsets, sizes, dts, delta, shift, sync)
+    return present(Samples(offsets, sizes, dts, delta, shift, sync), len(movie.data))

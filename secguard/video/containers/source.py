@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from secguard.core import FormatError, SystemPartError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Int64s = NDArray[np.int64]
 
-__all__ = ["MAX_SAMPLES", "Samples", "Source", "Track", "Units", "map_file"]
+__all__ = ["MAX_SAMPLES", "Samples", "Source", "Track", "Units", "map_file", "present"]
 
 MAX_SAMPLES = 1 << 24
 """Samples of a track: 6 days at 30 frames a second."""
@@ -31,6 +32,7 @@ class Samples:
         delta: duration in ticks, as `stts` gives it.
         shift: composition offset in ticks (`ctts`), 0 where there is none.
         sync: True where `stss` lists the sample, or everywhere without an `stss`.
+        lost: samples that the index lists and the file does not hold, or holds in part; what is there of them counts.
     """
 
     offset: "Int64s"
@@ -39,6 +41,7 @@ class Samples:
     delta: "Int64s"
     shift: "Int64s"
     sync: "NDArray[np.bool_]"
+    lost: int = 0
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -101,6 +104,7 @@ class Source:
         timescale: the container's ticks a second.
         created: creation time, seconds since 1904 in UTC; 0 if unset.
         tracks: all tracks.
+        cut: file offset from which on nothing could be read: the file was cut off or damaged there; -1 if it is whole.
     """
 
     path: Path
@@ -109,6 +113,7 @@ class Source:
     timescale: int
     created: int
     tracks: tuple[Track, ...]
+    cut: int = field(default=-1, kw_only=True)
 
     @property
     def video(self) -> Track:
@@ -143,6 +148,17 @@ class Source:
     def place(self, offset: int) -> int:
         """The file offset of a byte of `data`."""
         return offset
+
+
+def present(samples: Samples, length: int) -> Samples:
+    """The samples as far as a file of `length` bytes holds them."""
+    over = samples.offset + samples.size > length
+    if not over.any():
+        return samples
+    kept = samples.offset < length
+    size = np.minimum(samples.size[kept], length - samples.offset[kept])
+    columns = (samples.dts[kept], samples.delta[kept], samples.shift[kept], samples.sync[kept])
+    return Samples(samples.offset[kept], size, *columns, lost=int(over.sum()))
 
 
 def map_file(path: Path) -> mmap.mmap:
