@@ -8,7 +8,8 @@ signing key signs it, and its certificate chain lies inside, so the root certifi
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -29,10 +30,14 @@ __all__ = [
     "Gops",
     "Manifest",
     "OpenedManifest",
+    "Shown",
     "digest_config",
     "digest_presentation",
     "digest_sets",
+    "gop_samples",
+    "gop_starts",
     "gops_of",
+    "shown_of",
 ]
 
 PAYLOAD_TYPE = "application/vnd.secguard.segment+json"
@@ -72,6 +77,20 @@ class Gops(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What says how the samples are shown, beside their times: SHA-256, hex, of each, to tell them apart.
+
+    Attributes:
+        edits: the edit list, in seconds.
+        header: the track header: enabled, matrix, width and height.
+        tracks: the kinds of tracks in the file, in order.
+    """
+
+    edits: _Hex
+    header: _Hex
+    tracks: _Hex
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Version 1 of the manifest of one segment.
 
@@ -80,18 +99,25 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         recording: ID of the recording that the segment belongs to; empty outside of one.
         sequence: number of the segment within its recording, from 1.
         previous: SHA-256 of the manifest before, hex; empty for the first.
-        container: what `presentation` was read from; another one says it in other words.
-        codec: `h264` or `h265`.
+        container: what `presentation` was read from; another one says it in other words. `other`: a file that is not
+            read here, proven by its hash alone.
+        codec: `h264`, `h265` or `other`.
         size, sha256: the whole file.
         frames, slices, nals: counts of the video track; `nals` counts every NAL unit, SEIs included.
         seis: signed SEIs of ONVIF Media Signing in it.
-        last_counter: running number of the last of them.
+        first_counter, last_counter: running numbers of the first and the last of them; 0 where not known.
         gops: the GOPs.
+        starts: microseconds from `start` until the first frame of each GOP is shown; empty in older manifests.
         config: SHA-256 of the decoder configuration record, hex; empty where the container has none.
         parameter_sets: hash over the decoder configuration and all parameter sets in the stream.
         presentation: hash over sample times, edit list, track header and the kinds of tracks.
+        shown: hashes of its parts; None in older manifests.
         start, end: wall clock of the first frame and of the end of the last, RFC 3339, as claimed by the signer.
-        time_source: who vouches for these times.
+        time_source: who vouches for these times: `claimed` by the signer, `container` (the file's creation time),
+            `file` (its last change in the file system, which copying alters).
+        sealed: `recording`: by the camera's key; `import`: by an operator's or a platform's key, later, so that
+            nothing is known of the time before.
+        sealed_at: when it was sealed, RFC 3339, as claimed by the signer; empty in older manifests.
         chain: certificates in PEM, leaf first.
     """
 
@@ -108,14 +134,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slices: _Count
     nals: _Count
     seis: _Count
+    first_counter: _Count = 0
     last_counter: _Count
     gops: Gops
+    starts: tuple[_Count, ...] = ()
     config: _HexOrNone = ""
     parameter_sets: _Hex
     presentation: _Hex
+    shown: Shown | None = None
     start: str
     end: str
     time_source: str = "claimed"
+    sealed: Literal["recording", "import"] = "recording"
+    sealed_at: str = ""
     chain: str
 
     def seal(self, signer: Signer) -> bytes:
@@ -151,7 +182,7 @@ class OpenedManifest:
             manifest = msgspec.json.decode(payload, type=Manifest)
             if manifest.v != 1:
                 raise FormatError("video.manifest.version", f"version {manifest.v} of the manifest is not known")
-            if not manifest.gops.same_length():
+            if not manifest.gops.same_length() or len(manifest.starts) not in {0, len(manifest.gops.sha256)}:
                 raise FormatError("video.manifest.format", "the GOP columns differ in length")
             chain = tuple(x509.load_pem_x509_certificates(manifest.chain.encode()))
             if len(chain) > _MAX_CHAIN:
@@ -201,6 +232,22 @@ def digest_presentation(stream: Stream) -> bytes:
     return digest.digest()
 
 
+def shown_of(stream: Stream) -> Shown:
+    """What says how the samples are shown, each hashed for itself."""
+    source, track = stream.source, stream.track
+    edits = [
+        [str(Fraction(duration, source.timescale)), str(Fraction(begin, track.timescale)), rate]
+        for duration, begin, rate in track.edits
+    ]
+    wide = track.header[0] == 1
+    parts = (
+        msgspec.json.encode(edits),
+        track.header[1:4] + track.header[36 if wide else 24 :],
+        "\0".join(f"{item.handler} {item.entry}" for item in source.tracks).encode(),
+    )
+    return Shown(*(hashlib.sha256(b"secguard segment shown 1\0" + part).hexdigest() for part in parts))
+
+
 def digest_config(stream: Stream) -> str:
     """SHA-256 of the decoder configuration record, hex; empty where the container has none."""
     config = stream.track.config
@@ -248,6 +295,30 @@ def gops_of(stream: Stream, hashed: Hashed) -> Gops:
         tuple(_times(stream, first, stop)),
         tuple(_sets(stream, first, stop)),
     )
+
+
+def gop_samples(stream: Stream) -> "tuple[Int64s, Int64s]":
+    """First sample of each GOP, and the sample behind its last: the GOPs of `gops_of`."""
+    nals = stream.nals
+    index = np.flatnonzero(nals.vcl)
+    if not len(index):
+        return index, index
+    starts = np.flatnonzero(nals.leads[index])
+    if not len(starts) or starts[0] != 0:
+        starts = np.concatenate((np.zeros(1, dtype=np.int64), starts))
+    first: Int64s = nals.sample[index[starts]]
+    return first, np.append(first[1:], len(stream.samples))
+
+
+def gop_starts(stream: Stream) -> tuple[int, ...]:
+    """When the first frame of each GOP is shown, in microseconds after the recording's first frame."""
+    samples, scale = stream.samples, stream.track.timescale
+    first, _ = gop_samples(stream)
+    if not len(first):
+        return ()
+    shown = samples.dts + samples.shift
+    ticks = np.minimum.reduceat(shown, first) - int(shown.min())
+    return tuple((ticks // scale * 1_000_000 + ticks % scale * 1_000_000 // scale).tolist())
 
 
 def _times(stream: Stream, first: "Int64s", stop: "Int64s") -> Iterator[str]:
