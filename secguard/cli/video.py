@@ -39,6 +39,25 @@ def _receipt(receipt: "Receipt") -> dict[str, Any]:
 @click.option("--chain", type=_FILE, help="Its certificates in PEM, leaf first; with --key.")
 @click.option("--start", "begin", metavar="TIME", help="Time of the first frame.  [default: as the file says]")
 @click.option("--passphrase-file", type=_FILE, help="Opens the key.")
+@click.option(
+    "--hash",
+    "hash_name",
+    type=click.Choice(["sha256", "sha384", "sha512"]),
+    default="sha256",
+    show_default=True,
+    help="Hash of slices and documents.",
+)
+@click.option("--every", type=int, default=1, metavar="N", help="Sign every N-th GOP.  [default: 1]")
+@click.option("--partial", type=int, default=0, metavar="N", help="Sign after N frames at the latest.")
+@click.option("--max-slices", type=int, default=0, metavar="N", help="Sign after N slices at the latest.")
+@click.option("--low-bitrate", is_flag=True, help="Leave hash lists out: changes are placed by GOP, not by frame.")
+@click.option("--certificate-sei", is_flag=True, help="Certificates once, at the beginning.")
+@click.option("--prevention-after", is_flag=True, help="Apply emulation prevention after signing, not before.")
+@click.option("--firmware", default="", metavar="TEXT", help="Vendor information: firmware version.")
+@click.option(
+    "--serial", default="", metavar="TEXT", help="Vendor information: serial number.  [default: the device's ID]"
+)
+@click.option("--manufacturer", default="secguard", metavar="TEXT", show_default=True, help="Vendor information.")
 @act_options
 def sign_(
     ctx: Context,
@@ -53,21 +72,26 @@ def sign_(
     case: str,
     reason: str,
     yes: bool,
+    prevention_after: bool,
+    **options: Any,
 ) -> Result:
-    """Sign the recording IN (MP4, H.264 or H.265) and write OUT and OUT.manifest.json.
+    """Sign the recording IN (H.264 or H.265) and write OUT and OUT.manifest.json.
 
-    The act is recorded in the workspace's ledger before the files get their names.
+    Nothing is encoded again. The act is recorded in the workspace's ledger before the files get their names.
     """
     from secguard.gbid import GbId
     from secguard.keys import load_signer
     from secguard.trust import read_certificates
     from secguard.video import sign
+    from secguard.video.signing import Mode
 
     del yes  # nothing is asked
     if (key is None) != (chain is None):
         raise UsageError("video.sign.key", "--key and --chain belong together")
     gbid = GbId.parse(device)
     start = parse_time(begin) if begin else None
+    mode = Mode(prevent_first=not prevention_after, **options)
+    mode.check()
     with ctx.workspace() as ws:
         if key is not None and chain is not None:
             signer, certificates = load_signer(key, ws.passphrase(passphrase_file)), read_certificates(chain)
@@ -82,6 +106,7 @@ def sign_(
             device=gbid,
             clock=ws.clock,
             start=start,
+            mode=mode,
             progress=progress,
         ) as done:
             receipt = ws.record("video.signed", gbid.value, case=case, reason=reason, data=done.event_data())

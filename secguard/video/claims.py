@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from secguard.core import Finding, FormatError, UsageError, finding
 from secguard.keys import key_id, verify_signature
@@ -21,6 +25,7 @@ __all__ = ["Claim", "Claims", "read_claims"]
 _MAX_SEI = 1 << 18
 _MAX_CHAINS = 64
 _MAX_CERTIFICATES = 16
+_MIN_RSA_BITS = 2048
 
 
 @dataclass(slots=True)
@@ -52,6 +57,8 @@ class Claims:
         claims: in the order they were signed in.
         own: every NAL unit that carries ONVIF's UUID, signed or not; those are no foreign user data.
         unsigned: NAL units of unsigned SEIs: they are hashed and listed like pictures.
+        digests: the hash of each of them: over the bytes as their signer hashed them, which emulation prevention may
+            have changed since.
         chain: certificates of the key that signed most, leaf first.
         others: chains of other keys, with the NAL unit that carries each first.
         hash_name: hash algorithm of the stream.
@@ -66,6 +73,7 @@ class Claims:
     hash_name: str = "sha256"
     findings: list[Finding] = field(default_factory=list)
     broken: dict[int, str] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict)
 
 
 class _Chains:
@@ -91,10 +99,24 @@ class _Chains:
 
 
 def _checked(sei: Sei, chain: tuple[x509.Certificate, ...], name: str) -> bool:
+    key = chain[0].public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size >= _MIN_RSA_BITS and _pss(key, sei, name)
     try:
-        return verify_signature(chain[0].public_key(), sei.signature, sei.digest, name, prehashed=True)
+        return verify_signature(key, sei.signature, sei.digest, name, prehashed=True)
     except UsageError:
         return False
+
+
+def _pss(key: rsa.RSAPublicKey, sei: Sei, name: str) -> bool:
+    """RSA-PSS with a salt of any length: the reference implementation takes the longest that the key allows."""
+    algorithm = {"sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}[name]()
+    pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=padding.PSS.AUTO)
+    try:
+        key.verify(sei.signature, sei.digest, pss, Prehashed(algorithm))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def read_claims(stream: Stream) -> Claims:
@@ -148,6 +170,7 @@ def read_claims(stream: Stream) -> Claims:
         hash_name=name,
         findings=findings,
         broken=broken,
+        digests={index: sei.digest for index, sei, _ in found if not sei.signature},
     )
     seen: set[bytes] = set()
     session = 0

@@ -8,8 +8,8 @@ slice does not make every other slice of its GOP look changed.
 import hashlib
 import mmap
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +53,16 @@ class Hashed:
 
     def __len__(self) -> int:
         return len(self.nal)
+
+    def with_own(self, digests: Mapping[int, bytes]) -> "Hashed":
+        """The same with other hashes of unsigned SEIs, by NAL unit."""
+        plain, linked = bytearray(self.plain), bytearray(self.linked)
+        for at in np.flatnonzero(self.own).tolist():
+            digest = digests.get(int(self.nal[at]), b"")
+            if len(digest) == self.width:
+                place = slice(at * self.width, (at + 1) * self.width)
+                plain[place] = linked[place] = digest
+        return replace(self, plain=bytes(plain), linked=bytes(linked)) if self.own.any() else self
 
 
 def hash_nals(

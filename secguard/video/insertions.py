@@ -13,8 +13,9 @@ from secguard.core import Clock, UsageError
 from secguard.keys import Signer
 from secguard.video.hashing import Hashed
 from secguard.video.nal import Stream
-from secguard.video.sei import compose, document
-from secguard.video.splice import Insertion
+from secguard.video.signing.compose import Composer, general, hash_list, provenance
+from secguard.video.signing.modes import Mode, signature_room, signing_algorithm
+from secguard.video.signing.output import Insertion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,10 +25,9 @@ __all__ = ["Times", "insertions"]
 _EPOCH_1601 = 11_644_473_600  # seconds from 1601-01-01 to 1970-01-01
 _EPOCH_1904 = 2_082_844_800  # seconds from 1904-01-01 to 1970-01-01
 _LAST_SECOND = 253_402_300_799  # of the year 9999
-_PART = 600
-"""Slices a signature covers at most: the reference implementation reads lists of 600 SHA-256 hashes."""
-_LIST = 2000
-"""Hashes that fit the 16-bit length of a hash list."""
+_LIST = 0xFFFE
+"""Bytes of hashes that fit the 16-bit length of a hash list."""
+_MAX_COUNT = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +71,136 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A (partial) GOP to be signed: hashable units `first` to `stop`."""
+    """A (partial) GOP: hashed slices `first` to `stop`."""
 
     first: int
     stop: int
     partial: bool
 
 
-def _parts(hashed: Hashed, new_frame: "NDArray[np.bool_]") -> list[_Part]:
-    """GOPs, cut at frame borders where they hold more than `_PART` slices."""
+def _parts(hashed: Hashed, frames: "NDArray[np.int64]", mode: Mode) -> list[_Part]:
+    """GOPs, cut at frame borders where they hold more than a signature may cover.
+
+    Args:
+        hashed: the slices.
+        frames: the first slice of each frame.
+        mode: tells how much a signature covers.
+    """
     parts: list[_Part] = []
     borders = [*np.flatnonzero(hashed.leads).tolist(), len(hashed)]
     if borders[0] != 0:
         borders.insert(0, 0)
-    frames = np.flatnonzero(new_frame)
-    for start, end in itertools.pairwise(borders):
-        first = start
-        while end - first > _PART:
-            inside = frames[(frames > first) & (frames <= first + _PART)]
-            if not len(inside):  # one picture of more slices than a list takes
-                break
-            cut = int(inside[-1])
-            parts.append(_Part(first, cut, partial=True))
-            first = cut
-        parts.append(_Part(first, end, partial=False))
+    for first, end in itertools.pairwise(borders):
+        begin = first
+        while begin < end:
+            here = int(np.searchsorted(frames, begin, side="right"))  # the next frame
+            cut = min(begin + mode.slices, end)
+            if cut < end:  # back to a frame border; one frame of more slices than a list takes stays whole
+                cut = max(int(frames[int(np.searchsorted(frames, cut, side="right")) - 1]), begin)
+                if cut == begin:
+                    cut = int(frames[here]) if here < len(frames) else end
+            if mode.partial and here - 1 + mode.partial < len(frames):
+                cut = min(cut, int(frames[here - 1 + mode.partial]))
+            cut = min(cut, end)
+            parts.append(_Part(begin, cut, partial=cut < end))
+            begin = cut
     return parts
 
 
-def insertions(
-    stream: Stream, hashed: Hashed, times: Times, *, signer: Signer, chain: bytes, serial: str
-) -> Iterator[Insertion]:
-    """One signed SEI a (partial) GOP, in order.
+class _Writer:
+    """Makes one SEI a part, and keeps the unsigned one that waits for its place."""
 
-    Each goes before the first slice behind what it covers; the last one ends the last sample.
+    def __init__(
+        self, stream: Stream, hashed: Hashed, times: Times, *, signer: Signer, chain: bytes, serial: str, mode: Mode
+    ) -> None:
+        self.stream, self.hashed, self.times, self.signer, self.mode = stream, hashed, times, signer, mode
+        self.make = getattr(hashlib, hashed.name)
+        self.sample = stream.nals.sample[hashed.nal]
+        self.frames = np.flatnonzero(np.concatenate(([True], np.diff(self.sample) != 0)))
+        self.composer = Composer(stream.track.codec, signature_room(signer), mode.prevent_first)
+        self.provenance = provenance(
+            hash_name=hashed.name,
+            algorithm=signing_algorithm(signer),
+            vendor=(mode.firmware, mode.serial or serial, mode.manufacturer),
+            chain=chain,
+        )
+        self.waiting: tuple[bytes, bytes] | None = None
+        self.link = bytes(hashed.width)
+        self.until = mode.every
+
+    def sign(self, tlvs: bytes, *, certificate: bool = False) -> bytes:
+        document = self.composer.document(tlvs, certificate=certificate)
+        return self.composer.signed(document, self.signer.sign_digest(self.make(document).digest(), self.hashed.name))
+
+    def place(self, at: int, unit: bytes, counter: int = 0) -> Insertion:
+        """Before a slice, or behind the last one."""
+        if at == len(self.hashed):
+            samples, last = self.stream.samples, len(self.stream.samples) - 1
+            return Insertion(last, int(samples.offset[last] + samples.size[last]), unit, behind=True, counter=counter)
+        return Insertion(int(self.sample[at]), int(self.stream.nals.offset[self.hashed.nal[at]]), unit, counter=counter)
+
+    def run(self) -> Iterator[Insertion]:
+        if self.mode.certificate_sei:
+            yield self.place(0, self.sign(self.provenance, certificate=True))
+        for number, part in enumerate(_parts(self.hashed, self.frames, self.mode), start=1):
+            yield from self.part(number, part)
+
+    def part(self, number: int, part: _Part) -> Iterator[Insertion]:
+        hashed, width = self.hashed, self.hashed.width
+        hashes = hashed.linked[part.first * width : part.stop * width]
+        if self.waiting is not None:
+            # An unsigned SEI stands before the second frame of the next GOP, so that a list begins with H(I).
+            unit, told = self.waiting
+            following = int(np.searchsorted(self.frames, part.first, side="right"))
+            second = min(int(self.frames[following]), part.stop) if following < len(self.frames) else part.stop
+            yield self.place(second, unit)
+            cut = (second - part.first) * width
+            hashes = hashes[:cut] + self.make(told).digest() + hashes[cut:]
+            self.waiting = None
+        last = part.stop == len(hashed)
+        count = len(hashes) // width
+        if count > _MAX_COUNT:
+            raise UsageError("video.sign.slices", f"one picture of {count} slices cannot be signed")
+        signed = part.partial or last
+        if not part.partial:
+            self.until -= 1
+            signed = signed or self.until == 0
+            self.until = self.until or self.mode.every
+        start, end = self.sample[part.first], None if last else self.sample[part.stop]
+        tlvs = general(
+            partial=part.partial,
+            start=int(self.times.ticks[start]),
+            end=int(self.times.ticks[-1 if end is None else end]),
+            counter=number,
+            count=count,
+            gop_hash=self.make(hashes).digest(),
+            link_hash=self.link,
+        )
+        if not self.mode.low_bitrate and count <= _LIST // width:
+            tlvs += hash_list(hashes)
+        self.link = hashed.linked[part.first * width : part.first * width + width]
+        if not self.mode.certificate_sei:
+            tlvs = self.provenance + tlvs
+        if signed:
+            yield self.place(part.stop, self.sign(tlvs), number)
+        else:
+            self.waiting = self.composer.unsigned(tlvs)
+
+
+def insertions(
+    stream: Stream,
+    hashed: Hashed,
+    times: Times,
+    *,
+    signer: Signer,
+    chain: bytes,
+    serial: str,
+    mode: Mode | None = None,
+) -> Iterator[Insertion]:
+    """The SEIs of a recording, in order, each with its place.
+
+    One a (partial) GOP. A signed one goes before the first slice behind what it covers, the last one behind the last
+    slice; an unsigned one goes one frame later.
 
     Args:
         stream: the recording.
@@ -111,41 +208,11 @@ def insertions(
         times: its wall clock.
         signer: the media signing key.
         chain: its certificates in PEM, without the root.
-        serial: what the SEIs name as the device's serial number.
+        serial: the device's serial number, unless the mode names another.
+        mode: how it is signed.
 
     Raises:
-        UsageError: a picture has more slices than an SEI can count.
+        UsageError: a picture has more slices than an SEI can count, or the key is of another kind.
     """
-    width, name = hashed.width, hashed.name
-    make = getattr(hashlib, name)
-    sample = stream.nals.sample[hashed.nal]
-    link = bytes(width)
-    for number, part in enumerate(_parts(hashed, np.concatenate(([True], np.diff(sample) != 0))), start=1):
-        hashes = hashed.linked[part.first * width : part.stop * width]
-        last = part.stop == len(hashed)
-        count = part.stop - part.first
-        if count > 0xFFFF:
-            raise UsageError("video.sign.slices", f"one picture of {count} slices cannot be signed")
-        signed = document(
-            stream.track.codec,
-            chain=chain,
-            vendor=("", serial, "secguard"),
-            partial=part.partial,
-            start=int(times.ticks[sample[part.first]]),
-            end=int(times.ticks[-1 if last else sample[part.stop]]),
-            counter=number,
-            gop_hash=make(hashes).digest(),
-            link_hash=link,
-            hashes=hashes if count <= _LIST else b"",
-            count=count,
-            hash_name=name,
-        )
-        link = hashes[:width]
-        unit = compose(signed, signer.sign_digest(make(signed).digest(), name))
-        data = len(unit).to_bytes(stream.track.length_size, "big") + unit
-        if last:
-            samples, at = stream.samples, len(stream.samples) - 1
-            yield Insertion(at, int(samples.offset[at] + samples.size[at]), data, behind=True)
-        else:
-            slot = int(stream.nals.offset[hashed.nal[part.stop]]) - stream.track.length_size
-            yield Insertion(int(sample[part.stop]), slot, data)
+    writer = _Writer(stream, hashed, times, signer=signer, chain=chain, serial=serial, mode=mode or Mode())
+    yield from writer.run()

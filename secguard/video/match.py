@@ -135,18 +135,23 @@ class _Matcher:
         borders = [*self.leads, self.count]
         for number in range(len(self.leads)):
             while borders[number] and self.hashed.own[borders[number] - 1]:
-                borders[number] -= 1  # unsigned SEIs stand before the slice that begins a GOP
-        for start, end in itertools.pairwise(borders):
-            piece = self.hashed.linked[start * self.width : end * self.width]
-            whole.setdefault(hashlib.new(self.hashed.name, piece).digest(), start)
+                borders[number] -= 1  # unsigned SEIs stand before the slice that begins a GOP, or end the one before
+        for rows in (borders, [*self.leads, self.count]):
+            for start, end in itertools.pairwise(rows):
+                piece = self.hashed.linked[start * self.width : end * self.width]
+                whole.setdefault(hashlib.new(self.hashed.name, piece).digest(), start)
         return starts, whole
 
     def anchors(self) -> None:
         """The signed H(I) of each claim's GOP: the first hash of its list, or the anchor of the claim before."""
         before = b""
+        width = self.width
+        own = {self.plain(at) for at in np.flatnonzero(self.hashed.own).tolist()}
         for unit in self.units:
             if not unit.continues:
-                before = unit.hashes[: self.width]
+                # An unsigned SEI may stand before the slice that begins the GOP.
+                listed = (unit.hashes[at : at + width] for at in range(0, len(unit.hashes), width))
+                before = next((item for item in listed if item not in own), b"")
             unit.anchor = before
 
     def look_up(self) -> None:

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from secguard.core import FormatError
 from secguard.video.nal import add_prevention, header_size, strip_prevention
 
-__all__ = ["HASHES", "UUID", "Sei", "compose", "parse"]
+__all__ = ["HASHES", "UUID", "Sei", "parse"]
 
 UUID = bytes.fromhex("005bc93f2d715e95ada4796f90877a6f")
 
-_HEADER = {"h264": b"\x06", "h265": b"\x4e\x01"}
-_USER_DATA = b"\x05"
 _CERTIFICATE, _PREVENTED = 0x80, 0x40
 _GENERAL, _LIST, _SIGNATURE, _CRYPTO, _VENDOR, _CHAIN, _ARBITRARY = 1, 2, 3, 4, 5, 6, 7
-_RELEASE = bytes((25, 12, 0))  # the release whose bit stream this is; the last byte is the reference's own
-_SIGNATURE_ROOM = 72  # the longest DER signature of a 256-bit curve
 
 HASHES = {
     bytes.fromhex("0609608648016503040201"): "sha256",
@@ -27,7 +23,7 @@ HASHES = {
     bytes.fromhex("0609608648016503040203"): "sha512",
 }
 """Hash algorithms by DER object identifier."""
-_OIDS = {name: oid for oid, name in HASHES.items()}
+_WIDTHS = {32: "sha256", 48: "sha384", 64: "sha512"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +132,8 @@ def parse(data: bytes, codec: str, default_hash: str = "sha256") -> Sei | None:
         values[tag] = plain[at + 3 : at + 3 + length]
         at += 3 + length
     fields, hash_name = _fields(values)
+    if not hash_name and fields.get("gop_hash"):  # the certificate SEI that named it may be lost
+        default_hash = _WIDTHS[len(bytes(fields["gop_hash"]))]  # type: ignore[call-overload]
     document = data if signature_at is None else plain[:signature_at]
     if flags & _PREVENTED:
         # Hashed as sent. Where a container took the bytes out, the rule restores exactly what was there.
@@ -218,73 +216,3 @@ def _vendor(value: bytes) -> tuple[str, str, str]:
         texts.append(value[at + 1 : at + 1 + value[at]].decode("utf-8", "replace"))
         at += 1 + value[at]
     return texts[0], texts[1], texts[2]
-
-
-def _tlv(tag: int, value: bytes) -> bytes:
-    if len(value) > 0xFFFF:
-        raise FormatError("video.sei.too-large", f"TLV {tag} of {len(value)} bytes")
-    return bytes((tag,)) + len(value).to_bytes(2, "big") + value
-
-
-def document(
-    codec: str,
-    *,
-    chain: bytes,
-    vendor: tuple[str, str, str],
-    partial: bool,
-    start: int,
-    end: int,
-    counter: int,
-    gop_hash: bytes,
-    link_hash: bytes,
-    hashes: bytes,
-    count: int,
-    hash_name: str = "sha256",
-) -> bytes:
-    """The signed part of an SEI that covers a (partial) GOP, emulation prevention applied (reserved byte 0x40).
-
-    Args:
-        codec: `h264` or `h265`.
-        chain: certificates in PEM, leaf first, without the root.
-        vendor: firmware, serial number, manufacturer; each at most 255 bytes.
-        partial: the GOP goes on behind this part.
-        start: time of the first frame, 100 ns since 1601.
-        end: time of the frame after the last.
-        counter: running number, from 1.
-        gop_hash: hash over `hashes`.
-        link_hash: first hash of the part before; zeros for the first.
-        hashes: list of hashes, concatenated; left out of the SEI when empty.
-        count: NAL units covered.
-        hash_name: `sha256`, `sha384` or `sha512`.
-
-    Raises:
-        FormatError: a value is too large for its field.
-    """
-    texts = [text.encode()[:255] for text in vendor]
-    general = b"\x02" + _RELEASE + bytes((int(partial),)) + start.to_bytes(8, "big") + end.to_bytes(8, "big")
-    general += (counter & 0xFFFFFFFF).to_bytes(4, "big") + count.to_bytes(2, "big") + gop_hash + link_hash
-    oid = _OIDS[hash_name]
-    tlvs = _tlv(_CRYPTO, b"\x01" + bytes((len(oid),)) + oid + b"\x00\x00\x00")
-    tlvs += _tlv(_VENDOR, b"\x01" + b"".join(bytes((len(text),)) + text for text in texts))
-    tlvs += _tlv(_CHAIN, b"\x01\x00" + chain)
-    tlvs += _tlv(_GENERAL, general)
-    if hashes:
-        tlvs += _tlv(_LIST, b"\x01" + hashes)
-    size = 17 + len(tlvs) + 6 + _SIGNATURE_ROOM
-    head = _HEADER[codec] + _USER_DATA + b"\xff" * (size // 0xFF) + bytes((size % 0xFF,))
-    return add_prevention(head + UUID + bytes((_PREVENTED,)) + tlvs)
-
-
-def compose(signed: bytes, signature: bytes) -> bytes:
-    """The whole SEI NAL unit: the signed document, the signature TLV padded to its room, the stop byte.
-
-    Raises:
-        FormatError: the signature is longer than the room for it.
-    """
-    if len(signature) > _SIGNATURE_ROOM:
-        raise FormatError("video.sei.too-large", f"a signature of {len(signature)} bytes")
-    padded = signature + b"\x01" * (_SIGNATURE_ROOM - len(signature))
-    value = b"\x01" + len(signature).to_bytes(2, "big") + padded
-    # The document is escaped already; only the seam and what follows may still need it.
-    tail = signed[-2:] + _tlv(_SIGNATURE, value) + b"\x80"
-    return signed[:-2] + add_prevention(tail)

@@ -6,7 +6,7 @@ one ends the last sample. A second pass copies the file and inserts them. Nothin
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,15 +20,27 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from secguard.core import Clock, Progress, RefusedError, UsageError, rfc3339, silent
 from secguard.core.files import atomic_write
 from secguard.gbid import GbId
-from secguard.keys import Algorithm, Signer, key_id
+from secguard.keys import Signer, key_id
 from secguard.trust import MALFORMED, Purpose, gbid_of, stated_purposes
+from secguard.video.containers import Source
 from secguard.video.containers.mp4 import Movie
 from secguard.video.hashing import hash_nals, hash_range
 from secguard.video.insertions import Times, insertions
-from secguard.video.manifest import Manifest, digest_config, digest_presentation, digest_sets, gops_of
+from secguard.video.manifest import (
+    Manifest,
+    digest_config,
+    digest_presentation,
+    digest_sets,
+    gop_starts,
+    gops_of,
+    shown_of,
+)
 from secguard.video.nal import Stream, open_stream
 from secguard.video.sei import UUID
-from secguard.video.splice import splice
+from secguard.video.signing.bare import bare_edits
+from secguard.video.signing.modes import Mode, signature_room
+from secguard.video.signing.output import Edit, Insertion, write_edits
+from secguard.video.splice import movie_edits
 
 __all__ = ["Signed", "manifest_path", "sign"]
 
@@ -76,19 +88,31 @@ def manifest_path(video: Path) -> Path:
     return video.with_name(video.name + ".manifest.json")
 
 
-def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], device: GbId) -> Movie:
-    """Refuse what cannot or must not be signed; returns the MP4 file."""
-    movie, nals, track = stream.source, stream.nals, stream.track
-    where = str(movie.path)
-    if not isinstance(movie, Movie):
+_CONTAINERS = ("mp4", "annexb")
+_SMALLEST = 2  # bytes of a NAL unit's length that an SEI fits
+
+
+def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], device: GbId, mode: Mode) -> None:
+    """Refuse what cannot or must not be signed."""
+    source, nals, track = stream.source, stream.nals, stream.track
+    where = str(source.path)
+    mode.check()
+    if source.container not in _CONTAINERS:
         raise RefusedError(
             "video.sign.container",
-            f"signatures are put into MP4 files, not into {movie.container}",
+            f"signatures are not put into {source.container} files",
             hint="store it as MP4 first: ffmpeg -i IN -c copy OUT.mp4",
             where=where,
         )
     if not nals.vcl.any():
         raise UsageError("video.sign.empty", "the video track holds no picture", where=where)
+    if source.cut >= 0 or stream.samples.lost:
+        raise RefusedError(
+            "video.sign.damaged",
+            "the recording is cut off; a signature would vouch for what is left",
+            hint="copy it again from its source",
+            where=where,
+        )
     if nals.damaged.any():
         at = int(nals.offset[np.flatnonzero(nals.damaged)[0]])
         raise RefusedError(
@@ -96,7 +120,7 @@ def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], de
             "the recording is damaged; a signature would vouch for it",
             where=f"{where}, byte {at}",
         )
-    if track.length_size != 4:
+    if 0 < track.length_size < _SMALLEST:
         raise UsageError(
             "video.sign.length-size",
             f"NAL unit lengths of {track.length_size} bytes leave no room for an SEI",
@@ -104,17 +128,14 @@ def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], de
             where=where,
         )
     for index in np.flatnonzero(nals.sei).tolist():
-        if movie.data[int(nals.offset[index]) : int(nals.offset[index]) + 600].find(UUID) >= 0:
+        if source.data[int(nals.offset[index]) : int(nals.offset[index]) + 600].find(UUID) >= 0:
             raise RefusedError(
                 "video.sign.signed",
                 "the recording is signed already",
                 hint="verify it, or sign the original",
-                where=f"{where}, byte {int(nals.offset[index])}",
+                where=f"{where}, byte {source.place(int(nals.offset[index]))}",
             )
-    if signer.algorithm is not Algorithm.P256:
-        raise UsageError(
-            "video.sign.algorithm", f"a {signer.algorithm} key cannot sign video yet", hint="use an ECDSA P-256 key"
-        )
+    signature_room(signer)
     if not chain or key_id(chain[0].public_key()) != key_id(signer.public_key()):
         raise UsageError(
             "video.sign.certificate",
@@ -122,7 +143,6 @@ def _check(stream: Stream, signer: Signer, chain: Sequence[x509.Certificate], de
             hint="leaf first in --chain",
         )
     _check_holder(chain[0], device)
-    return movie
 
 
 def _check_holder(leaf: x509.Certificate, device: GbId) -> None:
@@ -160,6 +180,7 @@ def sign(
     device: GbId,
     clock: Clock,
     start: datetime | None = None,
+    mode: Mode | None = None,
     progress: Progress = silent,
 ) -> Iterator[Signed]:
     """Sign a recording; the block decides its fate.
@@ -168,20 +189,21 @@ def sign(
     their names when it ends, and are removed when it raises.
 
     Args:
-        source: the MP4 file; it stays as it is.
+        source: the recording; it stays as it is.
         target: the signed copy; `manifest_path(target)` gets the manifest.
-        signer: an ECDSA P-256 media signing key.
+        signer: a media signing key: ECDSA P-256 or P-384, or RSA.
         chain: its certificates, leaf first; the root may be among them and is left out.
         device: GB/T 28181 ID of the camera.
         clock: the time when no other is known.
         start: wall clock of the first frame; default: the file's creation time, else such that it ends now.
+        mode: how it is signed.
         progress: called with bytes done.
 
     Yields:
         Hashes and counts for the record.
 
     Raises:
-        FormatError: the source is no readable MP4.
+        FormatError: the source is no readable recording.
         RefusedError: it is damaged or signed already, the target exists, or the certificate is another device's or
             for another purpose.
         UsageError: key and certificate do not fit, or the recording cannot be signed.
@@ -191,31 +213,38 @@ def sign(
         raise RefusedError("video.sign.exists", "the output exists", hint="choose another name", where=str(target))
     if not target.parent.is_dir():
         raise UsageError("video.sign.folder", "no such folder", where=str(target.parent))
+    mode = mode or Mode()
     stream = open_stream(source)
-    movie = _check(stream, signer, chain, device)
-    with _Background(movie) as whole:
-        hashed = hash_nals(stream.source.data, stream.nals, np.flatnonzero(stream.nals.vcl), progress=progress)
+    _check(stream, signer, chain, device, mode)
+    with _Background(stream.source) as whole:
+        chosen = np.flatnonzero(stream.nals.vcl)
+        hashed = hash_nals(stream.source.data, stream.nals, chosen, name=mode.hash_name, progress=progress)
         times = Times.of(stream, start, clock)
         pem = b"".join(item.public_bytes(Encoding.PEM) for item in _without_root(chain))
-        seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value))
-        pending = splice(movie, stream.track, stream.samples.size, seis, target, progress=progress)
+        seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value, mode=mode))
+        pending = write_edits(stream.source.data, _edits(stream, seis), target, progress)
         try:
+            if mode.hash_name != "sha256":  # the manifest's own hashes are SHA-256, whatever the SEIs use
+                hashed = hash_nals(stream.source.data, stream.nals, chosen)
             gops = gops_of(stream, hashed)
+            signed = [item.counter for item in seis if item.counter]
             manifest = Manifest(
                 device=device.value,
-                container=movie.container,
+                container=stream.source.container,
                 codec=stream.track.codec,
                 size=pending.size,
                 sha256=pending.sha256.hex(),
                 frames=sum(gops.frames),
                 slices=len(hashed),
                 nals=len(stream.nals) + len(seis),
-                seis=len(seis),
-                last_counter=len(seis),
+                seis=len(signed),
+                last_counter=signed[-1],
                 gops=gops,
+                starts=gop_starts(stream),
                 config=digest_config(stream),
                 parameter_sets=digest_sets(stream).hex(),
                 presentation=digest_presentation(stream).hex(),
+                shown=shown_of(stream),
                 start=rfc3339(times.start),
                 end=rfc3339(times.end),
                 chain=pem.decode("ascii"),
@@ -246,13 +275,20 @@ def sign(
             pending.discard()
 
 
+def _edits(stream: Stream, seis: Sequence[Insertion]) -> Iterable[Edit]:
+    """What changes in the file."""
+    if isinstance(stream.source, Movie):
+        return movie_edits(stream.source, stream.track, seis)
+    return bare_edits(seis)
+
+
 class _Background:
     """SHA-256 of the whole input on a second core while the first hashes slices; leaving the block ends it."""
 
-    def __init__(self, movie: Movie) -> None:
+    def __init__(self, source: Source) -> None:
         self._value = b""
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(movie,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(source,), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -262,8 +298,8 @@ class _Background:
         self._stop.set()  # after an error nobody waits for gigabytes, and nothing reads the file any longer
         self._thread.join()
 
-    def _run(self, movie: Movie) -> None:
-        self._value = hash_range(movie.data, 0, len(movie.data), stop=self._stop)
+    def _run(self, source: Source) -> None:
+        self._value = hash_range(source.data, 0, len(source.data), stop=self._stop)
 
     def digest(self) -> bytes:
         self._thread.join()

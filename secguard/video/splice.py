@@ -1,86 +1,31 @@
-"""Insert bytes into the samples of an MP4 file: every other byte stays, every chunk offset of every track is corrected.
+"""Insert NAL units into the samples of an MP4 file: every other byte stays, every offset in the file is corrected.
 
-The output is written beside its final name by copying ranges of the input, so memory does not grow with the file; the
-caller renames it when the act is recorded.
+The index (`moov`) is written anew where samples grow or move; movie fragments, and the boxes that point to them
+(`sidx`, `tfra`), are corrected in `signing.fragments`.
 """
 
-import hashlib
-import mmap
-import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from secguard.core import Progress, RefusedError, silent
-from secguard.core.files import fsync_directory, translate_os_error
 from secguard.video.containers import Track
 from secguard.video.containers.mp4 import Box, Movie, fail, walk
-from secguard.video.containers.samples import chunk_offsets
+from secguard.video.containers.samples import chunk_offsets, read_samples
+from secguard.video.signing.fragments import Fragments
+from secguard.video.signing.output import Edit, Insertion, Pending, write_edits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Int64s = NDArray[np.int64]
 
-__all__ = ["Insertion", "Pending", "splice"]
+__all__ = ["Insertion", "Pending", "movie_edits", "splice"]
 
-_COPY = 1 << 20
-_RELEASE = 32 << 20  # bytes after which pages already copied are given back
-_FIXED = {b"saio", b"iloc", b"tfra", b"tfhd"}  # boxes with file offsets that this module does not correct
+_FIXED = {b"saio", b"iloc", b"ssix"}  # boxes with file offsets or byte ranges that this module does not correct
 _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
-
-
-@dataclass(frozen=True, slots=True)
-class Insertion:
-    """Bytes that go into a sample.
-
-    Attributes:
-        sample: zero-based sample of the video track that grows.
-        offset: file offset in the input that the bytes are put before.
-        data: the bytes.
-        behind: they end the sample, so a chunk that begins at `offset` moves.
-    """
-
-    sample: int
-    offset: int
-    data: bytes
-    behind: bool = False
-
-
-class Pending:
-    """A complete output file under a temporary name; `release` gives it its name, `discard` removes it.
-
-    Attributes:
-        path: where it stands now.
-        target: where it will stand.
-        sha256: hash of its bytes.
-        size: its bytes.
-    """
-
-    def __init__(self, path: Path, target: Path, sha256: bytes, size: int) -> None:
-        self.path = path
-        self.target = target
-        self.sha256 = sha256
-        self.size = size
-
-    def release(self) -> Path:
-        """Rename to `target`, durably."""
-        try:
-            self.path.replace(self.target)
-            fsync_directory(self.target.parent)
-        except OSError as error:
-            raise translate_os_error(error, self.target) from error
-        return self.target
-
-    def discard(self) -> None:
-        """Remove the temporary file; no error if it is gone."""
-        with suppress(OSError):
-            self.path.unlink()
 
 
 def _header(kind: bytes, size: int, wide: bool) -> bytes:
@@ -91,35 +36,39 @@ def _header(kind: bytes, size: int, wide: bool) -> bytes:
 
 
 class _Shift:
-    """Where a file offset of the input lands in the output."""
+    """Where file offsets of the input land in the output."""
 
     def __init__(self) -> None:
         self.edits: list[tuple[int, int, int]] = []  # (offset, 0 moves a thing at the offset | 1 does not, bytes)
+        self.keys = self.sums = np.zeros(0, dtype=np.int64)
 
     def add(self, offset: int, size: int, *, behind: bool) -> None:
         self.edits.append((offset, 0 if behind else 1, size))
 
-    def apply(self, offsets: "Int64s") -> "Int64s":
-        edits = sorted(self.edits)
+    def settle(self) -> None:
+        """Take in what was added."""
+        edits = np.array(sorted(self.edits), dtype=np.int64).reshape(-1, 3)
         # Keys 2 * offset (moves what is at the offset) and 2 * offset + 1 (does not) against 2 * target.
-        keys = np.array([2 * offset + order for offset, order, _ in edits], dtype=np.int64)
-        sums = np.concatenate(([0], np.cumsum(np.array([size for _, _, size in edits], dtype=np.int64))))
-        moved: Int64s = offsets + sums[np.searchsorted(keys, 2 * offsets, side="right")]
+        self.keys = 2 * edits[:, 0] + edits[:, 1]
+        self.sums = np.concatenate(([0], np.cumsum(edits[:, 2])))
+
+    def apply(self, offsets: "Int64s") -> "Int64s":
+        moved: Int64s = offsets + self.sums[np.searchsorted(self.keys, 2 * offsets, side="right")]
         return moved
+
+    def one(self, offset: int) -> int:
+        return offset + int(self.sums[np.searchsorted(self.keys, 2 * offset, side="right")])
 
 
 def _check(movie: Movie) -> None:
-    if movie.fragmented:
-        raise RefusedError(
-            "video.mp4.fragmented",
-            "a fragmented MP4 file is not signed in place",
-            hint="store it unfragmented first: ffmpeg -i IN -c copy OUT.mp4",
-            where=str(movie.path),
-        )
     for box in movie.boxes:
-        if box.kind in {b"meta", b"mfra"}:
-            for child in walk(movie.data, box.body + (4 if box.kind == b"meta" else 0), box.end, movie.path):
+        if box.kind == b"meta":
+            for child in walk(movie.data, box.body + 4, box.end, movie.path):
                 _refuse(movie, child)
+        elif box.kind == b"moof":
+            for traf in walk(movie.data, box.body, box.end, movie.path):
+                for child in walk(movie.data, traf.body, traf.end, movie.path) if traf.kind == b"traf" else ():
+                    _refuse(movie, child)
         _refuse(movie, box)
     for track in movie.tracks:
         for box in track.tables.values():
@@ -159,106 +108,87 @@ def _rebuild(movie: Movie, box: Box, replaced: dict[int, tuple[bytes, bytes]]) -
 
 
 def _moov(movie: Movie, track: Track, sizes: "Int64s", chunks: "list[Int64s]") -> bytes:
-    replaced = {track.tables[b"stsz"].start: (b"stsz", _stsz(sizes))}
+    replaced = {}
+    if len(sizes):
+        replaced[track.tables[b"stsz"].start] = (b"stsz", _stsz(sizes))
     for other, offsets in zip(movie.tracks, chunks, strict=True):
         table = other.tables.get(b"stco") or other.tables[b"co64"]
-        replaced[table.start] = _offsets(table.kind, offsets)
+        if len(offsets):
+            replaced[table.start] = _offsets(table.kind, offsets)
     return _rebuild(movie, movie.moov, replaced)
 
 
-def splice(
-    movie: Movie,
-    track: Track,
-    sizes: "Int64s",
-    insertions: Sequence[Insertion],
-    target: Path,
-    *,
-    progress: Progress = silent,
-) -> Pending:
-    """Write a copy of the movie with `insertions` made.
+def movie_edits(movie: Movie, track: Track, insertions: Sequence[Insertion]) -> list[Edit]:
+    """The edits that put `insertions` into a movie, in order.
 
     Args:
         movie: the input.
         track: the track whose samples grow.
-        sizes: its sample sizes in the input.
         insertions: in order of `offset`.
-        target: final name of the output; the copy stands beside it under a temporary name.
-        progress: called with bytes written.
+
+    Raises:
+        RefusedError: the file holds offsets that cannot be corrected.
+        FormatError: samples lie outside the media data.
+    """
+    _check(movie)
+    table = read_samples(movie, track)
+    growth = np.zeros(max(len(table), max((item.sample for item in insertions), default=0) + 1), dtype=np.int64)
+    shift = _Shift()
+    edits: list[Edit] = []
+    for item in insertions:
+        at, data = item.framed(track.length_size)
+        shift.add(at, len(data), behind=item.behind)
+        growth[item.sample] += len(data)
+        edits.append((at, at, data))
+    edits += _mdats(movie, edits, shift)
+    fragments = Fragments(movie, track, len(table), growth)
+    for moof, grown in fragments.growth():
+        shift.add(moof.start, grown, behind=False)
+    sizes = table.size + growth[: len(table)]
+    chunks = [chunk_offsets(movie, item) for item in movie.tracks]
+    still = [*shift.edits]
+    added = 0
+    while True:  # the index may stand before the samples, and may itself grow when offsets need 64 bits
+        shift.edits = [*still, (movie.moov.start, 0, added)]
+        shift.settle()
+        moov = _moov(movie, track, sizes, [shift.apply(column) for column in chunks])
+        if len(moov) - (movie.moov.end - movie.moov.start) == added:
+            break
+        added = len(moov) - (movie.moov.end - movie.moov.start)
+    edits.append((movie.moov.start, movie.moov.end, moov))
+    edits += fragments.edits(shift.one)
+    return sorted(edits, key=lambda edit: edit[0])
+
+
+def _mdats(movie: Movie, edits: Sequence[Edit], shift: _Shift) -> list[Edit]:
+    """New headers for the media data boxes that grow."""
+    places = np.array([at for at, _, _ in edits], dtype=np.int64)
+    sums = np.concatenate(([0], np.cumsum(np.array([len(data) for _, _, data in edits], dtype=np.int64))))
+    made: list[Edit] = []
+    held = 0
+    for box in movie.boxes:
+        if box.kind != b"mdat":
+            continue
+        low = int(np.searchsorted(places, box.body, side="left"))
+        high = int(np.searchsorted(places, box.end, side="right"))
+        held += high - low
+        added = int(sums[high] - sums[low])
+        if added and movie.data[box.start : box.start + 4] != bytes(4):
+            header = _header(b"mdat", box.end - box.body + added, wide=box.header == 16)
+            made.append((box.start, box.body, header))
+            shift.add(box.start, len(header) - box.header, behind=True)
+    if held != len(edits):
+        raise fail(movie.path, int(places[0]), "samples lie outside the media data (mdat)")
+    return made
+
+
+def splice(
+    movie: Movie, track: Track, insertions: Sequence[Insertion], target: Path, *, progress: Progress = silent
+) -> Pending:
+    """Write a copy of the movie with `insertions` made.
 
     Raises:
         RefusedError: the file holds offsets that cannot be corrected.
         SystemPartError: the disk is full, or any other failed write; nothing is left behind.
     """
-    _check(movie)
-    shift = _Shift()
-    grown = sizes.copy()
-    for item in insertions:
-        shift.add(item.offset, len(item.data), behind=item.behind)
-        grown[item.sample] += len(item.data)
-    # The pieces of the output: ranges of the input, and new bytes between them.
-    edits: list[tuple[int, int, bytes]] = [(item.offset, item.offset, item.data) for item in insertions]
-    for box in movie.boxes:
-        added = sum(len(item.data) for item in insertions if box.body <= item.offset <= box.end)
-        if box.kind == b"mdat" and added and movie.data[box.start : box.start + 4] != bytes(4):
-            header = _header(b"mdat", box.end - box.body + added, wide=box.header == 16)
-            edits.append((box.start, box.body, header))
-            shift.add(box.start, len(header) - box.header, behind=True)
-    held = sum(
-        1 for item in insertions for box in movie.boxes if box.kind == b"mdat" and box.body <= item.offset <= box.end
-    )
-    if held != len(insertions):
-        raise fail(movie.path, insertions[0].offset, "samples lie outside the media data (mdat)")
-    chunks = [chunk_offsets(movie, item) for item in movie.tracks]
-    growth = 0
-    while True:  # the index may stand before the samples, and may itself grow when offsets need 64 bits
-        moved = _Shift()
-        moved.edits = [*shift.edits, (movie.moov.start, 0, growth)]
-        moov = _moov(movie, track, grown, [moved.apply(column) for column in chunks])
-        if len(moov) - (movie.moov.end - movie.moov.start) == growth:
-            break
-        growth = len(moov) - (movie.moov.end - movie.moov.start)
-    edits.append((movie.moov.start, movie.moov.end, moov))
-    return _write(movie, sorted(edits, key=lambda edit: edit[0]), target, progress)
-
-
-def _write(movie: Movie, edits: list[tuple[int, int, bytes]], target: Path, progress: Progress) -> Pending:
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    digest = hashlib.sha256()
-    written, total = 0, len(movie.data) + sum(len(data) for _, _, data in edits)
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            with memoryview(movie.data) as view:
-                at = released = 0
-                for start, stop, data in [*edits, (len(movie.data), len(movie.data), b"")]:
-                    for low in range(at, start, _COPY):
-                        piece = view[low : min(low + _COPY, start)]
-                        digest.update(piece)
-                        written += _put(descriptor, piece)
-                        progress(min(written, total - 1), total, "bytes")
-                    if start - released > _RELEASE:
-                        released = start
-                        movie.data.madvise(mmap.MADV_DONTNEED)
-                    digest.update(data)
-                    written += _put(descriptor, memoryview(data))
-                    at = stop
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise translate_os_error(error, target) from error
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
-    progress(total, total, "bytes")
-    return Pending(beside, target, digest.digest(), written)
-
-
-def _put(descriptor: int, piece: memoryview) -> int:
-    length = len(piece)
-    while piece:
-        piece = piece[os.write(descriptor, piece) :]
-    return length
+    return write_edits(movie.data, movie_edits(movie, track, insertions), target, progress)

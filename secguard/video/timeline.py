@@ -10,7 +10,7 @@ import numpy as np
 from secguard.core import Finding, finding
 from secguard.video.claims import Claim, Claims
 from secguard.video.hashing import Hashed
-from secguard.video.match import CHANGED, FOREIGN, INTACT, MOVED, REPEATED, UNSIGNED, Match
+from secguard.video.match import CHANGED, FOREIGN, INTACT, MOVED, REPEATED, UNSIGNED, Match, Unit
 from secguard.video.nal import Stream
 
 if TYPE_CHECKING:
@@ -313,12 +313,21 @@ class _Builder:
             first = before.unit.hashes[:width]
             if not first and before.unit.exact:
                 first = self.hashed.linked[before.unit.first * width : (before.unit.first + 1) * width]
-            if first and first != here.sei.link_hash:
+            if first and here.sei.link_hash not in {first, self._lead(before.unit)}:
                 gop = next(
                     (g for g, c in zip(self.timeline.gop, self.timeline.counter, strict=True) if c == here.sei.counter),
                     0,
                 )
                 self.say("video.gop.link", f"GOP {gop}", gop=gop, counter=claims[number].sei.counter)
+
+    def _lead(self, unit: Unit) -> bytes:
+        """Hash of the first slice of a claim whose list begins with an unsigned SEI."""
+        width = self.hashed.width
+        if not unit.exact or not self.hashed.own[unit.first]:
+            return unit.hashes[:width]
+        slices = np.flatnonzero(~self.hashed.own[unit.first : unit.stop])
+        at = unit.first + (int(slices[0]) if len(slices) else 0)
+        return self.hashed.linked[at * width : at * width + width]
 
     def status(self) -> str:
         if not self.claims.claims:

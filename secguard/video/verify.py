@@ -21,15 +21,29 @@ import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from secguard.core import Axis, Finding, Outcome, Progress, Verdict, finding, judge, silent
+from secguard.core import (
+    Axis,
+    Finding,
+    Outcome,
+    Progress,
+    SecguardError,
+    TimeSource,
+    Verdict,
+    finding,
+    judge,
+    parse_time,
+    rfc3339,
+    silent,
+)
 from secguard.gbid import GbId
-from secguard.trust import Purpose, TrustPolicy
+from secguard.trust import ChainJudgement, Purpose, TrustPolicy
 from secguard.video.claims import Claims, read_claims
 from secguard.video.compare import Compared, compare
 from secguard.video.hashing import Hashed, hash_nals
 from secguard.video.manifest import OpenedManifest, gops_of
 from secguard.video.match import INTACT, Match, match
 from secguard.video.nal import Stream, open_stream
+from secguard.video.presentation import judge_presentation
 from secguard.video.timeline import Pictures, Timeline, build
 
 __all__ = ["DEFAULT_AXES", "Expectation", "VideoVerdict", "verify"]
@@ -74,6 +88,7 @@ class VideoVerdict:
         device: the camera that the certificate names.
         chain: certificates of the signing key, leaf first.
         manifest: the manifest, if one was given.
+        sha256: of the whole file, hex; empty if verifying did not need it.
     """
 
     verdict: Verdict
@@ -90,6 +105,7 @@ class VideoVerdict:
     device: GbId | None
     chain: tuple[x509.Certificate, ...]
     manifest: OpenedManifest | None
+    sha256: str = ""
 
 
 def _hash(stream: Stream, claims: Claims, skip: Sequence[int], progress: Progress) -> Hashed:
@@ -99,7 +115,8 @@ def _hash(stream: Stream, claims: Claims, skip: Sequence[int], progress: Progres
     chosen[claims.unsigned] = True
     index = np.flatnonzero(chosen)
     own = np.isin(index, claims.unsigned)
-    return hash_nals(stream.source.data, nals, index, own, name=claims.hash_name, progress=progress)
+    hashed = hash_nals(stream.source.data, nals, index, own, name=claims.hash_name, progress=progress)
+    return hashed.with_own(claims.digests)
 
 
 def _match(stream: Stream, claims: Claims, progress: Progress) -> tuple[Hashed, Match, list[Finding]]:
@@ -130,6 +147,7 @@ def verify(
     expectation: Expectation | None = None,
     *,
     require: Sequence[Axis] = (),
+    source: TimeSource | None = None,
     progress: Progress = silent,
 ) -> VideoVerdict:
     """Verify one recording.
@@ -140,17 +158,19 @@ def verify(
         at: the time for which certificates are judged, aware; the recording's time, if that is known.
         expectation: what is known from elsewhere.
         require: axes that decide; default `DEFAULT_AXES`.
+        source: who vouches for `at`; None means that the caller states it.
         progress: called with bytes done.
 
     Raises:
         UsageError: no such file.
-        FormatError: its container is not read here, is cut off, or holds no H.264 or H.265.
+        FormatError: its container is not read here, has no index, or holds no H.264 or H.265.
     """
     expected = expectation or Expectation()
     stream = open_stream(path)
     claims = read_claims(stream)
     hashed, found, findings = _match(stream, claims, progress)
     pictures = build(stream, hashed, claims, found)
+    pictures.findings += _lost(stream)
     findings += _whole(stream, claims, pictures, expected)
     examined: set[Axis] = set()
     if any(claim.valid for claim in claims.claims):
@@ -158,9 +178,11 @@ def verify(
     opened = None
     if expected.manifest is not None:
         opened = OpenedManifest.read(expected.manifest, expected.manifest_name)
-    judged = _certificates(trust, at, claims, opened, expected)
+    judged = _certificates(trust, (at, source), claims, opened, expected)
     findings += judged.findings
     examined |= judged.examined
+    sha256 = ""
+    told = judge_presentation(stream, claims, hashed, found)
     if opened is not None and judged.manifest_believed:
         compared = _sealed(stream, hashed, claims, pictures, opened)
         if compared.fits:
@@ -168,11 +190,15 @@ def verify(
         if len(compared.proven) == len(opened.manifest.gops.sha256):
             examined.add(Axis.INTEGRITY)  # the manifest's own hashes prove the pictures
         findings = [*_settle(pictures, findings, compared, opened), *compared.findings]
+        sha256 = opened.manifest.sha256 if compared.same_file else ""
+        if not any(item.axis is Axis.PRESENTATION for item in compared.findings):
+            told = []  # shown as it was sealed, whatever a camera's clock did meanwhile
     elif opened is None:
         findings += [finding("video.completeness.unproven"), finding("video.presentation.unproven")]
     else:
         code = "video.manifest.unbelieved" if opened.signed else "video.manifest.signature"
         findings += [finding(code), finding("video.presentation.unproven")]
+    findings += told
     nals = stream.nals
     signed = [claim for claim in claims.claims if claim.sei.signature]
     return VideoVerdict(
@@ -197,7 +223,20 @@ def verify(
         device=judged.device,
         chain=claims.chain or (opened.chain if opened else ()),
         manifest=opened,
+        sha256=sha256,
     )
+
+
+def _lost(stream: Stream) -> list[Finding]:
+    """What the file says itself that it does not hold: samples of its index, and whatever follows a cut."""
+    findings = []
+    frames, end = len(np.unique(stream.nals.sample[stream.nals.vcl])), len(stream.source.data)
+    if stream.samples.lost:
+        where = f"after frame {frames}, byte {end}" if stream.source.units() is None else f"after frame {frames}"
+        findings.append(finding("video.sample.missing", where, samples=stream.samples.lost))
+    if stream.source.cut >= 0:
+        findings.append(finding("video.file.cut", f"byte {stream.source.cut}", frames=frames))
+    return findings
 
 
 def _whole(stream: Stream, claims: Claims, pictures: Pictures, expected: Expectation) -> list[Finding]:
@@ -245,7 +284,11 @@ def _leaf(chain: Sequence[x509.Certificate]) -> bytes:
 
 
 def _certificates(
-    trust: TrustPolicy, at: datetime, claims: Claims, opened: OpenedManifest | None, expected: Expectation
+    trust: TrustPolicy,
+    when: tuple[datetime, TimeSource | None],
+    claims: Claims,
+    opened: OpenedManifest | None,
+    expected: Expectation,
 ) -> _Judged:
     """Judge every chain that vouches for something: the SEIs', foreign ones, the manifest's."""
     chains = [chain for chain in (claims.chain, *claims.others) if chain]
@@ -254,8 +297,9 @@ def _certificates(
         chains.append(opened.chain)
     judged = _Judged()
     for number, chain in enumerate(chains):
-        judgement = trust.judge_chain(chain, Purpose.MEDIA_SIGNING, at)
+        judgement = trust.judge_chain(chain, Purpose.MEDIA_SIGNING, when[0], source=when[1])
         judged.findings += judgement.findings
+        judged.findings += _claimed_time(trust, chain, judgement, opened)
         judged.examined |= judgement.examined
         named = judgement.gbid
         wanted = expected.device if expected.device is not None or number == 0 else judged.device
@@ -270,6 +314,21 @@ def _certificates(
             if named is not None and named.value != told:
                 judged.findings.append(finding("video.device.mismatch", expected=told, found=named.value))
     return judged
+
+
+def _claimed_time(
+    trust: TrustPolicy, chain: Sequence[x509.Certificate], judgement: ChainJudgement, opened: OpenedManifest | None
+) -> list[Finding]:
+    """An expired certificate that was good when the recording claims to be made: said, and no more believed for it."""
+    if opened is None or not opened.signed or "trust.certificate.expired" not in {f.code for f in judgement.findings}:
+        return []
+    try:
+        claimed = parse_time(opened.manifest.end)
+    except SecguardError:
+        return []
+    if not trust.judge_chain(chain, Purpose.MEDIA_SIGNING, claimed, source=TimeSource.CLAIMED).believed:
+        return []
+    return [finding("video.time.claimed", time=rfc3339(claimed))]
 
 
 def _settle(pictures: Pictures, findings: list[Finding], compared: Compared, opened: OpenedManifest) -> list[Finding]:

@@ -3,7 +3,7 @@
 import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -164,10 +164,17 @@ def pictures(data: mmap.mmap, codec: str, spans: tuple["Int64s", "Int64s"]) -> U
         before, begins = _H265_BEFORE[kind], _H265_FIRST[kind] & (after >= 0x80)
     preceded = np.concatenate(([False], before[:-1])) if len(before) else before
     new = (before | begins) & ~preceded
+    new[_behind(kind, codec) :] = False  # an SEI behind the last picture ends it, and begins no other
     sample = np.maximum(np.cumsum(new) - 1, 0).astype(np.int64)
     if len(sample) and int(sample[-1]) >= MAX_SAMPLES:
         raise FormatError("video.nal.too-many", f"more than {MAX_SAMPLES} pictures")
     return Units(offset, end, sample, np.zeros(len(offset), dtype=np.bool_))
+
+
+def _behind(kind: "NDArray[Any]", codec: str) -> int:
+    """The first unit behind the last slice."""
+    slices = np.flatnonzero((kind >= 1) & (kind <= 5) if codec == "h264" else kind < 32)
+    return int(slices[-1]) + 1 if len(slices) else len(kind)
 
 
 def table_of(units: Units, dts: "Int64s", pts: "Int64s") -> Samples:

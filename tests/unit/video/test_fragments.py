@@ -9,8 +9,8 @@ import video_kit as kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secguard.core import RefusedError, SecguardError
-from secguard.video.containers.mp4 import open_movie
+from secguard.core import Outcome, SecguardError
+from secguard.video.containers.mp4 import Movie, open_movie
 from secguard.video.nal import open_stream
 
 WAYS = [
@@ -80,12 +80,82 @@ def test_the_same_verdict(tmp_path: Path, flags: str, signed: Path, pki: kit.Pki
     assert "video.gop.hash-mismatch" in kit.codes(kit.judge_clip(path, pki))
 
 
-def test_it_is_not_signed_in_place(tmp_path: Path, clip: Path, pki: kit.Pki) -> None:
-    path = fragment(clip, tmp_path / "fragmented.mp4", WAYS[0])
-    with pytest.raises(RefusedError) as caught:
-        kit.sign_clip(path, tmp_path / "out.mp4", pki.camera)
-    assert caught.value.code == "video.mp4.fragmented"
-    assert not (tmp_path / "out.mp4").exists()
+def decoded(path: Path) -> list[tuple[str, int, bytes]]:
+    import av
+
+    with av.open(str(path)) as container:
+        return [
+            (type(frame).__name__, frame.pts, np.ascontiguousarray(frame.to_ndarray()).tobytes())
+            for frame in container.decode(*container.streams)
+        ]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("flags", [*WAYS, "dash+global_sidx+frag_keyframe"])
+def test_it_is_signed_in_place(tmp_path: Path, pki: kit.Pki, flags: str, codec: str) -> None:
+    source = kit.make_clip(tmp_path / "clip.mp4", codec=codec, frames=40, sound=True)
+    path = fragment(source, tmp_path / "fragmented.mp4", flags)
+    done = kit.sign_clip(path, tmp_path / "out.mp4", pki.camera)
+    answer = kit.judge_clip(tmp_path / "out.mp4", pki, manifest=done.manifest)
+    assert answer.verdict.outcome is Outcome.PASS
+    assert kit.codes(answer) == set()
+    assert decoded(tmp_path / "out.mp4") == decoded(path)
+    before, after = open_movie(path), open_movie(tmp_path / "out.mp4")
+    assert [box.kind for box in before.boxes] == [box.kind for box in after.boxes]
+    for old, new in zip(before.tracks[1:], after.tracks[1:], strict=True):
+        spans = [zip(m.samples(t).offset, m.samples(t).size, strict=True) for m, t in ((before, old), (after, new))]
+        for (at, size), (there, same) in zip(*spans, strict=True):
+            assert before.data[at : at + size] == after.data[there : there + same]
+    assert _indexed(before) == _indexed(after)
+
+
+def _indexed(movie: Movie) -> list[list[bytes]]:
+    """What kind of box the segment index and the random access table point to, one item a reference."""
+    kinds = {box.start: box.kind for box in movie.boxes} | {len(movie.data): b"end"}
+    found = []
+    for box in movie.boxes:
+        body = movie.data[box.body : box.end]
+        if box.kind == b"sidx":
+            wide = 8 if body[0] else 4
+            here = box.end + int.from_bytes(body[12 + wide : 12 + 2 * wide], "big")
+            places = [here]
+            for at in range(16 + 2 * wide, len(body), 12):
+                places.append(places[-1] + (int.from_bytes(body[at : at + 4], "big") & 0x7FFFFFFF))
+            found.append([kinds[place] for place in places])
+        if box.kind == b"mfra":
+            assert body[4:8] == b"tfra"
+            rows = int.from_bytes(body[20:24], "big")
+            wide = 8 if body[8] else 4
+            step = 2 * wide + 3
+            assert body[16:20] == bytes(4)
+            found.append(
+                [
+                    kinds[int.from_bytes(body[24 + row * step + wide : 24 + row * step + 2 * wide], "big")]
+                    for row in range(rows)
+                ]
+            )
+    return found
+
+
+def test_a_run_of_equal_sizes_gets_sizes(tmp_path: Path, pki: kit.Pki) -> None:
+    """Samples of one size: `trun` names none, `tfhd` one for all; afterwards each has its own."""
+    source = kit.make_clip(tmp_path / "clip.mp4", frames=8, options={"bf": "0"})
+    samples = kit.take_apart(source)
+    equal = max(len(item.data) for item in samples) + 9
+    padded = []
+    for item in samples:
+        filler = b"\x0c" + b"\xff" * (equal - len(item.data) - 6) + b"\x80"
+        padded.append(item.of([*item.nals, filler]))
+    same = kit.put_together(source, padded, tmp_path / "same.mp4")
+    path = fragment(same, tmp_path / "fragmented.mp4", "frag_keyframe+empty_moov+default_base_moof")
+    movie = open_movie(path)
+    moof = next(box for box in movie.boxes if box.kind == b"moof")
+    place = movie.data.find(b"trun", moof.start)
+    assert not int.from_bytes(movie.data[place + 4 : place + 8], "big") & 0x200
+    done = kit.sign_clip(path, tmp_path / "out.mp4", pki.camera)
+    answer = kit.judge_clip(tmp_path / "out.mp4", pki, manifest=done.manifest)
+    assert answer.verdict.outcome is Outcome.PASS
+    assert decoded(tmp_path / "out.mp4") == decoded(path)
 
 
 @pytest.fixture(scope="module")

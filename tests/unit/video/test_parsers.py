@@ -18,7 +18,8 @@ from secguard.video.containers.mp4 import open_movie
 from secguard.video.inspection import inspect
 from secguard.video.match import common
 from secguard.video.nal import add_prevention, open_stream, strip_prevention
-from secguard.video.sei import UUID, compose, document, parse
+from secguard.video.sei import UUID, parse
+from secguard.video.signing.compose import Composer, general, hash_list, provenance
 
 
 def _code(act: Callable[[], object]) -> str:
@@ -52,20 +53,19 @@ def test_emulation_prevention(data: bytes) -> None:
 def test_sei_round_trip(
     *, codec: str, chain: bytes, serial: str, hashes: int, signature: bytes, counter: int, ticks: int
 ) -> None:
-    signed = document(
-        codec,
-        chain=chain,
-        vendor=("", serial, "x"),
+    composer = Composer(codec, 72)
+    tlvs = provenance(hash_name="sha256", algorithm=bytes(3), vendor=("", serial, "x"), chain=chain)
+    tlvs += general(
         partial=False,
         start=ticks,
         end=ticks + 1,
         counter=counter,
         gop_hash=bytes(32),
         link_hash=b"\0" * 30 + b"\0\3",
-        hashes=bytes(32 * hashes),
         count=hashes,
     )
-    unit = compose(signed, signature)
+    signed = composer.document(tlvs + (hash_list(bytes(32 * hashes)) if hashes else b""))
+    unit = composer.signed(signed, signature)
     assert not any(unit[at : at + 2] == b"\0\0" and unit[at + 2] < 3 for at in range(len(unit) - 2))
     found = parse(unit, codec)
     assert found is not None

@@ -200,7 +200,7 @@ def test_a_failed_act_stops_reading_the_input(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "hash_range", endless)
-    monkeypatch.setattr(module, "splice", interrupted)
+    monkeypatch.setattr(module, "write_edits", interrupted)
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         kit.sign_clip(clip, tmp_path / "out.mp4", pki.camera)

@@ -1,0 +1,22 @@
+"""Insert NAL units into a bare stream (Annex B of H.264 and H.265): each gets its start code."""
+
+from collections.abc import Sequence
+
+from secguard.video.signing.output import Edit, Insertion
+
+__all__ = ["bare_edits", "coded"]
+
+
+def coded(item: Insertion) -> tuple[int, bytes]:
+    """Where in the stream the bytes go, and the unit with its start code.
+
+    A unit goes before the three bytes of the next one's start code; a zero byte before those is then its own.
+    """
+    if item.behind:
+        return item.offset, b"\0\0\0\1" + item.unit
+    return item.offset - 3, b"\0\0\1" + item.unit
+
+
+def bare_edits(insertions: Sequence[Insertion]) -> list[Edit]:
+    """The edits of a bare stream."""
+    return [(at, at, data) for at, data in map(coded, insertions)]
