@@ -11,9 +11,10 @@ from secguard.core import Axis, Finding, finding
 from secguard.video.claims import Claims
 from secguard.video.containers import map_file
 from secguard.video.hashing import hash_range
-from secguard.video.manifest import Gops, Manifest, digest_config, digest_presentation, digest_sets
+from secguard.video.manifest import Gops, Manifest, digest_config, digest_presentation, digest_sets, shown_of
 from secguard.video.match import common
 from secguard.video.nal import Stream
+from secguard.video.presentation import hidden_frames
 from secguard.video.timeline import Pictures
 
 __all__ = ["Compared", "compare"]
@@ -33,6 +34,7 @@ class Compared:
         findings: what is wrong.
         proven: numbers of the first frames of GOPs that are as sealed, whatever the SEIs can tell.
         pairs: (GOP in the file, GOP in the manifest) of them, zero-based.
+        same_file: the file is the sealed one, byte for byte.
         fits: False if the manifest is another recording's, so that it tells nothing of this one.
     """
 
@@ -40,6 +42,7 @@ class Compared:
     proven: set[int] = field(default_factory=set)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     fits: bool = True
+    same_file: bool = False
 
 
 class _Gops:
@@ -154,21 +157,48 @@ def compare(stream: Stream, gops: Gops, claims: Claims, pictures: Pictures, mani
     # Another container keeps parameter sets elsewhere and says times in other words: then a difference proves nothing.
     same_words = stream.source.container == manifest.container
     complete = not any(item.axis is Axis.COMPLETENESS for item in (*findings, *pictures.findings))
+    whole = complete and not any(item.outcome == "fail" for item in (*findings, *pictures.findings))
     if digest_sets(stream).hex() != manifest.parameter_sets:
         findings += _other_sets(stream, gops, manifest, result, complete=complete)
     if digest_presentation(stream).hex() != manifest.presentation:
-        # A cut file has other sample times by necessity; what is left of it can still be told apart by its GOPs.
-        retimed = _differing(gops.times, sealed.times, result.pairs) if same_words else []
-        if not complete:
-            last = len(gops.sha256) - 1
-            retimed = [(own, gop) for own, gop in retimed if own != last and sealed.sha256.count(gops.sha256[own]) == 1]
-        changed = retimed or (complete and same_words)
-        code = "video.presentation.changed" if changed else "video.presentation.unproven"
-        findings.append(finding(code, _gop_ranges([gop for _, gop in retimed])))
-    told_all = not findings and not any(item.outcome != "pass" for item in pictures.findings)
-    if told_all and not (same_words and _same_file(stream, manifest)):
-        findings.append(finding("video.file.differs"))
+        findings += _presented(stream, gops, manifest, result, whole=whole)
+    if not findings and not any(item.outcome != "pass" for item in pictures.findings):
+        result.same_file = same_words and _same_file(stream, manifest)
+        if not result.same_file:
+            findings.append(finding("video.file.differs"))
     return result
+
+
+def _presented(stream: Stream, gops: Gops, manifest: Manifest, result: Compared, *, whole: bool) -> list[Finding]:
+    """In which way the recording is shown otherwise than it was sealed.
+
+    A cut file has other sample times by necessity; what is left of it can still be told apart by its GOPs.
+    """
+    sealed = manifest.gops
+    if stream.source.container != manifest.container:
+        return [finding("video.presentation.unproven")]
+    findings = []
+    retimed = _differing(gops.times, sealed.times, result.pairs)
+    if not whole:
+        last = len(gops.sha256) - 1
+        retimed = [(own, gop) for own, gop in retimed if own != last and sealed.sha256.count(gops.sha256[own]) == 1]
+    if retimed:
+        findings.append(finding("video.presentation.retimed", _gop_ranges([gop for _, gop in retimed])))
+    if whole and manifest.shown is not None:
+        here, there = shown_of(stream), manifest.shown
+        if here.edits != there.edits:
+            hidden = hidden_frames(stream)
+            where = f"frames {int(hidden[0])}-{int(hidden[-1])}" if len(hidden) else ""
+            findings.append(finding("video.presentation.edit-list", where, hidden=len(hidden)))
+        if here.header != there.header:
+            findings.append(finding("video.presentation.display"))
+        if here.tracks != there.tracks:
+            findings.append(finding("video.presentation.tracks"))
+        if not findings and gops.times == sealed.times:
+            return []  # the same times, said with another timescale
+    if whole and not findings:
+        return [finding("video.presentation.changed")]
+    return findings or [finding("video.presentation.unproven")]
 
 
 def _same_file(stream: Stream, manifest: Manifest) -> bool:
@@ -198,6 +228,14 @@ def _gop_ranges(numbers: Sequence[int]) -> str:
     return f"GOP{'s' if len(numbers) > 1 else ''} {shown}{more}"
 
 
+def _changed_sets(stream: Stream, manifest: Manifest, where: str) -> Finding:
+    """Parameter sets that are not the sealed ones: those of the stream, or those beside it (`avcC`, `hvcC`)."""
+    beside = bool(manifest.config) and digest_config(stream) != manifest.config
+    # What the GOPs' columns do not name changed all the same: the sets before the first GOP, or an older manifest.
+    place = ["index"] * beside + ["stream"] * bool(where or not beside)
+    return finding("video.parameter-sets.changed", where, place="+".join(place))
+
+
 def _other_sets(stream: Stream, gops: Gops, manifest: Manifest, result: Compared, *, complete: bool) -> list[Finding]:
     """The parameter sets as a whole are not the sealed ones: say where, or why that proves nothing."""
     sealed, container = manifest.gops, stream.source.container
@@ -205,11 +243,11 @@ def _other_sets(stream: Stream, gops: Gops, manifest: Manifest, result: Compared
         return [finding("video.parameter-sets.unproven", container=container, sealed=manifest.container)]
     if complete or not sealed.sets:
         where = _gop_ranges([gop for _, gop in _differing(gops.sets, sealed.sets, result.pairs)])
-        return [finding("video.parameter-sets.changed", where)]
+        return [_changed_sets(stream, manifest, where)]
     # A cut file has fewer of them by necessity: those of the GOPs that are left must be as sealed.
     differing = [gop for _, gop in _differing(gops.sets, sealed.sets, result.pairs)]
     if differing or digest_config(stream) != manifest.config:
-        return [finding("video.parameter-sets.changed", _gop_ranges(differing))]
+        return [_changed_sets(stream, manifest, _gop_ranges(differing))]
     kept = {gop for _, gop in result.pairs}
     lost = {value for gop, value in enumerate(sealed.sets) if value and gop not in kept}
     if lost - set(gops.sets):

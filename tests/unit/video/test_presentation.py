@@ -2,8 +2,10 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import video_kit as kit
 
@@ -32,23 +34,89 @@ def test_faster_playback(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
         body[at : at + 4] = (int.from_bytes(body[at : at + 4], "big") // 4).to_bytes(4, "big")
     path = _replaced(signed, b"stts", bytes(body), tmp_path / "fast.mp4")
     alone = kit.judge_clip(path, pki)
-    assert alone.verdict.axes[Axis.PRESENTATION] is Outcome.UNKNOWN
+    assert "video.presentation.contradicted" in kit.codes(alone), "the signed times say four seconds"
+    assert alone.verdict.axes[Axis.PRESENTATION] is Outcome.FAIL
     answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
-    assert "video.presentation.changed" in kit.codes(answer)
+    assert kit.places(answer, "video.presentation.retimed") == ["GOPs 1-5"]
     assert answer.verdict.axes[Axis.PRESENTATION] is Outcome.FAIL
     assert answer.verdict.axes[Axis.INTEGRITY] is answer.verdict.axes[Axis.COMPLETENESS] is Outcome.PASS
 
 
+def test_one_gop_retimed_is_named(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    samples = kit.take_apart(signed)
+    for at in (25, 26):
+        samples[at] = replace(samples[at], delta=samples[at].delta * (3 if at == 25 else 1) // (1 if at == 25 else 2))
+    path = kit.put_together(signed, samples, tmp_path / "retimed.mp4")
+    answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
+    assert kit.places(answer, "video.presentation.retimed") == ["GOP 3"]
+    alone = kit.judge_clip(path, pki)
+    assert alone.verdict.axes[Axis.PRESENTATION] is Outcome.UNKNOWN, "so little, the signed times cannot tell"
+
+
+def test_half_hidden_by_an_edit_list(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    data = bytearray(signed.read_bytes())
+    at = data.find(b"elst") + 12
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") // 2).to_bytes(4, "big")
+    path = tmp_path / "hidden.mp4"
+    path.write_bytes(data)
+    alone = kit.judge_clip(path, pki)
+    (where,) = kit.places(alone, "video.presentation.hidden")
+    assert where.startswith("frames 3")
+    assert where.endswith("-60")
+    assert alone.verdict.axes[Axis.PRESENTATION] is Outcome.UNKNOWN
+    answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
+    assert kit.places(answer, "video.presentation.edit-list") == [where]
+    assert answer.verdict.axes[Axis.PRESENTATION] is Outcome.FAIL
+
+
+def test_an_edit_list_that_was_sealed_is_no_alarm(clip: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    data = bytearray(clip.read_bytes())
+    at = data.find(b"elst") + 12
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") // 2).to_bytes(4, "big")
+    (tmp_path / "half.mp4").write_bytes(data)
+    kit.sign_clip(tmp_path / "half.mp4", tmp_path / "signed.mp4", pki.camera)
+    answer = kit.judge_clip(tmp_path / "signed.mp4", pki, manifest=manifest_path(tmp_path / "signed.mp4"))
+    assert answer.verdict.outcome is Outcome.PASS
+
+
+def test_tracks_taken_out(pki: kit.Pki, tmp_path: Path) -> None:
+    source = kit.make_clip(tmp_path / "sound.mp4", sound=True)
+    kit.sign_clip(source, tmp_path / "signed.mp4", pki.camera)
+    data = bytearray((tmp_path / "signed.mp4").read_bytes())
+    at = data.find(b"soun")
+    data[at : at + 4] = b"text"
+    (tmp_path / "silent.mp4").write_bytes(data)
+    answer = kit.judge_clip(tmp_path / "silent.mp4", pki, manifest=manifest_path(tmp_path / "signed.mp4"))
+    assert kit.codes(answer) == {"video.presentation.tracks"}
+
+
+def test_older_manifests_tell_that_much(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    content = OpenedManifest.read(manifest_path(signed).read_bytes()).manifest
+    older = msgspec.structs.replace(
+        content, shown=None, config="", gops=msgspec.structs.replace(content.gops, times=(), sets=())
+    )
+    path = kit.flip(signed, tmp_path / "shown.mp4", signed.read_bytes().find(b"tkhd") + 50, bit=0x04)
+    answer = kit.judge_clip(path, pki, manifest=older.seal(pki.camera.signer))
+    assert kit.codes(answer) == {"video.presentation.changed"}
+    assert kit.judge_clip(signed, pki, manifest=older.seal(pki.camera.signer)).verdict.outcome is Outcome.PASS
+
+
 @pytest.mark.parametrize(
-    ("kind", "offset"),
-    [(b"elst", 16), (b"tkhd", 7 + 40), (b"mdhd", 16), (b"ctts", 16)],
+    "way",
+    [
+        (b"elst", 16, "video.presentation.edit-list"),
+        (b"tkhd", 7 + 40, "video.presentation.display"),
+        (b"mdhd", 16, "video.presentation.retimed"),
+        (b"ctts", 16, "video.presentation.retimed"),
+    ],
     ids=["edit list", "matrix", "timescale", "composition"],
 )
-def test_other_ways_to_show(signed: Path, pki: kit.Pki, tmp_path: Path, kind: bytes, offset: int) -> None:
+def test_other_ways_to_show(signed: Path, pki: kit.Pki, tmp_path: Path, way: tuple[bytes, int, str]) -> None:
+    kind, offset, code = way
     at = signed.read_bytes().find(kind) + 4 + offset - 4 + 3
     path = kit.flip(signed, tmp_path / "shown.mp4", at, bit=0x04)
     answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
-    assert "video.presentation.changed" in kit.codes(answer)
+    assert code in kit.codes(answer)
 
 
 def test_parameter_sets_in_the_index(signed: Path, pki: kit.Pki, tmp_path: Path) -> None:
@@ -58,6 +126,7 @@ def test_parameter_sets_in_the_index(signed: Path, pki: kit.Pki, tmp_path: Path)
     assert kit.judge_clip(path, pki).verdict.outcome is Outcome.UNKNOWN
     answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
     assert kit.codes(answer) == {"video.parameter-sets.changed"}
+    assert [item.data["place"] for item in answer.verdict.findings] == ["index"]
     assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.FAIL
 
 
@@ -70,6 +139,7 @@ def test_parameter_sets_in_the_stream(signed: Path, pki: kit.Pki, tmp_path: Path
     path = kit.put_together(signed, samples, tmp_path / "sps.mp4")
     answer = kit.judge_clip(path, pki, manifest=manifest_path(signed))
     assert kit.codes(answer) == {"video.parameter-sets.changed"}
+    assert [(item.where, item.data["place"]) for item in answer.verdict.findings] == [("GOP 2", "stream")]
 
 
 def test_second_video_track(clip: Path, pki: kit.Pki, tmp_path: Path) -> None:
@@ -120,7 +190,6 @@ def test_manifest_of_another_recording(signed: Path, pki: kit.Pki, tmp_path: Pat
 def test_manifest_by_an_unknown_key(signed: Path, pki: kit.Pki) -> None:
     stranger = kit.make_pki()
     content = OpenedManifest.read(manifest_path(signed).read_bytes()).manifest
-    import msgspec
     from cryptography.hazmat.primitives.serialization import Encoding
 
     own = msgspec.structs.replace(content, chain=stranger.camera.chain[0].public_bytes(Encoding.PEM).decode())
@@ -133,7 +202,6 @@ def test_manifest_by_an_unknown_key(signed: Path, pki: kit.Pki) -> None:
 
 
 def test_manifest_of_another_device_of_ours(signed: Path, pki: kit.Pki) -> None:
-    import msgspec
     from cryptography.hazmat.primitives.serialization import Encoding
 
     content = OpenedManifest.read(manifest_path(signed).read_bytes()).manifest
