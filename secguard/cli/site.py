@@ -15,10 +15,20 @@ __all__ = ["completion", "doctor", "init", "serve", "status"]
 @click.option("--area", metavar="CODE", help="Administrative area code, 2 to 8 digits (asked for otherwise).")
 @click.option("--name", default="secguard", show_default=True, help="The organisation, in certificates and reports.")
 @click.option("--domain", default="video.internal", show_default=True, help="DNS domain under which devices are named.")
-def init(context: Context, directory: Path, area: str | None, name: str, domain: str) -> Result:
+@click.option(
+    "--add-missing", is_flag=True, help="Only add to a workspace the policies and profiles that it lacks (upgrade)."
+)
+def init(context: Context, directory: Path, area: str | None, name: str, domain: str, *, add_missing: bool) -> Result:
     """Make a workspace folder: secguard.toml, policies/, certs/, audit/ and an empty state/."""
+    from secguard.workspace import site
     from secguard.workspace.site import DEFAULT_AREA, create_site
 
+    if add_missing:
+        added = site.add_missing(directory)
+        return Result(
+            data={"workspace": directory.resolve(), "added": added},
+            lines=[*(f"added: {path}" for path in added), f"{directory}: {len(added)} files added, none changed"],
+        )
     if area is None:
         asked = sys.stdin.isatty() and not context.quiet and not context.json
         area = click.prompt("Administrative area code", default=DEFAULT_AREA) if asked else DEFAULT_AREA

@@ -174,7 +174,10 @@ def load_ca_profiles(folder: Path) -> dict[str, CaProfile]:
         profiles[profile.name] = profile
     if "root" not in profiles:
         raise UsageError(
-            "identity.profile.none", "no profile of a root CA", hint="`secguard init` puts it there", where=str(folder)
+            "identity.profile.none",
+            "no profile of a root CA",
+            hint="`secguard init WORKSPACE --add-missing` puts it there",
+            where=str(folder),
         )
     return profiles
 
@@ -191,7 +194,7 @@ def load_profiles(folder: Path) -> dict[str, Profile]:
         raise UsageError(
             "identity.profile.none",
             "no certificate profiles",
-            hint="`secguard init` puts them there",
+            hint="`secguard init WORKSPACE --add-missing` puts them there",
             where=str(folder),
         )
     profiles = {path.stem: load_profile(path) for path in files}

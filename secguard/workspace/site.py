@@ -13,7 +13,7 @@ from secguard.core.files import atomic_write, fsync_directory, translate_os_erro
 from secguard.ledger import Ledger
 from secguard.workspace.config import LedgerConfig, load_config
 
-__all__ = ["CONFIG_NAME", "DEFAULT_AREA", "create_site", "open_ledger"]
+__all__ = ["CONFIG_NAME", "DEFAULT_AREA", "add_missing", "create_site", "open_ledger"]
 
 CONFIG_NAME = "secguard.toml"
 DEFAULT_AREA = "320116"
@@ -116,6 +116,40 @@ def create_site(
     ledger = load_config(path).ledger
     Ledger.create(root / "state" / "ledger", ledger.origin, anchor=_anchor(ledger)).close()
     return path
+
+
+def add_missing(root: Path) -> list[Path]:
+    """Add the policies and profiles that this version ships and a workspace lacks; what is there is left alone.
+
+    Args:
+        root: a workspace, maybe made by an earlier version.
+
+    Returns:
+        What was added, relative to `root`, in order.
+
+    Raises:
+        UsageError: there is no workspace.
+        SystemPartError: it cannot be written.
+    """
+    if not (root / CONFIG_NAME).is_file():
+        raise UsageError(
+            "workspace.none", f"no {CONFIG_NAME} here", hint="secguard init makes a workspace", where=str(root)
+        )
+    added = []
+    for folder in _FOLDERS:
+        source = _source(folder)
+        for path in sorted(source.rglob("*")):
+            inside = folder / path.relative_to(source)
+            hidden = any(part == "__pycache__" or part.startswith(".") for part in inside.parts)
+            if hidden or not path.is_file() or os.path.lexists(root / inside):
+                continue
+            try:
+                (root / inside).parent.mkdir(parents=True, exist_ok=True)
+                atomic_write(root / inside, path.read_bytes())
+            except OSError as error:
+                raise translate_os_error(error, root / inside) from error
+            added.append(inside)
+    return added
 
 
 def _anchor(config: LedgerConfig) -> Path:

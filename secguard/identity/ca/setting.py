@@ -157,7 +157,11 @@ def kind_of(name: str, profiles: dict[str, CaProfile]) -> str:
     found = [kind for kind in profiles if kind != ROOT and (name == kind or name.startswith(f"{kind}-"))]
     if not found:
         kinds = ", ".join(kind for kind in profiles if kind != ROOT)
-        raise UsageError("identity.ca.kind", f"no kind of CA fits {name[:60]!r}", hint=f"there are: {kinds}")
+        raise UsageError(
+            "identity.ca.kind",
+            f"no kind of CA fits {name[:60]!r}",
+            hint=f"there are: {kinds}; a CA without a kind is replaced by some of these (identity ca add KIND)",
+        )
     return max(found, key=len)
 
 

@@ -21,7 +21,8 @@ class Authorities(Base):
         """Enter a CA inside a transaction."""
         self.changes += 1
         self._db.execute(
-            "INSERT INTO authorities (name, certificate, key, status, created) VALUES (?, ?, ?, ?, ?)",
+            # The number stands here: a registry of version 1 has no default for it.
+            "INSERT INTO authorities (name, certificate, key, status, created, crl_number) VALUES (?, ?, ?, ?, ?, 0)",
             msgspec.structs.astuple(authority),
         )
 

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from secguard.identity import Registry, Request
 from secguard.identity.issuing.order import Certified, Order
+from secguard.identity.records import CaRecord, CaStatus
 
 CAMERA = "32011600001320000001"
 # Version 1, as it was: one CA for all keys, a device with a name and a serial number only.
@@ -79,6 +80,14 @@ def test_old_registry_issues_renews_and_revokes(old):
     assert len(order) == 2
     positions = sorted(row.revocation for row in old.registry.certificates() if row.revocation is not None)
     assert positions == [1, 2]
+
+
+def test_ca_of_an_old_registry_gets_a_successor(old):
+    added = CaRecord("devices-g2", b"certificate", "file:none", CaStatus.RETIRED)
+    with old.registry.transaction():
+        old.registry.add_authority(added)
+    assert old.registry.authorities()["devices-g2"] == added
+    assert old.registry.crl_number("devices-g2") == 0
 
 
 def test_old_registry_opens_once_and_for_all(old):

@@ -1,10 +1,12 @@
 """A workspace is made whole or not at all; its configuration is strict."""
 
+import shutil
+
 import pytest
 
 from secguard.core import FormatError, RefusedError, UsageError
 from secguard.workspace.config import load_config
-from secguard.workspace.site import create_site
+from secguard.workspace.site import add_missing, create_site
 
 
 def test_create_and_load(tmp_path):
@@ -65,3 +67,21 @@ def test_values_out_of_range(tmp_path):
     path.write_text(path.read_text().replace("crl_days = 7", "crl_days = 0"))
     with pytest.raises(UsageError, match="crl_days"):
         load_config(path)
+
+
+def test_what_a_workspace_of_an_earlier_version_lacks_is_added_and_nothing_changed(tmp_path):
+    root = create_site(tmp_path / "ws").parent
+    shipped = (root / "certs/ca/root.yaml").read_bytes()
+    shutil.rmtree(root / "certs/ca")
+    (root / "certs/server.yaml").unlink()
+    (root / "certs/camera.yaml").write_text("purpose: device\ndays: 90\n")
+    added = [str(path) for path in add_missing(root)]
+    assert "certs/server.yaml" in added
+    assert all(path.startswith("certs/") for path in added)
+    assert "certs/camera.yaml" not in added
+    assert (root / "certs/ca/root.yaml").read_bytes() == shipped
+    assert "days: 90" in (root / "certs/camera.yaml").read_text()
+    assert add_missing(root) == []
+    with pytest.raises(UsageError) as caught:
+        add_missing(tmp_path)
+    assert caught.value.code == "workspace.none"
