@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, act_options, command, require_option
+from secguard.cli.video_seal import seal
 from secguard.core.clock import SystemClock, parse_time
 from secguard.core.errors import UsageError
 from secguard.core.verdict import Axis
@@ -251,5 +252,6 @@ def inspect_(ctx: Context, *, file: Path) -> Result:
 
 
 video.add_command(sign_)
+video.add_command(seal)
 video.add_command(verify_)
 video.add_command(inspect_)

@@ -37,6 +37,7 @@ from secguard.core import (
 )
 from secguard.gbid import GbId
 from secguard.trust import ChainJudgement, Purpose, TrustPolicy
+from secguard.trust.names import title
 from secguard.video.claims import Claims, read_claims
 from secguard.video.compare import Compared, compare
 from secguard.video.hashing import Hashed, hash_nals
@@ -44,6 +45,7 @@ from secguard.video.manifest import OpenedManifest, gops_of
 from secguard.video.match import INTACT, Match, match
 from secguard.video.nal import Stream, open_stream
 from secguard.video.presentation import judge_presentation
+from secguard.video.seal import OTHER, hash_file, import_purpose
 from secguard.video.timeline import Pictures, Timeline, build
 
 __all__ = ["DEFAULT_AXES", "Expectation", "VideoVerdict", "verify"]
@@ -166,6 +168,13 @@ def verify(
         FormatError: its container is not read here, has no index, or holds no H.264 or H.265.
     """
     expected = expectation or Expectation()
+    opened = None
+    if expected.manifest is not None:
+        opened = OpenedManifest.read(expected.manifest, expected.manifest_name)
+        if opened.manifest.container == OTHER:
+            none = np.zeros(0, dtype=np.int64)
+            judged = _certificates(trust, (at, source), Claims([], none, none), opened, expected)
+            return _verify_whole(path, at, judged, expected, opened, require=require, progress=progress)
     stream = open_stream(path)
     claims = read_claims(stream)
     hashed, found, findings = _match(stream, claims, progress)
@@ -175,9 +184,6 @@ def verify(
     examined: set[Axis] = set()
     if any(claim.valid for claim in claims.claims):
         examined |= {Axis.INTEGRITY, Axis.COVERAGE}
-    opened = None
-    if expected.manifest is not None:
-        opened = OpenedManifest.read(expected.manifest, expected.manifest_name)
     judged = _certificates(trust, (at, source), claims, opened, expected)
     findings += judged.findings
     examined |= judged.examined
@@ -239,6 +245,45 @@ def _lost(stream: Stream) -> list[Finding]:
     return findings
 
 
+def _verify_whole(
+    path: Path,
+    at: datetime,
+    judged: "_Judged",
+    expected: Expectation,
+    opened: OpenedManifest,
+    *,
+    require: Sequence[Axis],
+    progress: Progress,
+) -> VideoVerdict:
+    """A file that was sealed as a whole: equality proves everything, a difference nothing but itself."""
+    findings, examined = judged.findings, judged.examined
+    if expected.must_sign:
+        findings.append(finding("video.sei.none", outcome=Outcome.FAIL))
+    if not judged.manifest_believed:
+        code = "video.manifest.unbelieved" if opened.signed else "video.manifest.signature"
+        findings += [finding(code), finding("video.presentation.unproven")]
+    elif hash_file(path, progress) == (opened.manifest.size, bytes.fromhex(opened.manifest.sha256)):
+        examined |= {Axis.INTEGRITY, Axis.COMPLETENESS, Axis.PRESENTATION}
+    else:
+        findings.append(finding("video.file.changed"))
+    return VideoVerdict(
+        judge(str(path), at, examined=examined, findings=findings, default=DEFAULT_AXES, require=require),
+        Timeline(),
+        "",
+        OTHER,
+        frames=0,
+        nals=0,
+        gops=0,
+        seis=0,
+        valid_seis=0,
+        slices=0,
+        proven=0,
+        device=judged.device,
+        chain=opened.chain,
+        manifest=opened,
+    )
+
+
 def _whole(stream: Stream, claims: Claims, pictures: Pictures, expected: Expectation) -> list[Finding]:
     """What there is to say about the stream as a whole."""
     findings = []
@@ -296,6 +341,10 @@ def _certificates(
     if opened is not None and sealing is not None and sealing not in {_leaf(chain) for chain in chains}:
         chains.append(opened.chain)
     judged = _Judged()
+    if opened is not None and opened.signed and opened.manifest.sealed == "import":
+        chains = [chain for chain in chains if _leaf(chain) != sealing]
+        _judge_import(trust, when, opened, expected, judged)
+        sealing = None
     for number, chain in enumerate(chains):
         judgement = trust.judge_chain(chain, Purpose.MEDIA_SIGNING, when[0], source=when[1])
         judged.findings += judgement.findings
@@ -331,6 +380,24 @@ def _claimed_time(
     return [finding("video.time.claimed", time=rfc3339(claimed))]
 
 
+def _judge_import(
+    trust: TrustPolicy,
+    when: tuple[datetime, TimeSource | None],
+    opened: OpenedManifest,
+    expected: Expectation,
+    judged: _Judged,
+) -> None:
+    """A manifest by an operator or a platform: it proves what the file has been since then, and no more."""
+    leaf, manifest = opened.chain[0], opened.manifest
+    judgement = trust.judge_chain(opened.chain, import_purpose(leaf), when[0], source=when[1])
+    judged.findings += judgement.findings
+    judged.examined |= judgement.examined
+    judged.manifest_believed = judgement.believed
+    judged.findings.append(finding("video.manifest.imported", by=title(leaf), time=manifest.sealed_at))
+    if expected.device is not None and expected.device.value != manifest.device:
+        judged.findings.append(finding("video.device.mismatch", expected=expected.device.value, found=manifest.device))
+
+
 def _settle(pictures: Pictures, findings: list[Finding], compared: Compared, opened: OpenedManifest) -> list[Finding]:
     """Pictures that the manifest proves are no longer in doubt, whatever SEIs were lost; their loss stays a finding."""
     timeline = pictures.timeline
@@ -343,7 +410,9 @@ def _settle(pictures: Pictures, findings: list[Finding], compared: Compared, ope
         if item.code not in {"video.gop.unproven", "video.tail.unsigned"} or item.data["first"] not in compared.proven
     ]
     if len(compared.proven) == len(opened.manifest.gops.sha256) and "unsigned" not in timeline.state:
-        return [item for item in findings if item.code != "video.sei.none"]
+        # Sealing at import does not stand for the signatures that a camera had to make.
+        late = opened.manifest.sealed == "import"
+        return [i for i in findings if i.code != "video.sei.none" or (late and i.outcome is Outcome.FAIL)]
     return findings
 
 
