@@ -68,6 +68,7 @@ class Site:
         self.receipts: list[Receipt] = []
         self.templates: dict[tuple[object, ...], Template] = {}
         self._generation = (-1, -1)
+        self._still = False
         self.cas: Mapping[str, CaRecord] = {}
         self.refresh()
         if ROOT not in self.cas:
@@ -120,6 +121,20 @@ class Site:
         """The file that whoever changes something holds."""
         return self.folder / ".lock"
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """While the caller holds the site's lock no other process changes the CAs: ask once, not for each order."""
+        self._follow()
+        self._still = True
+        try:
+            yield
+        finally:
+            self._still = False
+
+    def _follow(self) -> None:
+        if not self._still and (self.registry.data_version(), self.registry.changes) != self._generation:
+            self.refresh()
+
     def issuer(self, purpose: Purpose, device: GbId | None = None) -> str:
         """The CA that certifies a purpose: of those whose scope covers the device the narrowest, then the latest.
 
@@ -129,8 +144,7 @@ class Site:
             UsageError: no CA of the site certifies the purpose.
             RefusedError: `identity.scope.exceeded`: none may certify this device.
         """
-        if (self.registry.data_version(), self.registry.changes) != self._generation:
-            self.refresh()
+        self._follow()
         # All but the serial number decides: centre, industry, type, network.
         place = purpose, device.value[:14] if device is not None else ""
         if place not in self._chosen:

@@ -1,6 +1,7 @@
 """The operations of EST behind HTTP: who asks, what for, may they; then certify, or refuse and say so in the ledger."""
 
 import asyncio
+import dataclasses
 import ipaddress
 import time
 from collections.abc import Callable
@@ -232,8 +233,9 @@ class Enrolment:
         wait = self._renewals.wait(sender.gbid.value) if limited else 0
         if wait:
             raise TooManyError("identity.enrol.too-often", f"{sender.gbid} enrols too often", seconds=wait)
-        digest = sender.secret.digest if sender.secret is not None else None
-        answer = await self._registrar.certify(order, digest)
+        if sender.secret is not None:
+            order = dataclasses.replace(order, secret=sender.secret.digest)
+        answer = await self._registrar.certify(order)
         if limited:
             self._renewals.take(sender.gbid.value)
         return certs_only([answer.certificate])

@@ -1,7 +1,7 @@
 """One thread that certifies for all connections: what came in while one batch was on its way makes the next.
 
 An answer is released only after its certificate is in the registry and its event in the ledger (`certify`). A one-time
-secret is used up before its certificate is made, and given back when none came of it: a crash in between costs a
+secret is used up as its certificate's row is entered, and given back when none came of it: a crash in between costs a
 secret, never a second certificate.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from loguru import logger
 
-from secguard.core import RefusedError, SecguardError, SystemPartError
+from secguard.core import SecguardError, SystemPartError
 from secguard.events import Event
 from secguard.identity.authority import Authority
 from secguard.identity.issuing.order import Certified, Order
@@ -28,10 +28,9 @@ _QUEUE = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """An order that somebody waits for; `digest` is of the one-time secret that allows it."""
+    """An order that somebody waits for."""
 
     order: Order
-    digest: str | None
     answer: "asyncio.Future[Certified]"
 
 
@@ -76,7 +75,7 @@ class Registrar:
         """True while the thread runs."""
         return self._thread.is_alive()
 
-    async def certify(self, order: Order, digest: str | None = None) -> Certified:
+    async def certify(self, order: Order) -> Certified:
         """Certify a key; what is answered is durable.
 
         Raises:
@@ -87,7 +86,7 @@ class Registrar:
         if self._queue.qsize() >= _QUEUE:
             raise SystemPartError("identity.enrol.busy", "too many devices enrol at once", hint="try again in a while")
         answer: asyncio.Future[Certified] = self._loop.create_future()
-        self._queue.put(_Ask(order, digest, answer))
+        self._queue.put(_Ask(order, answer))
         return await answer
 
     async def record(self, event: Event) -> None:
@@ -142,35 +141,10 @@ class Registrar:
             return [(asks[0].answer, failed)]
 
     def _certify(self, asks: Sequence[_Ask]) -> _Answers:
-        at = self._authority.clock.now().replace(microsecond=0)
-        answers: _Answers = []
-        ready: list[_Ask] = []
-        if any(ask.digest is not None for ask in asks):
-            used = RefusedError("identity.enrol.secret", "the one-time secret has been used, or has expired")
-            with self._authority.registry.transaction():
-                for ask in asks:
-                    if ask.digest is None or self._authority.registry.use_secret(ask.digest, at):
-                        ready.append(ask)
-                    else:
-                        answers.append((ask.answer, used))
-        else:
-            ready = list(asks)
-        results: Sequence[Certified | SecguardError] = ()
-        try:
-            results = self._authority.certify([ask.order for ask in ready])
-        finally:
-            if len(results) != len(ready):  # it raised
-                back = [ask.digest for ask in ready]
-            else:
-                back = [ask.digest for ask, one in zip(ready, results, strict=True) if not isinstance(one, Certified)]
-            digests = [digest for digest in back if digest is not None]
-            if digests:
-                with self._authority.registry.transaction():
-                    for digest in digests:
-                        self._authority.registry.restore_secret(digest, at)
+        results = self._authority.certify([ask.order for ask in asks])
         self.issued += sum(isinstance(one, Certified) for one in results)
         self.batches += 1
-        return answers + [(ask.answer, one) for ask, one in zip(ready, results, strict=True)]
+        return [(ask.answer, one) for ask, one in zip(asks, results, strict=True)]
 
 
 def _deliver(answers: _Answers) -> None:

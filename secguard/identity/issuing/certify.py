@@ -68,28 +68,37 @@ def certify_locked(site: Site, orders: Sequence[Order], *, strict: bool = False)
         orders: what is asked for.
         strict: the first refusal is raised, and nothing of the batch comes into being.
     """
-    batch = _Batch(strict, {}, {})
-    for index, order in enumerate(orders):
-        with batch.refusing(index):
-            batch.jobs[index] = plan(site, order)
+    batch = _Batch(strict, site.clock.now().replace(microsecond=0), {}, {}, {})
+    with site.still():
+        for index, order in enumerate(orders):
+            with batch.refusing(index):
+                batch.jobs[index] = plan(site, order)
     closed = open_issuers(site, {job.issuer for job in batch.jobs.values()})
     for index, job in list(batch.jobs.items()):
         if job.issuer in closed:
             batch.refuse(index, closed[job.issuer])
-    while waiting := batch.later():
+    try:
+        while waiting := batch.later():
+            _take(site, batch)
+            batch.jobs = waiting
         _take(site, batch)
-        batch.jobs = waiting
-    _take(site, batch)
+    finally:
+        _give_back(site, batch)
     return [batch.answers[index] for index in range(len(orders))]
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Orders on their way together, by their position; what is answered leaves `jobs`."""
+    """Orders on their way together, by their position; what is answered leaves `jobs`.
+
+    `used` are the one-time secrets that were used up, at the time `at`.
+    """
 
     strict: bool
+    at: datetime
     jobs: dict[int, Job]
     answers: dict[int, Answer]
+    used: dict[int, str]
 
     def refuse(self, index: int, error: SecguardError) -> None:
         """Answer one order with an error; the others go on, unless the caller is strict."""
@@ -215,15 +224,32 @@ def _check_key(job: Job, rows: Iterable[CertificateRecord]) -> None:
 
 
 def _reserve(site: Site, batch: _Batch) -> None:
-    """Commit one row a certificate before it is signed."""
-    jobs = list(batch.jobs.values())
-    entries = [job.entry for job in jobs if job.entry is not None and job.entry != job.known]
-    rows = [job.row for job in jobs if job.fresh]
-    if rows or entries:
+    """Commit one row a certificate before it is signed, and the use of the secret that allows it."""
+    if not any(job.fresh or job.entry != job.known or job.order.secret for job in batch.jobs.values()):
+        return
+    used: dict[int, str] = {}
+    with site.registry.transaction():
+        for index, job in list(batch.jobs.items()):
+            if not job.order.secret:
+                continue
+            with batch.refusing(index):
+                if not site.registry.use_secret(job.order.secret, batch.at, *job.place):
+                    raise RefusedError("identity.enrol.secret", "the one-time secret has been used, or has expired")
+                used[index] = job.order.secret
+        jobs = list(batch.jobs.values())
+        site.registry.void(*(job.given_up for job in jobs if job.given_up is not None and job.fresh))
+        site.registry.register(*(job.entry for job in jobs if job.entry is not None and job.entry != job.known))
+        site.registry.reserve(*(job.row for job in jobs if job.fresh))
+    batch.used |= used
+
+
+def _give_back(site: Site, batch: _Batch) -> None:
+    """Give the secrets back that brought no certificate: a refusal costs none."""
+    back = [digest for index, digest in batch.used.items() if not isinstance(batch.answers.get(index), Certified)]
+    if back:
         with site.registry.transaction():
-            site.registry.void(*(job.given_up for job in jobs if job.given_up is not None and job.fresh))
-            site.registry.register(*entries)
-            site.registry.reserve(*rows)
+            for digest in back:
+                site.registry.restore_secret(digest, batch.at)
 
 
 def _usable(site: Site, pending: CertificateRecord, job: Job, now: datetime) -> bool:

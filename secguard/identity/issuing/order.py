@@ -26,6 +26,7 @@ class Order:
         issuer: a CA by name; empty: the one that the site chooses.
         renewal: an active certificate over the same key is superseded; otherwise it is the answer.
         validity: instead of the profile's; only for certificates that test others (`identity.probe.credentials`).
+        secret: digest of the one-time secret that allows it; it is used up as the row is entered, in one commit.
     """
 
     holder: str
@@ -39,6 +40,7 @@ class Order:
     issuer: str = ""
     renewal: bool = False
     validity: Validity | None = None
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,10 +56,17 @@ class Secrets(Base):
         )
         return [SecretRecord(*row) for row in rows]
 
-    def use_secret(self, digest: str, at: datetime) -> bool:
-        """Use a secret up, inside a transaction; False if it was used before, has expired, or was withdrawn."""
-        query = "UPDATE secrets SET used = ? WHERE digest = ? AND used IS NULL AND expires > ?"
-        return self._db.execute(query, (rfc3339(at), digest, rfc3339(at))).rowcount == 1
+    def use_secret(self, digest: str, at: datetime, device: str, profile: str) -> bool:
+        """Use a secret up, inside a transaction.
+
+        Returns:
+            False if it was used before, has expired, was withdrawn, or is for another device or profile.
+        """
+        query = (
+            "UPDATE secrets SET used = ? WHERE digest = ? AND used IS NULL AND expires > ? "
+            "AND device = ? AND profile = ?"
+        )
+        return self._db.execute(query, (rfc3339(at), digest, rfc3339(at), device, profile)).rowcount == 1
 
     def restore_secret(self, digest: str, at: datetime) -> None:
         """Give a secret back, inside a transaction, that was used at `at` and brought no certificate."""
