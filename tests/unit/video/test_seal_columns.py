@@ -1,4 +1,4 @@
-"""The manifest's columns a GOP, sample times and parameter sets: they tell where, and hold for a part of a recording."""
+"""The columns of the manifest, sample times and parameter sets of each GOP: they tell where, in a part as well."""
 
 import base64
 import dataclasses
