@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from secguard.core import Axis, Finding, Outcome, Progress, Throttle, Verdict, f
 from secguard.identity.inventory.kinds import Kind, kind_of
 from secguard.identity.inventory.places import inside
 from secguard.identity.inventory.policy import RegisterPolicy
-from secguard.identity.inventory.rows import Row, Source
+from secguard.identity.inventory.rows import Row, Source, told, totals
 from secguard.identity.records import DeviceRecord, DeviceStatus
 from secguard.identity.registry.devices import Certified
 
@@ -179,7 +180,7 @@ def _entries(source: Source, policy: RegisterPolicy, result: Coverage) -> dict[s
         if kind is Kind.DIRECTORY or not policy.counts(gbid[10:13]):
             result.skipped[kind] += 1
         elif gbid in named:
-            if row.values != named[gbid].values:
+            if told(row) != told(named[gbid]):
                 _except(result, gbid, _name(row), "catalog", "duplicate", first=named[gbid].where, second=row.where)
         else:
             named[gbid] = row
@@ -269,16 +270,21 @@ def _why_invalid(certificate: Certified, at: datetime, issuers: Mapping[str, tup
     return {}
 
 
+def _reaches(part: int, whole: int, target: float) -> bool:
+    """Tell whether a part is a target's per cent, reckoned with the decimal figures that people wrote."""
+    return part * 100 >= Fraction(str(target)) * whole
+
+
 def _judge(source: Source, result: Coverage, policy: RegisterPolicy, require: Iterable[Axis]) -> Verdict:
     reached = {
-        name: rate.total > 0 and rate.passed * 100 >= result.target * rate.total for name, rate in result.rates.items()
+        name: rate.total > 0 and _reaches(rate.passed, rate.total, result.target) for name, rate in result.rates.items()
     }
     named: Counter[str] = Counter()
     findings: list[Finding] = []
     for name in policy.measures:
         rate = result.rates[name]
         if not reached[name] and rate.total:
-            open_ = (rate.passed + rate.unknown) * 100 >= result.target * rate.total
+            open_ = _reaches(rate.passed + rate.unknown, rate.total, result.target)
             findings.append(
                 finding(
                     f"identity.coverage.{name}",
@@ -321,18 +327,14 @@ def _judge(source: Source, result: Coverage, policy: RegisterPolicy, require: It
 
 def incomplete(source: Source) -> Sequence[tuple[str, int, int]]:
     """Where a catalog is cut short: place, how many items it claims, how many there are."""
-    found: list[tuple[str, int, int]] = []
-    totals: dict[tuple[str, str], tuple[int, int]] = {}
-    for message in source.messages:
-        if message.claimed is not None and message.claimed > message.items:
-            found.append((message.where, message.claimed, message.items))
-        if message.total is not None:
-            key = message.device, message.sn
-            total, items = totals.get(key, (0, 0))
-            totals[key] = max(total, message.total), items + message.items
+    found = [
+        (message.where, message.claimed, message.items)
+        for message in source.messages
+        if message.claimed is not None and message.claimed > message.items
+    ]
     found += [
         (f"{source.name}: SN {sn} of {device}", total, items)
-        for (device, sn), (total, items) in totals.items()
+        for (device, sn), (total, items) in totals(source.messages).items()
         if items < total
     ]
     return found

@@ -40,17 +40,17 @@ IGNORED = frozenset({"registered", "updated"})
 """Known columns that an import does not read."""
 
 _OTHER = {
-    "gbid": "deviceid gbcode channelid 国标编码 国标编号 国标id 设备国标编码 设备编号 设备id 通道编码 编码",
-    "name": "devicename channelname 设备名称 通道名称 摄像机名称 点位名称",
+    "gbid": "deviceid gbdeviceid gbcode channelid 国标编码 国标编号 国标id 设备国标编码 设备编号 设备id 通道编码 编码",
+    "name": "devicename channelname gbname 监控点名称 设备名称 通道名称 摄像机名称 点位名称",
     "vendor_serial": "serialnumber serial serialno sn vendorserialnumber 设备序列号 出厂序列号 厂商序列号",
     "status": "设备状态",
     "mac": "macaddress mac地址 物理地址",
-    "model": "devicemodel 设备型号 规格型号",
-    "maker": "manufacturer vendor 设备厂商 生产厂商 制造商 厂家 品牌",
+    "model": "devicemodel gbmodel 设备型号 规格型号",
+    "maker": "manufacturer manufacture gbmanufacturer vendor 设备厂商 生产厂商 制造商 厂家 品牌",
     "address": "tlsaddress endpoint 接入地址 tls端点",
-    "site": "location installationsite 安装位置 安装地点 地址 位置",
-    "longitude": "lon lng 设备经度",
-    "latitude": "lat 设备纬度",
+    "site": "location gbaddress installationsite 安装位置 安装地点 地址 位置",
+    "longitude": "lon lng gblongitude 设备经度",
+    "latitude": "lat gblatitude 设备纬度",
     "datum": "crs coordinatesystem 坐标基准 坐标类型",
     "zone": "networkzone 区域 网络分区",
     "sensitivity": "class 敏感级别 密级",
@@ -59,7 +59,7 @@ _OTHER = {
     "updated": "修改时间",
     "ip": "ipaddress ip地址 设备ip",
 }
-_NOISE = re.compile(r"[\s_\-*:：（(]+|[)）]$")
+_NOISE = re.compile(r"[\s_\-*:：（(°]+|[)）]$")
 
 
 def _plain(head: str) -> str:
@@ -84,6 +84,8 @@ def field_named(head: str) -> str:
 _TRIGGERS = "=+-@\t\r\n|%＝＋－＠"
 _BLANKS = " \t\r\n\v\f\u00a0\u3000"
 GUARDED = re.compile(rf"'*[{_BLANKS}]*[{re.escape(_TRIGGERS)}]")
+_QUOTED = re.compile(r'="([^"]*)"')
+"""How other programs keep a spreadsheet from making a number of an ID."""
 _DIGITS = re.compile(r"'*[0-9][0-9.eE+-]*")
 
 
@@ -95,7 +97,9 @@ def guard(text: str, *, numbers: bool = False) -> str:
 
 
 def unguard(text: str) -> str:
-    """Take the apostrophe away that `guard`, or the report's CSV, put in front."""
+    """Take the apostrophe away that `guard`, or the report's CSV, put in front; or the `="..."` of other exports."""
+    if found := _QUOTED.fullmatch(text):
+        return found[1]
     if text.startswith("'") and (GUARDED.match(text) or _DIGITS.fullmatch(text)):
         return text[1:]
     return text
@@ -120,7 +124,7 @@ _DATUMS = {
 }
 _YES = {"1", "true", "yes", "y", "是", "需要", "on"}
 _NO = {"0", "false", "no", "n", "否", "不需要", "off"}
-_PRESENCE = {"on", "off", "ok", "online", "offline", "在线", "离线", "vlost", "defect"}
+_PRESENCE = {"true", "false", "on", "off", "ok", "online", "offline", "在线", "离线", "vlost", "defect"}
 _STATUSES = {
     "登记": "registered",
     "已登记": "registered",
@@ -194,7 +198,10 @@ def _degrees(name: str, limit: int) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or abs(value) > limit:
-            raise _refuse(name, f"{text[:40]!r} is no {name}", f"decimal degrees from -{limit} to {limit}: 118.7781")
+            exchanged = "; exchanged with the longitude?" if limit < abs(value) <= 180 else ""
+            raise _refuse(
+                name, f"{text[:40]!r} is no {name}{exchanged}", f"decimal degrees from -{limit} to {limit}: 118.7781"
+            )
         return value
 
     return parse

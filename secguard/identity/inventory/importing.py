@@ -15,7 +15,7 @@ from secguard.core import Progress, RefusedError, SecguardError, Throttle, Usage
 from secguard.identity.inventory.fields import EDITABLE, IGNORED, parse_field
 from secguard.identity.inventory.kinds import Kind, kind_of
 from secguard.identity.inventory.register import Register
-from secguard.identity.inventory.rows import Problem, Row, Source, no_collection
+from secguard.identity.inventory.rows import ASIDE, Problem, Row, Source, no_collection, told, totals
 from secguard.identity.lock import exclusive
 from secguard.identity.records import DeviceRecord, DeviceStatus
 from secguard.store import BlobStore
@@ -128,7 +128,7 @@ def read_row(register: Register, row: Row, defaults: Mapping[str, str], port: in
     for column, reason in row.bad:
         found.append(Problem(row.where, column, "identity.import.cell", reason, "", name))
     for column, text in row.values.items():
-        if column in IGNORED or not text or column in _ASIDE or (column == "ip" and not port):
+        if column in IGNORED or not text or column in ASIDE or (column == "ip" and not port):
             continue
         try:
             value = parse_field(column, text)
@@ -158,9 +158,6 @@ def read_row(register: Register, row: Row, defaults: Mapping[str, str], port: in
     if found:
         raise RowError(found)
     return values
-
-
-_ASIDE = frozenset({"presence", "parent", "parental", "civil", "group"})
 
 
 class RowError(Exception):
@@ -205,11 +202,13 @@ def plan_import(
         gbid = row.values.get("gbid", "").strip()
         if source.format == "catalog":
             kind = kind_of(gbid)
-            if kind is not Kind.OTHER and not register.policy.counts(gbid[10:13]):
+            known_form = kind is not Kind.OTHER or (len(gbid) == 20 and gbid.isascii() and gbid.isdigit())
+            if known_form and not register.policy.counts(gbid[10:13]):
                 plan.skipped[kind] += 1
                 continue
         if gbid in places:
-            if source.format == "catalog" and row.values == places[gbid].values:
+            same = told(row) == told(places[gbid])
+            if source.format == "catalog" and same:
                 plan.repeated += 1
                 continue
             plan.problems.append(
@@ -217,7 +216,7 @@ def plan_import(
                     row.where,
                     "gbid",
                     "identity.import.duplicate",
-                    f"the same ID as {places[gbid].where}, with other values",
+                    f"the same ID as {places[gbid].where}{'' if same else ', with other values'}",
                     "one device, one row",
                     gbid,
                 )
@@ -240,15 +239,11 @@ def plan_import(
 
 def _pages(source: Source) -> Iterator[str]:
     """Where a catalog is not whole."""
-    totals: dict[tuple[str, str], list[int]] = {}
     for message in source.messages:
         claimed = message.claimed
         if claimed is not None and claimed != message.items:
             yield f"{message.where}: Num says {claimed} items, there are {message.items}"
-        if message.total is not None:
-            sums = totals.setdefault((message.device, message.sn), [message.total, 0])
-            sums[1] += message.items
-    for (device, number), (claimed, found) in totals.items():
+    for (device, number), (claimed, found) in totals(source.messages).items():
         if found < claimed:
             yield f"the catalog of {device} (SN {number}) is not whole: SumNum says {claimed} items, there are {found}"
 

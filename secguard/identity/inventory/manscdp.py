@@ -5,6 +5,7 @@ own). A document type is refused before anything in it is read, so there are no 
 prefixes and attributes are ignored; passwords are never kept.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -86,7 +87,7 @@ def read_catalog_xml(data: bytes, source: Source, asked: str = "") -> None:
         encodings[encoding.codec] = None
         if encoding.note and f"a message {encoding.note}" not in source.notes:
             source.notes.append(f"a message {encoding.note}")
-        reader = _Reader(source, line)
+        reader = _Reader(source, line, hashlib.sha256(bytes(part).strip()).digest())
         try:
             reader.read(decoded(part, encoding))
         except ParseError as error:
@@ -127,10 +128,10 @@ def _whole_tags(pieces: Iterator[str]) -> Iterator[str]:
 class _Reader:
     """One message, from the parser's events to rows."""
 
-    def __init__(self, source: Source, line: int) -> None:
+    def __init__(self, source: Source, line: int, sha256: bytes) -> None:
         self._source = source
         self._base = line
-        self._message = Message(f"{source.name}:{line}")
+        self._message = Message(f"{source.name}:{line}", sha256=sha256)
         self._rows: list[Row] = []
         self._lines: list[int] = []
         self._command = ""

@@ -1,13 +1,25 @@
 """What every reader of device lists hands up: rows with their place, problems, and what a file said of itself."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
 
-__all__ = ["MAX_FILE", "MAX_ROWS", "MAX_TEXT", "Message", "Problem", "Row", "Source", "no_collection"]
+__all__ = [
+    "ASIDE",
+    "MAX_FILE",
+    "MAX_ROWS",
+    "MAX_TEXT",
+    "Message",
+    "Problem",
+    "Row",
+    "Source",
+    "no_collection",
+    "told",
+    "totals",
+]
 
 MAX_FILE = 256 << 20
 """Bytes of one list of devices; 100,000 devices of a catalog are about 70 MB."""
@@ -54,7 +66,10 @@ class Row:
 
 @dataclass(slots=True)
 class Message:
-    """One message of a catalog: who answered which query, how many items it and the whole answer claim, and has."""
+    """One message of a catalog: who answered which query, how many items it and the whole answer claim, and has.
+
+    `sha256` is of its bytes: a message that was sent again is told from the next page by it.
+    """
 
     where: str
     device: str = ""
@@ -62,6 +77,7 @@ class Message:
     total: int | None = None
     claimed: int | None = None
     items: int = 0
+    sha256: bytes = b""
 
 
 @dataclass(slots=True)
@@ -89,6 +105,30 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+
+
+ASIDE = frozenset({"presence", "parent", "parental", "civil", "group"})
+"""Where a catalog files a device and whether it sees it now: no fields of the record."""
+
+
+def told(row: Row) -> dict[str, str]:
+    """What a row tells of the device itself: platforms list one device in several directories."""
+    return {name: text for name, text in row.values.items() if name not in ASIDE}
+
+
+def totals(messages: Iterable[Message]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Answer (device, SN) -> items that `SumNum` claims, and items there; a message that was sent again counts once."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    seen: set[tuple[str, str, bytes]] = set()
+    for message in messages:
+        key = message.device, message.sn
+        if message.total is None or (*key, message.sha256) in seen:
+            continue
+        if message.sha256:
+            seen.add((*key, message.sha256))
+        total, items = found.get(key, (0, 0))
+        found[key] = max(total, message.total), items + message.items
+    return found
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -148,6 +149,13 @@ def _too_many(where: str) -> Problem:
     return Problem(where, "", "identity.import.too-many", f"more than {MAX_ROWS} devices", "split the file")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object names a key twice")
+    return found
+
+
 def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
@@ -191,6 +199,7 @@ class _Window:
 
 
 _BLANK = " \t\r\n\ufeff"
+_LIST = re.compile(r'"(?:devices|list|rows|records)"\s{0,8}:\s{0,8}\[')
 
 
 def _open_list(window: _Window) -> bool:
@@ -199,21 +208,17 @@ def _open_list(window: _Window) -> bool:
     if first == "[":
         window.move(window.at + 1)
         return True
-    if first == "{":
-        # what `device list --json` and `device export` print: {"...", "devices": [
-        for key in ('"devices":', '"devices" :'):
-            found = window.text.find(key, window.at, window.at + 4096)
-            if found >= 0:
-                bracket = window.text.find("[", found)
-                if 0 <= bracket <= found + len(key) + 8:
-                    window.move(bracket + 1)
-                    return True
+    # what `device list --json` and `device export` print: {"...", "devices": [
+    # and what platforms answer: {"code": 0, "data": {"list": [
+    if first == "{" and (found := _LIST.search(window.text, window.at, window.at + 4096)):
+        window.move(found.end())
+        return True
     return False
 
 
 def read_json(data: bytes, encoding: Encoding, source: Source) -> None:
     """Read JSON into `source`: an array of objects, `{"devices": [...]}`, or one object a line."""
-    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)
     window = _Window(decoded(data, encoding))
     window.fill()
     listed = _open_list(window)
@@ -242,7 +247,7 @@ def read_json(data: bytes, encoding: Encoding, source: Source) -> None:
         try:
             value, end = decoder.raw_decode(window.text, window.at)
         except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            reason = "nested too deep" if isinstance(error, RecursionError) else str(getattr(error, "msg", error))
             line = window.line
             if isinstance(error, json.JSONDecodeError):
                 line += window.text.count("\n", window.at, error.pos)

@@ -60,18 +60,18 @@ def _fits(data: bytes | memoryview, codec: str) -> bool:
 
 
 def _chinese_utf8(data: bytes | memoryview) -> bool:
-    """Valid UTF-8 that reads as Chinese: bytes of GB18030 pass for UTF-8 by chance only where they are few."""
-    wide = other = 0
-    try:
-        for piece in decoded(data, Encoding("utf-8"), "strict"):
-            if piece.isascii():
-                continue
-            foreign = [ord(c) for c in piece if ord(c) > 127]
-            common = sum(0x3000 <= c <= 0x9FFF or 0xFF00 <= c <= 0xFFEF for c in foreign)
-            wide, other = wide + common, other + len(foreign) - common
-    except UnicodeDecodeError:
-        return False
-    return wide > other
+    """UTF-8 that reads as Chinese: bytes of GB18030 pass for UTF-8 by chance only where they are few.
+
+    A few broken characters (names cut at so many bytes) do not make another encoding of the whole file.
+    """
+    wide = other = broken = 0
+    for piece in decoded(data, Encoding("utf-8")):
+        if piece.isascii():
+            continue
+        foreign = [ord(c) for c in piece if ord(c) > 127]
+        common = sum(0x3000 <= c <= 0x9FFF or 0xFF00 <= c <= 0xFFEF for c in foreign)
+        wide, other, broken = wide + common, other + len(foreign) - common, broken + piece.count("\ufffd")
+    return wide > other + 4 * broken
 
 
 def find_encoding(data: bytes | memoryview, declared: str = "", asked: str = "") -> Encoding:
@@ -102,6 +102,8 @@ def find_encoding(data: bytes | memoryview, declared: str = "", asked: str = "")
         return Encoding("gb18030")
     if _fits(data, "utf-8"):
         return Encoding("utf-8")
+    if _chinese_utf8(data):
+        return Encoding("utf-8", 0, "is UTF-8 with broken characters")
     if _fits(data, "gb18030") or not stated:
         return Encoding("gb18030", 0, f"declares {declared}, but is GB18030" if stated else "")
     return Encoding("utf-8")
