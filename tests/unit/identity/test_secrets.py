@@ -43,14 +43,14 @@ def test_it_is_used_once_whoever_comes_first(site):
     digest = digest_of(CAMERA, made.secret)
     with Registry.open(site.registry.path) as other:
         with site.registry.transaction():
-            assert site.registry.use_secret(digest, NOW)
+            assert site.registry.use_secret(digest, NOW, CAMERA, "camera")
         with other.transaction():
-            assert not other.use_secret(digest, NOW)
+            assert not other.use_secret(digest, NOW, CAMERA, "camera")
         assert find_secret(other, CAMERA, made.secret, rfc3339(NOW)) is None
         with site.registry.transaction():
             site.registry.restore_secret(digest, NOW)
         with other.transaction():
-            assert other.use_secret(digest, NOW)
+            assert other.use_secret(digest, NOW, CAMERA, "camera")
 
 
 def test_it_expires(site):
@@ -58,8 +58,8 @@ def test_it_expires(site):
     late = NOW + timedelta(hours=1)
     assert find_secret(site.registry, CAMERA, made.secret, rfc3339(late)) is None
     with site.registry.transaction():
-        assert not site.registry.use_secret(digest_of(CAMERA, made.secret), late)
-        assert site.registry.use_secret(digest_of(CAMERA, made.secret), late - timedelta(seconds=1))
+        assert not site.registry.use_secret(digest_of(CAMERA, made.secret), late, CAMERA, "camera")
+        assert site.registry.use_secret(digest_of(CAMERA, made.secret), late - timedelta(seconds=1), CAMERA, "camera")
 
 
 def test_a_new_one_makes_the_one_before_void(site):
