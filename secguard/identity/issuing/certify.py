@@ -10,8 +10,9 @@ import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -28,12 +29,14 @@ from secguard.identity.issuing.template import Template, signs_templates
 from secguard.identity.lock import exclusive
 from secguard.identity.records import CaStatus, CertificateRecord, DeviceRecord, DeviceStatus, Status
 from secguard.identity.site import Site
-from secguard.keys import Signer, algorithm_of
+from secguard.keys import Algorithm, Signer
 from secguard.trust import TrustPolicy
 
 __all__ = ["certify", "certify_locked", "new_serial", "open_issuers"]
 
 _MAX_TEMPLATES = 4096
+_ALIKE = 14
+"""Digits of an ID that certificates of one kind share: all but the serial number."""
 
 Answer = Certified | SecguardError
 
@@ -91,7 +94,8 @@ def certify_locked(site: Site, orders: Sequence[Order], *, strict: bool = False)
 class _Batch:
     """Orders on their way together, by their position; what is answered leaves `jobs`.
 
-    `used` are the one-time secrets that were used up, at the time `at`.
+    `used` are the one-time secrets that were used up, at the time `at`. What many orders share is worked out once:
+    `spans` (validity by profile and CA), `kinds` (templates, by a shorter key than the site's).
     """
 
     strict: bool
@@ -99,6 +103,8 @@ class _Batch:
     jobs: dict[int, Job]
     answers: dict[int, Answer]
     used: dict[int, str]
+    spans: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    kinds: dict[tuple[str, str, str, Algorithm], Template] = field(default_factory=dict)
 
     def refuse(self, index: int, error: SecguardError) -> None:
         """Answer one order with an error; the others go on, unless the caller is strict."""
@@ -174,7 +180,7 @@ def _check(site: Site, batch: _Batch) -> None:
                 continue
             _check_key(job, over.get(job.spki, ()))
             if job.record is None:
-                job.record, job.fresh = _row(site, job, now), True
+                job.record, job.fresh = _row(site, batch, job, now), True
             if job.device is not None:
                 devices[job.holder] = job.entry = _entry(job, now)
 
@@ -262,11 +268,23 @@ def _usable(site: Site, pending: CertificateRecord, job: Job, now: datetime) -> 
     )
 
 
-def _row(site: Site, job: Job, now: datetime) -> CertificateRecord:
+def _span(site: Site, batch: _Batch, job: Job, now: datetime) -> tuple[str, str]:
+    """From when to when, as the registry keeps it."""
+    place = job.profile.name, job.issuer
     asked = job.order.validity
+    if asked is None and place in batch.spans:
+        return batch.spans[place]
     validity = asked or Validity.starting(now, job.profile.days, within=site.certificates[job.issuer])
     if asked is None and validity.not_after <= now:
         raise RefusedError("identity.ca.expired", "the issuing CA has expired", where=job.issuer)
+    span = rfc3339(validity.not_before), rfc3339(validity.not_after)
+    if asked is None:
+        batch.spans[place] = span
+    return span
+
+
+def _row(site: Site, batch: _Batch, job: Job, now: datetime) -> CertificateRecord:
+    not_before, not_after = _span(site, batch, job, now)
     serial = new_serial()
     shards = 0 if job.profile.no_check else site.config.crl_shards
     return CertificateRecord(
@@ -277,8 +295,8 @@ def _row(site: Site, job: Job, now: datetime) -> CertificateRecord:
         profile=job.profile.name,
         purpose=job.profile.purpose,
         status=Status.RESERVED,
-        not_before=rfc3339(validity.not_before),
-        not_after=rfc3339(validity.not_after),
+        not_before=not_before,
+        not_after=not_after,
         spki=job.spki,
         key=job.order.key,
         event=new_event_id(),
@@ -295,7 +313,7 @@ def _sign(site: Site, batch: _Batch) -> None:
     try:
         for index, job in reserved.items():
             with batch.refusing(index):
-                made[index] = _build(site, job)
+                made[index] = _build(site, batch, job)
     except SecguardError:
         with site.registry.transaction():
             site.registry.void(*(job.row for job in reserved.values()))
@@ -308,14 +326,24 @@ def _sign(site: Site, batch: _Batch) -> None:
         job.record = msgspec.structs.replace(job.row, status=Status.SIGNED, certificate=data)
 
 
-def _build(site: Site, job: Job) -> bytes:
+@lru_cache(64)
+def _validity(not_before: str, not_after: str) -> Validity:
+    return Validity(datetime.fromisoformat(not_before), datetime.fromisoformat(not_after))
+
+
+def _build(site: Site, batch: _Batch, job: Job) -> bytes:
     """Sign one certificate: the first of a kind by the builder, and judged; the others from the template it gives."""
     row, signer = job.row, site.signer(job.issuer)
     serial = int(row.serial, 16)
-    validity = Validity(datetime.fromisoformat(row.not_before), datetime.fromisoformat(row.not_after))
-    kind = _kind(site, job, signer)
-    template = site.templates.get(kind) if kind else None
+    validity = _validity(row.not_before, row.not_after)
+    short = job.profile.name, job.issuer, job.holder[:_ALIKE], job.algorithm
+    template = batch.kinds.get(short) if job.device is not None and not job.names else None
+    kind: tuple[object, ...] = ()
+    if template is None:
+        kind = _kind(site, job, signer)
+        template = site.templates.get(kind) if kind else None
     if template is not None and job.device is not None:
+        batch.kinds[short] = template
         return template.certificate(
             template.tbs(job.device, serial, validity, job.key_bytes, job.vendor_serial), signer
         )
@@ -352,7 +380,7 @@ def _kind(site: Site, job: Job, signer: Signer) -> tuple[object, ...]:
     if job.device is None or job.names or not signs_templates(signer):
         return ()
     issuer = site.certificates[job.issuer]
-    return job.profile, site.config, job.issuer, issuer, job.device.value[:14], algorithm_of(job.public)
+    return job.profile, site.config, job.issuer, issuer, job.device.value[:_ALIKE], job.algorithm
 
 
 def _judge(site: Site, job: Job, certificate: x509.Certificate) -> None:

@@ -12,13 +12,14 @@ __all__ = ["Certified", "Order"]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One certificate that is asked for, over one key; exactly one of `csr` and `public` is given.
+    """One certificate that is asked for, over one key; exactly one of `csr`, `public` and `spki` is given.
 
     Attributes:
         holder: a device's GB/T 28181 ID, a host, or a name, as the profile says.
         profile: name of the profile.
         csr: a PKCS#10 request (PEM or DER); its signature proves that the sender holds the key.
         public: the key, when the caller knows by other means who holds it.
+        spki: the same in DER (SubjectPublicKeyInfo), of a key that the caller made; a P-256 key is then not decoded.
         key: reference of the private key, for the registry; empty if the device keeps it.
         replace: an active certificate over another key is superseded; otherwise it stands in the way.
         name: what people call the device, for its record.
@@ -40,6 +41,7 @@ class Order:
     issuer: str = ""
     renewal: bool = False
     validity: Validity | None = None
+    spki: bytes = b""
     secret: str = ""
 
 

@@ -130,7 +130,7 @@ def _prepare(kit: Kit, item: Wanted, kept: dict[tuple[str, str], _Kept]) -> Made
             return Made(delivered=delivered)
     profile = kit.profiles[item.profile]
     if item.csr is not None:
-        public = read_csr(item.csr, profile)
+        public = read_csr(item.csr, profile, item.gbid)
         return Made(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     if place not in kept:
         key = generate(profile.key).private_key()

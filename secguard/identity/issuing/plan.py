@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from secguard.core import RefusedError, UsageError
 from secguard.gbid import GbId
 from secguard.identity.issuing.order import Order
 from secguard.identity.issuing.request import check_holder, check_key, check_vendor_serial, read_csr, read_names
+from secguard.identity.issuing.spki import is_p256, spki_of
 from secguard.identity.profiles import Profile
 from secguard.identity.records import CaStatus, CertificateRecord, DeviceRecord
 from secguard.identity.site import Site
+from secguard.keys import Algorithm, algorithm_of
 from secguard.trust import scope_of, stated_purposes
 
 __all__ = ["Job", "find_profile", "fitting_serial", "in_the_way", "plan"]
@@ -30,7 +32,7 @@ class Job:
         holder: the holder's name in its one form.
         device: the ID of a device.
         issuer: name of the issuing CA.
-        public: the key.
+        algorithm: the kind of the key.
         key_bytes: its SubjectPublicKeyInfo in DER.
         spki: its `key_id`.
         names: alternative names that the request asks for and may ask for.
@@ -48,7 +50,7 @@ class Job:
     holder: str
     device: GbId | None
     issuer: str
-    public: PublicKeyTypes
+    algorithm: Algorithm
     key_bytes: bytes
     spki: str
     names: Sequence[x509.GeneralName] = ()
@@ -59,6 +61,12 @@ class Job:
     fresh: bool = False
     record: CertificateRecord | None = None
     new: bool = True
+
+    @property
+    def public(self) -> PublicKeyTypes:
+        """The key."""
+        # What `plan` has let through is a key of a kind that certificates hold.
+        return load_der_public_key(self.key_bytes)
 
     @property
     def row(self) -> CertificateRecord:
@@ -125,9 +133,9 @@ def plan(site: Site, order: Order) -> Job:
         UsageError: a wrong ID, name or profile; no CA for the purpose.
         FormatError: a CSR that is none.
         RefusedError: outside the CA's scope, no proof of possession, a kind of key the profile does not accept.
-        ValueError: not exactly one of `csr` and `public`.
+        ValueError: not exactly one of `csr`, `public` and `spki`.
     """
-    if (order.csr is None) == (order.public is None):
+    if (order.csr is not None) + (order.public is not None) + bool(order.spki) != 1:
         raise ValueError("an order has a csr or a public key")
     profile = find_profile(site, order.profile)
     holder, device = check_holder(order.holder, profile, site.config.edition, order.vendor_serial)
@@ -136,16 +144,23 @@ def plan(site: Site, order: Order) -> Job:
     )
     names: Sequence[x509.GeneralName] = ()
     if order.csr is not None:
-        public = read_csr(order.csr, profile)
+        public = read_csr(order.csr, profile, holder if device else "")
+        algorithm, key_bytes = algorithm_of(public), spki_of(public)
         if profile.from_request:
             names = read_names(order.csr, profile, site.config.domain, device)
     else:
-        assert order.public is not None
-        public = order.public
-        check_key(public, profile, (profile.key, *profile.accept))
-    key_bytes = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        algorithm, key_bytes = _given_key(order, profile)
     spki = hashlib.sha256(key_bytes).hexdigest()
-    return Job(order, profile, holder, device, issuer, public, key_bytes, spki, names)
+    return Job(order, profile, holder, device, issuer, algorithm, key_bytes, spki, names)
+
+
+def _given_key(order: Order, profile: Profile) -> tuple[Algorithm, bytes]:
+    accepted = (profile.key, *profile.accept)
+    if order.public is None and is_p256(order.spki) and Algorithm.P256 in accepted:
+        return Algorithm.P256, order.spki
+    public = order.public if order.public is not None else load_der_public_key(order.spki)
+    check_key(public, profile, accepted)
+    return algorithm_of(public), spki_of(public)
 
 
 def _named_issuer(site: Site, name: str, profile: Profile, device: GbId | None) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Collection
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.x509.oid import SignatureAlgorithmOID
+from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from secguard.core import FormatError, RefusedError, UsageError
 from secguard.gbid import GbId
@@ -28,6 +28,9 @@ _ECDSA = {
     SignatureAlgorithmOID.ECDSA_WITH_SHA384,
     SignatureAlgorithmOID.ECDSA_WITH_SHA512,
 }
+_NAMING = (NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)
+_DEVICE_ID = re.compile(r"[0-9]{20}")
+_MAX_RSA_BITS = 8192  # TLS of Go refuses more; and each verification would cost milliseconds
 _DEVICE_LABEL = re.compile(r"(?:^|\.)d?([0-9]{20})(?:\.|$)")
 _VENDOR_SERIAL = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{1,64}")  # PrintableString of X.520
 
@@ -87,21 +90,28 @@ def _host(holder: str) -> str:
     return holder.lower()
 
 
-def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
+def read_csr(data: bytes, profile: Profile, device: str = "") -> PublicKeyTypes:
     """Read a request in PEM or DER, check its proof of possession, and return its key.
 
     The subject and the extensions it asks for are ignored: the profile says what the certificate holds. `read_names`
-    reads what a profile allows to be asked for.
+    reads what a profile allows to be asked for. A subject that is the ID of another device tells that files were mixed
+    up: the key is that device's.
+
+    Args:
+        data: the request.
+        profile: what is to be issued.
+        device: ID of the device that the certificate will name; empty: none.
 
     Raises:
         FormatError: `identity.csr.format`: not a request.
         RefusedError: `identity.csr.signature`: the sender does not hold the key; `identity.csr.key`: a kind of key that
-            the profile does not accept.
+            the profile does not accept; `identity.csr.device`: it names another device.
     """
     try:
         csr = _load(data)
         key = csr.public_key()
         proven = _proven(csr, key)
+        named = [str(name.value).strip() for kind in _NAMING for name in csr.subject.get_attributes_for_oid(kind)]
     except Exception as error:
         # ValueError, UnsupportedAlgorithm, TypeError ...: whatever a hostile request provokes means the same
         raise _no_request() from error
@@ -110,6 +120,13 @@ def read_csr(data: bytes, profile: Profile) -> PublicKeyTypes:
             "identity.csr.signature",
             "the request is not signed by its own key",
             hint="make a new request on the device",
+        )
+    other = next((name for name in named if _DEVICE_ID.fullmatch(name) and name != device), "")
+    if device and other:
+        raise RefusedError(
+            "identity.csr.device",
+            f"the request is of {other}, not of {device}",
+            hint="take the request of this device; were the files mixed up?",
         )
     check_key(key, profile, profile.accept or (profile.key,))
     return key
@@ -213,12 +230,18 @@ def check_key(key: PublicKeyTypes, profile: Profile, accepted: Collection[Algori
     """Check the kind of a key.
 
     Raises:
-        RefusedError: `identity.csr.key`: it is not among the `accepted` ones, or too short.
+        RefusedError: `identity.csr.key`: it is not among the `accepted` ones, too short or too long.
     """
     try:
         kind: Algorithm | None = algorithm_of(key)
     except UsageError:
         kind = None
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size > _MAX_RSA_BITS:
+        raise RefusedError(
+            "identity.csr.key",
+            f"an RSA key of {key.key_size} bits is more than many clients take",
+            hint=f"RSA with 2048 to {_MAX_RSA_BITS} bits, or better ECDSA P-256",
+        )
     if kind not in accepted:
         raise RefusedError(
             "identity.csr.key",

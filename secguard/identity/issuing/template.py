@@ -7,8 +7,6 @@ is profile, CA, site, region, type code and kind of key, so nothing else differs
 builder's for any of them.
 """
 
-import hashlib
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -18,6 +16,7 @@ from secguard.core import FormatError
 from secguard.gbid import GbId
 from secguard.identity.certificate import Validity, distribution_points, shard_of
 from secguard.identity.config import IdentityConfig
+from secguard.identity.issuing.spki import key_identifier
 from secguard.identity.profiles import Profile
 from secguard.keys import Algorithm, Signer
 from secguard.trust import der, hardware_module_name, permanent_identifier
@@ -39,7 +38,10 @@ _SERIAL_NUMBER, _COMMON_NAME = der.oid("2.5.4.5"), der.oid("2.5.4.3")
 _SHARED_NAMES = 3  # C, O, OU
 _FIELDS = 8  # of a TBSCertificate of version 3 without the unique identifiers
 
-_Part = Callable[[GbId, int, bytes, str], bytes]
+# What differs from certificate to certificate.
+_SERIAL, _SPAN, _SPKI, _VENDOR, _GBID, _KEY, _POINT = range(7)
+_MAX_FORMS = 256
+_HARDWARE_NAME = der.oid(hardware_module_name("132", "").type_id.dotted_string)
 
 
 def signs_templates(signer: Signer) -> bool:
@@ -77,19 +79,9 @@ class Template:
         self._shards = 0 if profile.no_check else config.crl_shards
         self._points: dict[int, bytes] = {}
         self._span: tuple[Validity | None, bytes] = (None, b"")
-        self._parts: list[bytes | _Part] = []
-        for data in _split(der.single(extensions, _EXTENSIONS)):
-            kind = _split(data)[0]
-            if kind == _SKI:
-                self._parts.append(_key_identifier)
-            elif kind == _SAN:
-                self._parts.append(self._alternative_names(data, gbid))
-            elif kind == _CDP and self._shards:
-                self._parts.append(self._point)
-            elif self._parts and isinstance(self._parts[-1], bytes):
-                self._parts[-1] += data
-            else:
-                self._parts.append(data)
+        self._forms: dict[tuple[int, ...], list[bytes | int]] = {}
+        self._extensions = _split(der.single(extensions, _EXTENSIONS))
+        self._identifier, self._host = self._alternative_names(gbid)
 
     def tbs(self, gbid: GbId, serial: int, validity: Validity, spki: bytes, vendor_serial: str = "") -> bytes:
         """The TBSCertificate (RFC 5280, 4.1) of a device of this kind, in DER.
@@ -103,55 +95,98 @@ class Template:
         """
         if self._span[0] != validity:
             self._span = validity, der.sequence(_time(validity.not_before), _time(validity.not_after))
-        subject = self._names
-        if vendor_serial:
-            subject += _attribute(_SERIAL_NUMBER, der.PRINTABLE_STRING, vendor_serial.encode("ascii"))
-        subject += _COMMON_NAME_OF + gbid.value.encode("ascii")
-        extensions = b"".join(
-            part if isinstance(part, bytes) else part(gbid, serial, spki, vendor_serial) for part in self._parts
-        )
-        return der.sequence(
-            self._version,
-            der.encode(_INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
-            self._algorithm,
-            self._issuer,
+        values = (
+            serial.to_bytes(serial.bit_length() // 8 + 1, "big"),
             self._span[1],
-            der.encode(der.SEQUENCE, subject),
             spki,
-            der.encode(_EXTENSIONS, der.encode(der.SEQUENCE, extensions)),
+            vendor_serial.encode("ascii"),
+            gbid.value.encode("ascii"),
+            key_identifier(spki),
+            self._point(serial) if self._shards else b"",
         )
+        sizes = tuple(map(len, values))
+        form = self._forms.get(sizes)
+        if form is None:
+            if len(self._forms) >= _MAX_FORMS:
+                self._forms.clear()
+            form = self._forms[sizes] = self._lay_out(sizes)
+        return b"".join([values[part] if isinstance(part, int) else part for part in form])
 
     def certificate(self, tbs: bytes, signer: Signer) -> bytes:
         """What `tbs` gave, signed by the issuing CA's key, in DER."""
         return der.sequence(tbs, self._algorithm, der.encode(_BIT_STRING, b"\0" + signer.sign(tbs)))
 
-    def _alternative_names(self, data: bytes, gbid: GbId) -> _Part:
-        """The names of any device of this kind: its ID, the maker's serial number and its host, if any."""
-        names = list(der.children(der.single(der.single(_split(data)[-1], der.OCTET_STRING), der.SEQUENCE)))
+    def _lay_out(self, sizes: tuple[int, ...]) -> list[bytes | int]:
+        """The TBSCertificate for values of these sizes: bytes, and where which value stands."""
+
+        def wrap(tag: int, *parts: bytes | int | list[bytes | int]) -> list[bytes | int]:
+            flat: list[bytes | int] = []
+            for part in parts:
+                flat += part if isinstance(part, list) else [part]
+            size = sum(sizes[part] if isinstance(part, int) else len(part) for part in flat)
+            whole = der.encode(tag, bytes(size))
+            return [whole[: len(whole) - size], *flat]
+
+        subject: list[bytes | int] = [self._names]
+        if sizes[_VENDOR]:
+            number = wrap(der.PRINTABLE_STRING, _VENDOR)
+            subject += wrap(_SET, wrap(der.SEQUENCE, _SERIAL_NUMBER, number))
+        subject += wrap(_SET, wrap(der.SEQUENCE, _COMMON_NAME, wrap(der.UTF8_STRING, _GBID)))
+        before, after = self._identifier
+        names: list[bytes | int] = [before, _GBID, after]
+        if sizes[_VENDOR]:
+            value = wrap(der.SEQUENCE, self._hardware_type, wrap(der.OCTET_STRING, _VENDOR))
+            names += wrap(_OTHER_NAME, _HARDWARE_NAME, wrap(_EXPLICIT_0, value))
+        if self._host:
+            names += wrap(_DNS_NAME, b"d", _GBID, self._host)
+        extensions: list[bytes | int] = []
+        for data in self._extensions:
+            kind, *_ = head = _split(data)
+            if kind == _SKI:
+                extensions += wrap(der.SEQUENCE, _SKI, wrap(der.OCTET_STRING, wrap(der.OCTET_STRING, _KEY)))
+            elif kind == _SAN:
+                content = wrap(der.OCTET_STRING, wrap(der.SEQUENCE, names))
+                extensions += wrap(der.SEQUENCE, b"".join(head[:-1]), content)
+            elif kind == _CDP and self._shards:
+                extensions.append(_POINT)
+            else:
+                extensions.append(data)
+        form = wrap(
+            der.SEQUENCE,
+            self._version,
+            wrap(_INTEGER, _SERIAL),
+            self._algorithm,
+            self._issuer,
+            _SPAN,
+            wrap(der.SEQUENCE, subject),
+            _SPKI,
+            wrap(_EXTENSIONS, wrap(der.SEQUENCE, extensions)),
+        )
+        joined: list[bytes | int] = [b""]
+        for part in form:
+            last = joined[-1]
+            if isinstance(part, bytes) and isinstance(last, bytes):
+                joined[-1] = last + part
+            else:
+                joined.append(part)
+        return joined
+
+    def _alternative_names(self, gbid: GbId) -> tuple[tuple[bytes, bytes], bytes]:
+        """What stands around the ID in its own name, and after it in the host's, if it has one."""
+        data = next((data for data in self._extensions if _split(data)[0] == _SAN), None)
+        names = (
+            list(der.children(der.single(der.single(_split(data)[-1], der.OCTET_STRING), der.SEQUENCE))) if data else []
+        )
         identifier = _other_name(permanent_identifier(gbid))
         if not names or der.encode(*names[0]) != identifier:
             raise FormatError("identity.template.format", "not a certificate of this authority")
         before, after = identifier.split(gbid.value.encode("ascii"))
-        hosts = [content.decode("ascii") for tag, content in names if tag == _DNS_NAME]
-        suffix = hosts[0].removeprefix(f"d{gbid.value}.{gbid.centre}") if hosts else ""
-        head = _split(data)[0]
-        hardware = hardware_module_name(gbid.type_code, "")
-        (tag, kind), _ = der.children(der.single(hardware.value, der.SEQUENCE))
-        hardware_type, hardware_name = der.encode(tag, kind), der.oid(hardware.type_id.dotted_string)
+        (tag, kind), _ = der.children(der.single(hardware_module_name(gbid.type_code, "").value, der.SEQUENCE))
+        self._hardware_type = der.encode(tag, kind)
+        hosts = [content for tag, content in names if tag == _DNS_NAME]
+        return (before, after), hosts[0].removeprefix(f"d{gbid.value}".encode()) if hosts else b""
 
-        def part(device: GbId, _serial: int, _spki: bytes, vendor_serial: str) -> bytes:
-            content = before + device.value.encode("ascii") + after
-            if vendor_serial:
-                number = der.encode(der.OCTET_STRING, vendor_serial.encode("ascii"))
-                value = der.encode(_EXPLICIT_0, der.sequence(hardware_type, number))
-                content += der.encode(_OTHER_NAME, hardware_name + value)
-            if hosts:
-                content += der.encode(_DNS_NAME, f"d{device.value}.{device.centre}{suffix}".encode("ascii"))
-            return der.sequence(head, der.encode(der.OCTET_STRING, der.encode(der.SEQUENCE, content)))
-
-        return part
-
-    def _point(self, _gbid: GbId, serial: int, _spki: bytes, _vendor_serial: str) -> bytes:
+    def _point(self, serial: int) -> bytes:
         shard = shard_of(serial, self._shards)
         if shard not in self._points:
             value = distribution_points(self._config, self._issuer_name, shard).public_bytes()
@@ -164,32 +199,8 @@ def _split(data: bytes) -> list[bytes]:
     return [der.encode(*item) for item in der.children(der.single(data, der.SEQUENCE))]
 
 
-def _attribute(kind: bytes, tag: int, value: bytes) -> bytes:
-    return der.encode(_SET, der.sequence(kind, der.encode(tag, value)))
-
-
 def _other_name(name: x509.OtherName) -> bytes:
     return der.encode(_OTHER_NAME, der.oid(name.type_id.dotted_string) + der.encode(_EXPLICIT_0, name.value))
-
-
-def _key_identifier(_gbid: GbId, _serial: int, spki: bytes, _vendor_serial: str) -> bytes:
-    """RFC 5280, 4.2.1.2, method 1: SHA-1 of the key's bits."""
-    if spki.startswith(_P256):
-        bits = spki[len(_P256) :]
-    else:
-        _, (_, content) = der.children(der.single(spki, der.SEQUENCE))
-        bits = content[1:]
-    return _SKI_OF + hashlib.sha1(bits, usedforsecurity=False).digest()
-
-
-# What stands before a value of fixed length: an ID's 20 digits, a SHA-1.
-_COMMON_NAME_OF = _attribute(_COMMON_NAME, der.UTF8_STRING, bytes(20))[:-20]
-_SKI_OF = der.sequence(_SKI, der.encode(der.OCTET_STRING, der.encode(der.OCTET_STRING, bytes(20))))[:-20]
-# SubjectPublicKeyInfo of P-256 (RFC 5480) up to the point's bits.
-_P256 = der.encode(
-    der.SEQUENCE,
-    der.sequence(der.oid("1.2.840.10045.2.1"), der.oid("1.2.840.10045.3.1.7")) + der.encode(_BIT_STRING, bytes(66)),
-)[:-65]
 
 
 def _time(at: datetime) -> bytes:
