@@ -1,21 +1,18 @@
 """`secguard video`: sign, verify and inspect recordings; each command is one call of `secguard.video`."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from secguard.cli.frame import Context, Result, Table, act_options, command, require_option
+from secguard.cli.frame import Context, Result, Table, act_options, command
 from secguard.cli.video_seal import seal
-from secguard.core.clock import SystemClock, parse_time
+from secguard.cli.video_verify import verify
+from secguard.core.clock import parse_time
 from secguard.core.errors import UsageError
-from secguard.core.verdict import Axis
 
 if TYPE_CHECKING:
     from secguard.events import Receipt
-    from secguard.trust import TrustPolicy
-    from secguard.workspace import Workspace
 
 __all__ = ["video"]
 
@@ -132,101 +129,6 @@ def sign_(
     )
 
 
-def _trust(ws: "Workspace | None", root: Path | None, crls: tuple[Path, ...]) -> "TrustPolicy":
-    from secguard.trust import TrustPolicy, read_certificates, read_crls
-
-    if ws is not None:
-        return ws.trust(root, crls)
-    if root is None:
-        raise UsageError("video.verify.root", "no root certificate to believe", hint="give --root CA.pem")
-    return TrustPolicy(read_certificates(root), read_crls(crls))
-
-
-@command("video.verify", "verify")
-@click.argument("file", type=_FILE)
-@click.option("--root", type=_FILE, help="Root certificate(s), PEM.  [default: the workspace's]")
-@click.option("--crl", type=click.Path(path_type=Path), multiple=True, help="Revocation list, PEM or DER (repeatable).")
-@click.option("--at", "moment", metavar="TIME", help="Judge certificates for this time.  [default: now]")
-@click.option("--manifest", type=_FILE, help="Segment manifest.  [default: FILE.manifest.json, if it is there]")
-@click.option("--device", metavar="GBID", help="The camera that the recording must come from.")
-@require_option
-def verify_(
-    ctx: Context,
-    *,
-    file: Path,
-    root: Path | None,
-    crl: tuple[Path, ...],
-    moment: str | None,
-    manifest: Path | None,
-    device: str | None,
-    require: tuple[Axis, ...],
-) -> Result:
-    """Judge the recording FILE: unchanged, complete, shown as it was taken, whose, not revoked.
-
-    Exit code 0: all of it is proven; 1: something is wrong; 3: something could not be proven.
-    """
-    from secguard.core.limits import read_bounded
-    from secguard.gbid import GbId
-    from secguard.video import Expectation, manifest_path, verify
-    from secguard.video.story import make_report
-
-    at: datetime = parse_time(moment) if moment else SystemClock().now()
-    beside = manifest_path(file)
-    if manifest is None and beside.is_file():
-        manifest = beside
-    expected = Expectation(
-        device=GbId.parse(device) if device else None,
-        manifest=read_bounded(manifest) if manifest is not None else None,
-        manifest_name=str(manifest),
-    )
-    ws = ctx.workspace_or_none()
-    try:
-        answer = verify(
-            file,
-            _trust(ws, root, crl),
-            at,
-            expected,
-            require=require,
-            progress=ctx.progress(f"verifying {file.name}"),
-        )
-        receipt = None
-        if ws is not None:
-            outcome = answer.verdict.outcome.value
-            subject = answer.device.value if answer.device else ""
-            receipt = _receipt(ws.record("video.verified", subject, data={"file": file.name, "outcome": outcome}))
-    finally:
-        if ws is not None:
-            ws.close()
-    rows = list(answer.timeline.rows())
-    wrong = [row for row in rows if row["state"] not in {"intact", "sealed"}]
-    title = f"{len(rows)} GOPs, {len(wrong)} not as signed" if wrong else f"{len(rows)} GOPs as signed"
-    shown = wrong[:_MAX_ROWS] if wrong else rows if len(rows) <= _MAX_ROWS else []
-    hidden = f"{len(rows) - len(shown)} GOPs are not listed here; --json and --report FILE.html list all"
-    columns = ("gop", "first_frame", "frames", "start", "end", "state", "sei")
-    return Result.of(
-        answer.verdict,
-        data={
-            "device": answer.device.value if answer.device else None,
-            "manifest": manifest,
-            "codec": answer.codec,
-            "frames": answer.frames,
-            "gops": answer.gops,
-            "nals": answer.nals,
-            "seis": answer.seis,
-            "valid_seis": answer.valid_seis,
-            "slices": answer.slices,
-            "proven": answer.proven,
-            "timeline": rows,
-            "nal_status": answer.nal_status,
-        },
-        receipt=receipt,
-        tables=[Table(title, columns, [[row[name] for name in columns] for row in shown])] if shown else [],
-        lines=[*([] if shown else [title]), *([hidden] if len(shown) < len(rows) else [])],
-        jsonl=rows,
-        report=lambda _: make_report(answer),
-    )
-
-
 @command("video.inspect", "inspect")
 @click.argument("file", type=_FILE)
 def inspect_(ctx: Context, *, file: Path) -> Result:
@@ -253,5 +155,5 @@ def inspect_(ctx: Context, *, file: Path) -> Result:
 
 video.add_command(sign_)
 video.add_command(seal)
-video.add_command(verify_)
+video.add_command(verify)
 video.add_command(inspect_)

@@ -3,6 +3,7 @@
 Everything from outside passes `_Page.escape`; a policy in the head forbids scripts and loading besides.
 """
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
@@ -22,6 +23,7 @@ from secguard.report.model import (
     LinePlot,
     Matrix,
     Paragraph,
+    Pictures,
     Proven,
     Report,
     Section,
@@ -196,6 +198,7 @@ class _Page:
             BarPlot: self.bar_plot,
             LinePlot: self.line_plot,
             Proven: self.proven,
+            Pictures: self.pictures,
         }
         kind = type(item).__name__.lower()
         heading = f"<h2>{self.text(item.title)}</h2>\n" if item.title else ""
@@ -325,6 +328,22 @@ class _Page:
             f'<ul class="legend">{legend}</ul>{picture}<details class="bars"><summary>{self.label("bars")}</summary>'
             f"{self.grid(item.title, columns, rows)}{self.more(len(rows), len(item.bars))}</details>\n"
         )
+
+    def pictures(self, item: Pictures) -> str:
+        figures = []
+        for picture in item.items:
+            name = self.attribute(picture.caption)
+            shown = (
+                f'<img alt="{name}" src="data:image/jpeg;base64,{b64encode(picture.jpeg).decode("ascii")}">'
+                if picture.jpeg
+                else '<div class="blank"></div>'
+            )
+            note = f"<small>{self.text(picture.note)}</small>" if picture.note else ""
+            figures.append(
+                f'<figure class="{svg.name(picture.outcome)}">{shown}<figcaption>{svg.icon(picture.outcome)}'
+                f"<span>{self.text(picture.caption)}{note}</span></figcaption></figure>"
+            )
+        return f'<div class="stills">{"".join(figures)}</div>\n'
 
     def findings(self, item: Findings) -> str:
         if not item.findings:

@@ -17,6 +17,8 @@ __all__ = [
     "LinePlot",
     "Matrix",
     "Paragraph",
+    "Picture",
+    "Pictures",
     "Proof",
     "Proven",
     "Report",
@@ -188,7 +190,31 @@ class Proven:
     title: Words = field(default_factory=lambda: Text("What was proven", "已证明的事项"))
 
 
-Section = Paragraph | Facts | Table | Matrix | Timeline | Findings | BarPlot | LinePlot | Proven
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A still under its caption.
+
+    Attributes:
+        jpeg: the picture; empty if there is none to show, which `note` then explains.
+        outcome: frames it.
+    """
+
+    caption: Words
+    jpeg: bytes
+    outcome: Outcome | None = None
+    note: Words = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Stills, side by side."""
+
+    title: Words
+    items: Sequence[Picture]
+    note: Words = ""
+
+
+Section = Paragraph | Facts | Table | Matrix | Timeline | Findings | BarPlot | LinePlot | Proven | Pictures
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from secguard.report.model import (
     LinePlot,
     Matrix,
     Paragraph,
+    Pictures,
     Proven,
     Report,
     Section,
@@ -93,6 +94,8 @@ def _block(item: Section) -> tuple[Words, Sequence[Words], Rows]:
     match item:
         case Paragraph():
             return item.title, (LABELS["text"],), [(line,) for line in item.lines]
+        case Pictures():
+            return item.title, (name, detail), [(picture.caption, picture.note) for picture in item.items]
         case Facts():
             return item.title, (name, value), item.rows
         case Table():

@@ -1,13 +1,31 @@
 """The report on a verdict about a recording: a timeline that a judge can read, English and Chinese."""
 
-from secguard.core import Outcome
-from secguard.report import Bar, Code, Facts, Findings, Paragraph, Report, Table, Text, Value, Words
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from secguard.core import Finding, Outcome, describe
+from secguard.report import (
+    Bar,
+    Code,
+    Facts,
+    Findings,
+    Paragraph,
+    Picture,
+    Pictures,
+    Report,
+    Table,
+    Text,
+    Value,
+    Words,
+)
 from secguard.report import Timeline as Chart
 from secguard.report.model import Section
 from secguard.trust import common_name
+from secguard.video.stills import Look, Still, look
 from secguard.video.verify import VideoVerdict
 
-__all__ = ["STATES", "make_report"]
+__all__ = ["STATES", "make_report", "problem_sections"]
 
 STATES: dict[str, tuple[Text, Outcome]] = {
     "intact": (Text("as signed", "与签名一致"), Outcome.PASS),
@@ -22,6 +40,12 @@ STATES: dict[str, tuple[Text, Outcome]] = {
 }
 """What a GOP turned out to be: words, and how it is drawn."""
 
+_FRAMES = re.compile(r"(?<!after )\bframes? (\d+)(?:-(\d+))?")
+_FOR_THE_EYE = Text(
+    "For the eye only: a still proves nothing. What is proven is proven over the signed bytes, and a decoder conceals "
+    "damage.",
+    "截图仅供查看，不构成证明。结论依据的是被签名的字节；解码器可能掩盖损坏。",
+)
 _MAX_BARS = 400
 _MAX_ROWS = 500
 _SUMMARY = {
@@ -91,8 +115,117 @@ def _facts(answer: VideoVerdict) -> list[tuple[Words, Value]]:
     return facts
 
 
-def make_report(answer: VideoVerdict) -> Report:
-    """The report on a verified recording, for `secguard.report.write_report`."""
+def _wrong_frames(findings: Sequence[Finding]) -> list[tuple[int, int, Finding]]:
+    """(first, last, finding) of what is wrong with frames that are there, in order."""
+    found = []
+    for item in findings:
+        place = _FRAMES.search(item.where)
+        if place is not None and item.outcome is not Outcome.PASS:
+            low = int(place[1])
+            found.append((low, int(place[2] or low), item))
+    return sorted(found, key=lambda row: row[:2])
+
+
+def _chosen(answer: VideoVerdict) -> list[tuple[int, Text, Outcome]]:
+    """Frames worth a look: the first and last that are as signed, and the first and last that are not."""
+    rows = [row for row in answer.timeline.rows() if row["frames"]]
+    wrong = _wrong_frames(answer.verdict.findings)
+    bad = [(low, high) for low, high, item in wrong if item.outcome is Outcome.FAIL] or [
+        (low, high) for low, high, _ in wrong
+    ]
+    spoiled = {
+        row["first_frame"]
+        for row in rows
+        if any(low < row["first_frame"] + row["frames"] and row["first_frame"] <= high for low, high in bad)
+    }
+    good = [row for row in rows if row["state"] in {"intact", "sealed"} and row["first_frame"] not in spoiled]
+    chosen: list[tuple[int, Text, Outcome]] = []
+    if good:
+        last = good[-1]["first_frame"] + good[-1]["frames"] - 1
+        chosen.append((good[0]["first_frame"], Text("first frame as signed", "首个与签名一致的帧"), Outcome.PASS))
+        chosen.append((last, Text("last frame as signed", "最后一个与签名一致的帧"), Outcome.PASS))
+    if bad:
+        outcome = Outcome.FAIL if any(item.outcome is Outcome.FAIL for *_, item in wrong) else Outcome.UNKNOWN
+        chosen.append((bad[0][0], Text("first frame in question", "首个有问题的帧"), outcome))
+        chosen.append((max(high for _, high in bad), Text("last frame in question", "最后一个有问题的帧"), outcome))
+    names: dict[int, tuple[int, Text, Outcome]] = {}
+    for number, words, outcome in chosen:
+        before = names[number][1] if number in names else None
+        joined = Text(f"{before.en}, {words.en}", f"{before.zh}，{words.zh}") if before else words
+        names[number] = (number, joined, outcome)
+    return [names[number] for number in sorted(names)]
+
+
+def _picture(number: int, words: Text, outcome: Outcome, seen: Look) -> Picture:
+    at = f", {seen.times[number]:.2f} s" if number in seen.times else ""
+    still = seen.stills.get(number, Still(b""))
+    note = Text("", "")
+    if not still.jpeg:
+        note = Text("this frame does not decode", "该帧无法解码")
+    elif still.damaged:
+        note = Text("the decoder reports errors in this frame", "解码器报告该帧有错误")
+    caption = Text(f"Frame {number}{at}: {words.en}", f"第 {number} 帧{at.replace(', ', '，')}：{words.zh}")
+    return Picture(caption, still.jpeg, outcome, note if note.en else "")
+
+
+def _eye(answer: VideoVerdict, path: Path | None) -> list[Section]:
+    """What is wrong frame by frame, and stills, where the file is at hand."""
+    wrong = _wrong_frames(answer.verdict.findings)
+    chosen = _chosen(answer) if path is not None else []
+    seen = Look(available=False)
+    if path is not None:
+        seen = look(path, [number for number, *_ in chosen], [low for low, *_ in wrong[:_MAX_ROWS]])
+    sections: list[Section] = []
+    if wrong:
+        sections.append(
+            Table(
+                Text("What is wrong with which frames", "各帧的问题"),
+                [
+                    Text("frames", "帧"),
+                    Text("from (s)", "起（秒）"),
+                    Text("outcome", "结论"),
+                    Text("what", "问题"),
+                ],
+                [
+                    [
+                        f"{low}" if low == high else f"{low}-{high}",
+                        f"{seen.times[low]:.2f}" if low in seen.times else None,
+                        item.outcome,
+                        Text(describe(item, "en"), describe(item, "zh")),
+                    ]
+                    for low, high, item in wrong[:_MAX_ROWS]
+                ],
+                total=len(wrong),
+            )
+        )
+    if path is None:
+        return sections
+    title = Text("Stills", "画面截图")
+    if not seen.available:
+        words = Text(
+            "No stills: the decoder (the optional part secguard[media]) is not installed. The verdict needs none.",
+            "没有截图：未安装解码器（可选组件 secguard[media]）。判定结论不依赖解码器。",
+        )
+        sections.append(Paragraph([words], title))
+    elif chosen:
+        sections.append(Pictures(title, [_picture(*item, seen) for item in chosen], note=_FOR_THE_EYE))
+    return sections
+
+
+def problem_sections(answer: VideoVerdict, path: Path | None, name: str) -> list[Section]:
+    """The part of a report on many recordings that tells of one which is not proven."""
+    chart = Chart(Text(name, name), _bars(answer), unit="s")
+    said = Findings(answer.verdict.findings, Text(f"Findings: {name}", f"发现：{name}"))
+    return [chart, said, *_eye(answer, path)]
+
+
+def make_report(answer: VideoVerdict, path: Path | None = None) -> Report:
+    """The report on a verified recording, for `secguard.report.write_report`.
+
+    Args:
+        answer: the verdict.
+        path: the recording, for stills; without it the report has none.
+    """
     verdict = answer.verdict
     rows = list(answer.timeline.rows())
     # A day has tens of thousands of GOPs: a page shows those that are not as they should be.
@@ -100,6 +233,7 @@ def make_report(answer: VideoVerdict) -> Report:
     sections: list[Section] = [
         Chart(Text("What each GOP is", "各画面组的判定"), _bars(answer), unit="s"),
         Findings(verdict.findings),
+        *_eye(answer, path),
         Table(
             Text("GOPs", "画面组"),
             [
@@ -145,7 +279,7 @@ def make_report(answer: VideoVerdict) -> Report:
         ),
     ]
     if not answer.chain:
-        del sections[3]
+        sections = [item for item in sections if not isinstance(item, Facts)]
     return Report(
         Text("Video verification", "视频验证"),
         sections,

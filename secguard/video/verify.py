@@ -39,6 +39,8 @@ from secguard.gbid import GbId
 from secguard.trust import ChainJudgement, Purpose, TrustPolicy
 from secguard.trust.names import title
 from secguard.video.claims import Claims, read_claims
+from secguard.video.clip_record import OpenedClip
+from secguard.video.clip_verify import judge_clip
 from secguard.video.compare import Compared, compare
 from secguard.video.hashing import Hashed, hash_nals
 from secguard.video.manifest import OpenedManifest, gops_of
@@ -67,12 +69,16 @@ class Expectation:
         must_sign: that camera has the duty to sign, so an unsigned recording is a violation.
         manifest: the segment manifest's envelope.
         manifest_name: where it came from, for messages.
+        clip: the record of the clip that the file is; then its manifests count, not `manifest`.
+        clip_name: where it came from.
     """
 
     device: GbId | None = None
     must_sign: bool = False
     manifest: bytes | None = None
     manifest_name: str = "manifest"
+    clip: bytes | None = None
+    clip_name: str = "clip record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,7 @@ class VideoVerdict:
     chain: tuple[x509.Certificate, ...]
     manifest: OpenedManifest | None
     sha256: str = ""
+    clip: OpenedClip | None = None
 
 
 def _hash(stream: Stream, claims: Claims, skip: Sequence[int], progress: Progress) -> Hashed:
@@ -189,7 +196,22 @@ def verify(
     examined |= judged.examined
     sha256 = ""
     told = judge_presentation(stream, claims, hashed, found)
-    if opened is not None and judged.manifest_believed:
+    clip = None
+    if expected.clip is not None:
+        record = OpenedClip.read(expected.clip, expected.clip_name)
+        clip = judge_clip(
+            stream,
+            hashed,
+            pictures,
+            record,
+            trust=trust,
+            moment=(at, source),
+            expected=expected.device,
+            named=judged.device,
+        )
+        findings, examined = clip.settle(findings), examined | clip.examined
+        told = [] if clip.shown else told
+    elif opened is not None and judged.manifest_believed:
         compared = _sealed(stream, hashed, claims, pictures, opened)
         if compared.fits:
             examined |= {Axis.COMPLETENESS, Axis.PRESENTATION}
@@ -226,10 +248,11 @@ def verify(
         valid_seis=sum(1 for claim in signed if claim.valid),
         slices=pictures.total,
         proven=pictures.proven,
-        device=judged.device,
-        chain=claims.chain or (opened.chain if opened else ()),
+        device=judged.device or (clip.device if clip else None),
+        chain=claims.chain or (opened.chain if opened else clip.chain if clip else ()),
         manifest=opened,
         sha256=sha256,
+        clip=clip.opened if clip else None,
     )
 
 
@@ -240,7 +263,7 @@ def _lost(stream: Stream) -> list[Finding]:
     if stream.samples.lost:
         where = f"after frame {frames}, byte {end}" if stream.source.units() is None else f"after frame {frames}"
         findings.append(finding("video.sample.missing", where, samples=stream.samples.lost))
-    if stream.source.cut >= 0:
+    if stream.source.cut >= 0 and not (stream.samples.lost and stream.source.cut == end):
         findings.append(finding("video.file.cut", f"byte {stream.source.cut}", frames=frames))
     return findings
 

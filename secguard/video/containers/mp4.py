@@ -180,6 +180,7 @@ def _top_level(data: mmap.mmap, path: Path) -> tuple[tuple[Box, ...], int]:
             raise
         if kind == b"mdat":
             boxes.append(Box(kind, at, 16 if bytes(data[at : at + 4]) == b"\0\0\0\1" else 8, len(data)))
+            return tuple(boxes), len(data)
         return tuple(boxes), at
     return tuple(boxes), -1
 

@@ -1,0 +1,421 @@
+"""`secguard video verify`: one recording or thousands, over worker processes; each verdict is recorded."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secguard.cli.frame import Context, Result, Table, command, require_option
+from secguard.core.clock import SystemClock, TimeSource, parse_time, rfc3339
+from secguard.core.errors import RefusedError, UsageError
+from secguard.core.findings import finding
+from secguard.core.verdict import Axis, Finding, Outcome
+
+if TYPE_CHECKING:
+    from secguard.events import Receipt
+    from secguard.gbid import GbId
+    from secguard.report import Report
+    from secguard.trust import TrustPolicy
+    from secguard.video.workers import Answer, Job
+    from secguard.workspace import Workspace
+
+__all__ = ["verify"]
+
+_PATH = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_MANIFEST = ".manifest.json"
+_CHAIN = ".chain.jsonl"
+_MAX_ROWS = 20
+_MAX_FINDINGS = 1000
+_WORST = (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS)
+
+
+@command("video.verify", "verify")
+@click.argument("paths", type=_PATH, nargs=-1, required=True, metavar="PATH...")
+@click.option("--root", type=_FILE, help="Root certificate(s), PEM.  [default: the workspace's]")
+@click.option("--crl", type=_PATH, multiple=True, help="Revocation list, PEM or DER (repeatable).")
+@click.option(
+    "--at",
+    "moment",
+    metavar="TIME",
+    help="Judge certificates for this time.  [default: now; for an expired one, when this site's ledger recorded it]",
+)
+@click.option("--manifest", type=_FILE, help="Segment manifest.  [default: FILE.manifest.json, if it is there]")
+@click.option("--device", metavar="GBID", help="The camera that the recordings must come from.")
+@click.option("--must-sign", is_flag=True, help="It has the duty to sign.  [default: as the workspace's register says]")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Worker processes.  [default: one a processor]")
+@require_option
+def verify(
+    ctx: Context,
+    *,
+    paths: tuple[Path, ...],
+    moment: str | None,
+    manifest: Path | None,
+    device: str | None,
+    must_sign: bool,
+    jobs: int | None,
+    require: tuple[Axis, ...],
+    **roots: Any,
+) -> Result:
+    """Judge recordings: unchanged, complete, shown as they were taken, whose, not revoked.
+
+    A PATH is a recording, a folder of them, a manifest, or the chain of a recording (NAME.chain.jsonl).
+
+    Exit code 0: all of it is proven; 1: something is wrong; 3: something could not be proven.
+    """
+    from secguard.gbid import GbId
+    from secguard.video.workers import judge_files
+
+    files = list(dict.fromkeys(item for path in paths for item in _expand(path)))
+    if manifest is not None and len(files) != 1:
+        raise UsageError("video.verify.manifest", f"one manifest cannot belong to {len(files)} recordings")
+    single = len(files) == 1 and len(paths) == 1 and not paths[0].is_dir() and not paths[0].name.endswith(_CHAIN)
+    ws = ctx.workspace_or_none()
+    try:
+        trust = _trust(ws, roots["root"], roots["crl"])
+        at: datetime = parse_time(moment) if moment else SystemClock().now()
+        wanted = GbId.parse(device) if device else None
+        work = [_job(ws, file, at, manifest, wanted, must_sign, require) for file in files]
+        title = f"verifying {files[0].name}" if single else f"verifying {len(files)} files"
+        verifier = _Verifier(ctx, ws, trust, judged_now=moment is None)
+        found: list[Answer | None] = [None] * len(work)
+        answers = judge_files(
+            work, trust, processes=min(jobs or os.cpu_count() or 1, len(work)), progress=ctx.progress(title)
+        )
+        for raw in answers:
+            answer = verifier.settle(raw)
+            if single and answer.error is not None:
+                raise answer.error
+            receipt = verifier.record(answer)
+            if ctx.jsonl:
+                _print(ctx, answer, receipt)
+            found[answer.number] = answer
+        chains = _judge_chains(paths, trust, at)
+    finally:
+        if ws is not None:
+            ws.close()
+    done = [answer for answer in found if answer is not None]
+    if single and not chains:
+        return _one(done[0], verifier.receipts.get(0), streamed=ctx.jsonl)
+    return _several(done, verifier.receipts, chains, streamed=ctx.jsonl)
+
+
+def _expand(path: Path) -> Iterator[Path]:
+    """The recordings that a path stands for."""
+    from secguard.video.recording_files import list_segments
+
+    if path.is_dir():
+        names = list_segments(path)
+        if not names:
+            raise UsageError("video.verify.empty", "no recording in this folder", where=str(path))
+        yield from (path / name for name in names)
+    elif path.name.endswith(_CHAIN):
+        yield from (path.parent / name for name in list_segments(path.parent))
+    elif path.name.endswith(_MANIFEST):
+        yield path.with_name(path.name.removesuffix(_MANIFEST))
+    else:
+        yield path
+
+
+def _trust(ws: "Workspace | None", root: Path | None, crls: tuple[Path, ...]) -> "TrustPolicy":
+    from secguard.trust import TrustPolicy, read_certificates, read_crls
+
+    if ws is not None:
+        return ws.trust(root, crls)
+    if root is None:
+        raise UsageError("video.verify.root", "no root certificate to believe", hint="give --root CA.pem")
+    return TrustPolicy(read_certificates(root), read_crls(crls))
+
+
+def _job(  # noqa: PLR0917 - what the command was told
+    ws: "Workspace | None",
+    file: Path,
+    at: datetime,
+    manifest: Path | None,
+    device: "GbId | None",
+    must_sign: bool,
+    require: tuple[Axis, ...],
+) -> "Job":
+    """What is known of one recording from elsewhere: its manifest, its camera, and that camera's duty to sign."""
+    from secguard.core.limits import read_bounded
+    from secguard.video import Expectation, manifest_path
+    from secguard.video.workers import Job
+
+    beside = manifest_path(file)
+    if manifest is None and beside.is_file():
+        manifest = beside
+    envelope = read_bounded(manifest) if manifest is not None else None
+    expected = Expectation(
+        device=device,
+        must_sign=must_sign or _duty(ws, device, envelope),
+        manifest=envelope,
+        manifest_name=str(manifest),
+    )
+    return Job(file, at, expected, require, hashed=ws is not None)
+
+
+def _duty(ws: "Workspace | None", device: "GbId | None", envelope: bytes | None) -> bool:
+    """The register says that the camera must sign; without `--device`, the camera that the manifest names."""
+    from secguard.core.errors import FormatError
+    from secguard.video import OpenedManifest
+
+    if ws is None or not (ws.state / "identity" / "registry.db").is_file():
+        return False
+    named = device.value if device is not None else ""
+    if not named and envelope is not None:
+        try:
+            named = OpenedManifest.read(envelope).manifest.device
+        except FormatError:  # said when the recording is judged
+            return False
+    record = ws.registry.device(named) if named else None
+    return record is not None and record.must_sign
+
+
+class _Verifier:
+    """Settles the time that counts, and records each act before its result is shown."""
+
+    def __init__(self, ctx: Context, ws: "Workspace | None", trust: "TrustPolicy", *, judged_now: bool) -> None:
+        self.ctx, self.ws, self.trust, self.judged_now = ctx, ws, trust, judged_now
+        self.receipts: dict[int, Receipt] = {}
+
+    def settle(self, answer: "Answer") -> "Answer":
+        """An expired certificate is judged again for the time at which this site's ledger recorded the signing."""
+        from secguard.video.workers import judge_files
+
+        verdict = answer.verdict
+        if verdict is None or self.ws is None or not self.judged_now or not answer.sha256:
+            return answer
+        if "trust.certificate.expired" not in {item.code for item in verdict.verdict.findings}:
+            return answer
+        known = self.recorded(answer.sha256)
+        if known is None:
+            return answer
+        job = replace(answer.job, at=known, source=TimeSource.LEDGER, hashed=False)
+        again = next(iter(judge_files([job], self.trust)))
+        if again.verdict is None:
+            return answer
+        whole = again.verdict.verdict
+        remark = finding("video.time.ledger", time=rfc3339(known))
+        settled = replace(again.verdict, verdict=replace(whole, findings=(*whole.findings, remark)))
+        return replace(answer, verdict=settled, job=job)
+
+    def recorded(self, sha256: str) -> datetime | None:
+        """When this site's ledger first recorded that a file was signed or sealed."""
+        from secguard.evidence.custody import custody_of
+
+        assert self.ws is not None
+        try:
+            for item in custody_of(self.ws.ledger, sha256):
+                data = item.event.data
+                if item.event.kind in {"video.signed", "video.sealed"} and sha256 in {
+                    data.get("output_sha256"),
+                    data.get("sha256"),
+                }:
+                    return item.event.time
+        except RefusedError:
+            return None
+        return None
+
+    def record(self, answer: "Answer") -> "Receipt | None":
+        """Into the custody story of the file, by its hash."""
+        if self.ws is None or answer.verdict is None:
+            return None
+        verdict = answer.verdict
+        envelope = answer.job.expectation.manifest
+        receipt = self.ws.record(
+            "video.verified",
+            verdict.device.value if verdict.device else "",
+            data={
+                "file": answer.job.path.name,
+                "sha256": answer.sha256,
+                "manifest_sha256": _sha256(envelope) if envelope is not None else "",
+                "outcome": verdict.verdict.outcome.value,
+                "at": rfc3339(verdict.verdict.at),
+            },
+        )
+        self.receipts[answer.number] = receipt
+        return receipt
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def _receipt(receipt: "Receipt | None") -> dict[str, Any] | None:
+    if receipt is None:
+        return None
+    return {"event_id": receipt.event_id, "index": receipt.index, "origin": receipt.origin}
+
+
+def _values(answer: "Answer") -> dict[str, Any]:
+    """What `--json` tells of one recording beside its verdict."""
+    verdict = answer.verdict
+    assert verdict is not None
+    named = answer.job.expectation.manifest_name
+    return {
+        "device": verdict.device.value if verdict.device else None,
+        "manifest": named if answer.job.expectation.manifest is not None else None,
+        "sha256": answer.sha256 or None,
+        "codec": verdict.codec,
+        "frames": verdict.frames,
+        "gops": verdict.gops,
+        "nals": verdict.nals,
+        "seis": verdict.seis,
+        "valid_seis": verdict.valid_seis,
+        "slices": verdict.slices,
+        "proven": verdict.proven,
+        "timeline": list(verdict.timeline.rows()),
+        "nal_status": verdict.nal_status,
+    }
+
+
+def _print(ctx: Context, answer: "Answer", receipt: "Receipt | None") -> None:
+    """One verdict as one line of JSON, as soon as it is there."""
+    from secguard.cli import render
+
+    line = {"schema": ctx.schema, **_document(answer, ctx.lang), "receipt": _receipt(receipt)}
+    render.write_json(line)
+
+
+def _document(answer: "Answer", lang: str) -> dict[str, Any]:
+    from secguard.core.findings import describe, hint
+
+    path, error = str(answer.job.path), answer.error
+    if answer.verdict is None or error is not None:
+        assert error is not None
+        said = {"code": error.code, "message": error.message, "hint": error.hint, "where": error.where}
+        return {"file": path, "outcome": None, "exit": 2, "axes": {}, "findings": [], "error": said}
+    verdict = answer.verdict.verdict
+    return {
+        "file": path,
+        "outcome": verdict.outcome,
+        "exit": verdict.outcome.exit_code,
+        "axes": verdict.axes,
+        "findings": [
+            {
+                "code": item.code,
+                "axis": item.axis,
+                "outcome": item.outcome,
+                "where": item.where,
+                "text": describe(item, lang),
+                "hint": hint(item, lang),
+                "data": item.data,
+            }
+            for item in verdict.findings
+        ],
+        "data": {"at": verdict.at, **_values(answer)},
+    }
+
+
+def _one(answer: "Answer", receipt: "Receipt | None", *, streamed: bool) -> Result:
+    from secguard.video.story import make_report
+
+    verdict = answer.verdict
+    assert verdict is not None
+    rows = list(verdict.timeline.rows())
+    wrong = [row for row in rows if row["state"] not in {"intact", "sealed"}]
+    title = f"{len(rows)} GOPs, {len(wrong)} not as signed" if wrong else f"{len(rows)} GOPs as signed"
+    shown = wrong[:_MAX_ROWS] if wrong else rows if len(rows) <= _MAX_ROWS else []
+    hidden = f"{len(rows) - len(shown)} GOPs are not listed here; --json and --report FILE.html list all"
+    columns = ("gop", "first_frame", "frames", "start", "end", "state", "sei")
+    return Result.of(
+        verdict.verdict,
+        data=_values(answer),
+        receipt=_receipt(receipt),
+        tables=[Table(title, columns, [[row[name] for name in columns] for row in shown])] if shown else [],
+        lines=[*([] if shown else [title]), *([hidden] if len(shown) < len(rows) else [])],
+        jsonl=() if streamed else None,
+        report=lambda _: make_report(verdict, path=answer.job.path),
+    )
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Fail before unknown before pass; unknown where there is none."""
+    seen = set(outcomes)
+    return next((item for item in _WORST if item in seen), Outcome.UNKNOWN)
+
+
+def _outcome(answer: "Answer") -> Outcome:
+    return answer.verdict.verdict.outcome if answer.verdict is not None else Outcome.UNKNOWN
+
+
+def _several(
+    answers: Sequence["Answer"], receipts: "dict[int, Receipt]", chains: Sequence[Any], *, streamed: bool
+) -> Result:
+    """One answer over many recordings: the worst, and which."""
+    findings: list[Finding] = []
+    axes: dict[Axis, list[Outcome]] = {}
+    for answer in answers:
+        path = str(answer.job.path)
+        if answer.verdict is None:
+            assert answer.error is not None
+            findings.append(finding("video.file.unjudged", path, reason=str(answer.error.message)))
+            continue
+        verdict = answer.verdict.verdict
+        for axis, outcome in verdict.axes.items():
+            axes.setdefault(axis, []).append(outcome)
+        findings += [
+            replace(item, where=f"{path}: {item.where}" if item.where else path)
+            for item in verdict.findings
+            if item.outcome is not Outcome.PASS
+        ]
+    for item in findings:
+        if item.code == "video.file.unjudged":
+            axes.setdefault(item.axis, []).append(item.outcome)
+    for chain in chains:
+        findings += chain.findings
+        for axis, outcome in chain.axes.items():
+            axes.setdefault(axis, []).append(outcome)
+    outcomes = [_outcome(answer) for answer in answers]
+    counts = {item.value: outcomes.count(item) for item in _WORST}
+    counts["unreadable"] = sum(1 for answer in answers if answer.verdict is None)
+    rows = [
+        [
+            answer.job.path,
+            _outcome(answer).value if answer.verdict is not None else "unreadable",
+            answer.verdict.frames if answer.verdict else "",
+            answer.verdict.gops if answer.verdict else "",
+            f"{answer.seconds:.1f}",
+        ]
+        for answer in answers
+    ]
+    bad = [row for row in rows if row[1] != Outcome.PASS.value]
+    shown = (bad or rows)[: 5 * _MAX_ROWS]
+    summary = (
+        f"{len(answers)} recordings: {counts['pass']} proven, {counts['fail']} with violations, "
+        f"{counts['unknown']} not proven ({counts['unreadable']} of them cannot be read)"
+    )
+    findings.sort(key=lambda item: _WORST.index(item.outcome))
+    return Result(
+        outcome=worst([*outcomes, *(chain.outcome for chain in chains)]),
+        axes={axis: worst(axes[axis]) for axis in Axis if axis in axes},
+        findings=findings[:_MAX_FINDINGS],
+        data={
+            "counts": counts,
+            "files": [
+                {**_document(answer, "en"), "receipt": _receipt(receipts.get(answer.number))} for answer in answers
+            ],
+        },
+        tables=[Table("recordings", ("file", "outcome", "frames", "gops", "seconds"), shown)],
+        lines=[summary],
+        jsonl=() if streamed else None,
+        report=lambda _: _overview(answers),
+    )
+
+
+def _overview(answers: Sequence["Answer"]) -> "Report":
+    from secguard.video.overview import make_overview
+
+    return make_overview(answers)
+
+
+def _judge_chains(paths: Sequence[Path], trust: "TrustPolicy", at: datetime) -> list[Any]:
+    """The chains of the recordings among the paths."""
+    del paths, trust, at
+    return []
