@@ -233,7 +233,8 @@ def _install(setting: Setting, place: Path, root_sha256: str) -> tuple[Installed
 
 def _read(setting: Setting, place: Path, known: dict[str, CaRecord]) -> _Found:
     """The root, the other certificates, and the list; the root is the one that is known, if one is."""
-    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    # Names that begin with a dot are of the machine that wrote the stick (macOS: `._root.pem`).
+    files = sorted(path for path in place.iterdir() if path.name[0] != ".") if place.is_dir() else [place]
     files = [path for path in files if path.suffix in {".pem", ".cer", ".crt", ".crl"} or path == place]
     if not files or len(files) > _MAX_FILES:
         raise UsageError(

@@ -67,7 +67,8 @@ def read_requests(setting: Setting, place: Path, narrow: Scope | None = None) ->
         raise UsageError(
             "identity.key.offline", "the root's key is not here", hint="sign on the machine where the root was made"
         )
-    files = sorted(place.glob("*.csr")) if place.is_dir() else [place]
+    # Names that begin with a dot are of the machine that wrote the stick (macOS: `._devices.csr`).
+    files = sorted(path for path in place.glob("*.csr") if path.name[0] != ".") if place.is_dir() else [place]
     if not files or len(files) > _MAX_FILES:
         raise UsageError(
             "identity.ca.requests",

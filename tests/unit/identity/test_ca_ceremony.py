@@ -275,6 +275,17 @@ def test_a_wrong_folder_or_request_is_said(root, empty_site, tmp_path):
     assert code_of(empty_site.create) == "identity.ca.pending"
 
 
+def test_what_another_machine_leaves_on_the_stick_is_passed_over(root, empty_site, tmp_path):
+    ask(empty_site, tmp_path / "req")
+    for name in ("._devices.csr", ".DS_Store"):
+        (tmp_path / "req" / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    sign(root, tmp_path / "req", tmp_path / "ans")
+    for name in ("._root.crl", "._root.pem", "._devices.pem"):
+        (tmp_path / "ans" / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    install(setting_of(empty_site), tmp_path / "ans")
+    assert {record.status for record in empty_site.registry.authorities().values()} == {"current"}
+
+
 @given(st.binary(max_size=600))
 def test_any_bytes_are_a_request_or_an_error(data):
     with pytest.raises(SecguardError):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from secguard.core import FixedClock, FormatError, RefusedError, SecguardError, UsageError
 from secguard.gbid import GbId
 from secguard.identity import IdentityConfig, Request
-from secguard.identity.issuing.request import read_csr
+from secguard.identity.issuing.request import check_key, read_csr
 from secguard.identity.profiles import load_profile
 from secguard.keys import check_private, load_signer
 from secguard.trust import Purpose, gbid_of, read_certificates
@@ -393,3 +393,27 @@ def test_requests_of_anything(data):
 def test_large_request():
     with pytest.raises(FormatError):
         read_csr(GOOD_CSR + bytes(20_000), CAMERA_PROFILE)
+
+
+@pytest.mark.parametrize("kind", [NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER])
+def test_request_of_another_device_is_refused(site, kind):
+    def request(text):
+        subject = x509.Name([x509.NameAttribute(kind, text)])
+        key = ec.generate_private_key(ec.SECP256R1())
+        made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM)
+
+    with pytest.raises(RefusedError) as caught:
+        site.open().issue([Request(CAMERA, "camera", csr=request("32011600001320000002"))])
+    assert caught.value.code == "identity.csr.device"
+    assert list(site.registry.certificates(CAMERA)) == []
+    (issued,) = site.open().issue([Request(CAMERA, "camera", csr=request(CAMERA))])
+    assert gbid_of(issued.certificate).value == CAMERA
+
+
+def test_rsa_key_that_clients_refuse(site):
+    numbers = rsa.RSAPublicNumbers(65537, (1 << 8200) + 1)
+    profile = load_profile(PROFILES / "camera.yaml")
+    with pytest.raises(RefusedError) as caught:
+        check_key(numbers.public_key(), profile, profile.accept)
+    assert caught.value.code == "identity.csr.key"
