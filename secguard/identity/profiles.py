@@ -72,6 +72,10 @@ class Domains(StrEnum):
     SITE = "site"
 
 
+_WORDS = sorted({str(word) for kind in (Holder, Usage, Asked, Domains, Purpose, Algorithm) for word in kind})
+_WRONG_WORD = re.compile(r"Invalid enum value '(.{1,60})'")
+
+
 class CaProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the certificates of one kind of CA say.
 
@@ -259,7 +263,9 @@ def _load(path: Path, kind: type[_P]) -> tuple[_P, _Source]:
         text, _, place = str(error).partition(" - at `$")
         steps = [int(step) if step.isdigit() else step for step in _STEP.findall(place)]
         name = f"{steps[0]}: " if steps else ""
-        raise source.bad(f"{name}{text}", *steps) from None
+        wrong = _WRONG_WORD.search(text)
+        near = difflib.get_close_matches(wrong[1], _WORDS, n=1) if wrong else []
+        raise source.bad(f"{name}{text}", *steps, hint=f"did you mean {near[0]}?" if near else "") from None
     return msgspec.structs.replace(profile, name=path.stem), source
 
 

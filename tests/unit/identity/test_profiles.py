@@ -62,6 +62,8 @@ def test_refused(tmp_path, text, message):
     ("text", "line", "hint"),
     [
         ("# a comment\npurpose: device\n\ndayz: 730\n", 4, "did you mean days?"),
+        ("days: 1\npurpose: devise\n", 2, "did you mean device?"),
+        ("purpose: device\ndays: 1\nusages:\n- server-auth\n- client-auht\n", 5, "did you mean client-auth?"),
         ("purpose: device\ndays: 730\ntypes:\n  - '131'\n  - 'abc'\n", 5, "docs/identity.md"),
         ("days: 730\nusages: [client-auth]\npurpose: log\nholder: name\n", 2, "docs/identity.md"),
         ("purpose: device\ndays: 730\nname: x\n", 3, "the file's name"),
