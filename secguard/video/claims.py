@@ -26,6 +26,11 @@ _MAX_SEI = 1 << 18
 _MAX_CHAINS = 64
 _MAX_CERTIFICATES = 16
 _MIN_RSA_BITS = 2048
+_HASHES: dict[str, hashes.HashAlgorithm] = {
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+}
 
 
 @dataclass(slots=True)
@@ -110,7 +115,7 @@ def _checked(sei: Sei, chain: tuple[x509.Certificate, ...], name: str) -> bool:
 
 def _pss(key: rsa.RSAPublicKey, sei: Sei, name: str) -> bool:
     """RSA-PSS with a salt of any length: the reference implementation takes the longest that the key allows."""
-    algorithm = {"sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}[name]()
+    algorithm = _HASHES[name]
     pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=padding.PSS.AUTO)
     try:
         key.verify(sei.signature, sei.digest, pss, Prehashed(algorithm))

@@ -28,6 +28,7 @@ INTACT, CHANGED, FOREIGN, REPEATED, MOVED, UNSIGNED = range(6)
 """What a slice turned out to be."""
 
 _TRIED = 8  # SEIs tried for a run of slices that no list knows as it stands
+_MAX_PARTS = 256  # parts of GOPs looked at for a run
 _MAX_PAIRS = 4_000_000  # pairs that one alignment may look at
 
 
@@ -181,8 +182,15 @@ class _Matcher:
         before = int(self.unit[start - 1]) if start else -1
         after = int(self.unit[stop]) if stop < self.count else len(self.units)
         filled = set(np.unique(self.unit).tolist())
-        between = [n for n in range(before + 1, min(after, before + 1 + 4 * _TRIED)) if n not in filled]
-        return before, after, between[:_TRIED]
+        between: list[int] = []
+        gops = 0
+        for number in range(before + 1, min(after, before + 1 + _MAX_PARTS)):
+            if number not in filled:
+                gops += not self.units[number].continues
+                if gops > _TRIED:  # parts of one GOP are tried together: they share the anchor
+                    break
+                between.append(number)
+        return before, after, between
 
     def try_anchors(self) -> None:
         """Slices that a list holds under the anchor that was signed.
@@ -194,26 +202,28 @@ class _Matcher:
             before, after, between = self.neighbours(start, stop)
             candidates = [n for n in dict.fromkeys((before, *between, after)) if 0 <= n < len(self.units)]
             for low, high in itertools.pairwise(sorted({start, *(at for at in self.leads if start < at < stop), stop})):
-                found = {number: self.under_anchor(number, low, high) for number in candidates}
+                found = self.under_anchors(candidates, low, high)
                 for number in sorted(candidates, key=lambda n: -len(found[n])):
                     for at, places in found[number].items():
                         if self.unit[at] < 0:
                             self.unit[at] = number
                             self.places[at] = places
 
-    def under_anchor(self, number: int, start: int, stop: int) -> dict[int, list[int]]:
-        """Slices of a stretch that a claim's list holds under its signed anchor, with their places in it."""
-        anchor = self.units[number].anchor
-        held: dict[int, list[int]] = {}
-        if not anchor:
-            return held
+    def under_anchors(self, candidates: Sequence[int], start: int, stop: int) -> dict[int, dict[int, list[int]]]:
+        """Slices of a stretch that claims' lists hold under their signed anchor, with their places in each list."""
+        held: dict[int, dict[int, list[int]]] = {number: {} for number in candidates}
+        anchors: dict[bytes, set[int]] = {}
+        for number in candidates:
+            if self.units[number].anchor:
+                anchors.setdefault(self.units[number].anchor, set()).add(number)
         make = getattr(hashlib, self.hashed.name)
         for at in range(start, stop):
-            for key in (make(anchor + self.plain(at)).digest(), self.plain(at)):
-                places = [place for item, place in self.known.get(key, ()) if item == number]
-                if places:
-                    held[at] = places
-                    break
+            plain = self.plain(at)
+            for anchor, numbers in anchors.items():
+                for key in (make(anchor + plain).digest(), plain):
+                    for number, place in self.known.get(key, ()):
+                        if number in numbers:
+                            held[number].setdefault(at, []).append(place)
         return held
 
     def smooth(self) -> None:

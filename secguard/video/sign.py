@@ -5,6 +5,7 @@ one ends the last sample. A second pass copies the file and inserts them. Nothin
 """
 
 import hashlib
+import mmap
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from secguard.core.files import atomic_write
 from secguard.gbid import GbId
 from secguard.keys import Signer, key_id
 from secguard.trust import MALFORMED, Purpose, gbid_of, stated_purposes
-from secguard.video.containers import Source
+from secguard.video.containers import map_file
+from secguard.video.containers.annexb import Elementary
 from secguard.video.containers.mp4 import Movie
 from secguard.video.hashing import hash_nals, hash_range
 from secguard.video.insertions import Times, insertions
@@ -40,6 +42,8 @@ from secguard.video.sei import UUID
 from secguard.video.signing.bare import bare_edits
 from secguard.video.signing.modes import Mode, signature_room
 from secguard.video.signing.output import Edit, Insertion, write_edits
+from secguard.video.signing.packets import program_edits
+from secguard.video.signing.transport import transport_edits
 from secguard.video.splice import movie_edits
 
 __all__ = ["Signed", "manifest_path", "sign"]
@@ -88,7 +92,8 @@ def manifest_path(video: Path) -> Path:
     return video.with_name(video.name + ".manifest.json")
 
 
-_CONTAINERS = ("mp4", "annexb")
+_PACKETS = ("ps", "ts")
+_CONTAINERS = ("mp4", "annexb", *_PACKETS)
 _SMALLEST = 2  # bytes of a NAL unit's length that an SEI fits
 
 
@@ -216,13 +221,15 @@ def sign(
     mode = mode or Mode()
     stream = open_stream(source)
     _check(stream, signer, chain, device, mode)
-    with _Background(stream.source) as whole:
+    # What stands in packets was taken out of them, so that the source's bytes are not the file's.
+    file = stream.source.data if stream.source.container not in _PACKETS else map_file(source)
+    with _Background(file) as whole:
         chosen = np.flatnonzero(stream.nals.vcl)
         hashed = hash_nals(stream.source.data, stream.nals, chosen, name=mode.hash_name, progress=progress)
         times = Times.of(stream, start, clock)
         pem = b"".join(item.public_bytes(Encoding.PEM) for item in _without_root(chain))
         seis = list(insertions(stream, hashed, times, signer=signer, chain=pem, serial=device.value, mode=mode))
-        pending = write_edits(stream.source.data, _edits(stream, seis), target, progress)
+        pending = write_edits(file, _edits(stream, file, seis), target, progress)
         try:
             if mode.hash_name != "sha256":  # the manifest's own hashes are SHA-256, whatever the SEIs use
                 hashed = hash_nals(stream.source.data, stream.nals, chosen)
@@ -275,20 +282,24 @@ def sign(
             pending.discard()
 
 
-def _edits(stream: Stream, seis: Sequence[Insertion]) -> Iterable[Edit]:
+def _edits(stream: Stream, file: mmap.mmap, seis: Sequence[Insertion]) -> Iterable[Edit]:
     """What changes in the file."""
     if isinstance(stream.source, Movie):
         return movie_edits(stream.source, stream.track, seis)
+    if isinstance(stream.source, Elementary) and stream.source.container == "ps":
+        return program_edits(stream.source, file, seis)
+    if isinstance(stream.source, Elementary) and stream.source.container == "ts":
+        return transport_edits(stream.source, file, seis)
     return bare_edits(seis)
 
 
 class _Background:
     """SHA-256 of the whole input on a second core while the first hashes slices; leaving the block ends it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, file: mmap.mmap) -> None:
         self._value = b""
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(source,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(file,), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -298,8 +309,8 @@ class _Background:
         self._stop.set()  # after an error nobody waits for gigabytes, and nothing reads the file any longer
         self._thread.join()
 
-    def _run(self, source: Source) -> None:
-        self._value = hash_range(source.data, 0, len(source.data), stop=self._stop)
+    def _run(self, file: mmap.mmap) -> None:
+        self._value = hash_range(file, 0, len(file), stop=self._stop)
 
     def digest(self) -> bytes:
         self._thread.join()

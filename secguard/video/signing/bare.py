@@ -8,13 +8,14 @@ __all__ = ["bare_edits", "coded"]
 
 
 def coded(item: Insertion) -> tuple[int, bytes]:
-    """Where in the stream the bytes go, and the unit with its start code.
+    """Where in the stream the bytes go, and the unit with a start code.
 
-    A unit goes before the three bytes of the next one's start code; a zero byte before those is then its own.
+    A unit takes over the start code of the one that it is put before, which gets a new one: so it begins at the very
+    byte where that one did, in the same packet.
     """
     if item.behind:
         return item.offset, b"\0\0\0\1" + item.unit
-    return item.offset - 3, b"\0\0\1" + item.unit
+    return item.offset, item.unit + b"\0\0\1"
 
 
 def bare_edits(insertions: Sequence[Insertion]) -> list[Edit]:

@@ -11,11 +11,12 @@ import video_kit as kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secguard.core import FormatError, RefusedError, SecguardError
+from secguard.core import FormatError, Outcome, RefusedError, SecguardError
 from secguard.video import frame_offsets
 from secguard.video.containers import open_source
 from secguard.video.nal import open_stream
 from secguard.video.sei import UUID
+from secguard.video.signing import Mode
 
 CODE = b"\x00\x00\x00\x01"
 
@@ -273,11 +274,77 @@ def test_seis_without_emulation_prevention_survive_in_other_containers(
     assert answer.verdict.axes["integrity"] == "pass"
 
 
-def test_it_is_verified_not_signed(tmp_path: Path, clip: Path, pki: kit.Pki) -> None:
-    path = convert(clip, tmp_path, "ps")
+def shown(path: Path) -> list[tuple[int | None, bytes]]:
+    """Decoded pictures with their times, as another program reads them.
+
+    Between start codes the last SEI stands behind the last picture, and FFmpeg calls it a picture without slices.
+    """
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    found: list[tuple[int | None, bytes]] = []
+    with av.open(str(path)) as container:
+        packets = list(container.demux(video=0))
+        for number, packet in enumerate(packets):
+            try:
+                found += [(item.pts, item.to_ndarray().tobytes()) for item in packet.decode()]
+            except av.error.InvalidDataError:
+                assert number == len(packets) - 2
+    return found
+
+
+def others(path: Path) -> list[tuple[int | None, bytes]]:
+    """Packets of every stream but the video."""
+    import av
+
+    with av.open(str(path)) as container:
+        found = [item for item in container.demux() if item.stream.type != "video" and item.dts is not None]
+        return [(item.pts, bytes(item)) for item in found]
+
+
+@pytest.mark.parametrize("way", ["ts", "m2ts", "ps", "ps-bare", "annexb", "ffmpeg-ps"])
+@pytest.mark.parametrize("mode", [Mode(), Mode(every=2, partial=5, certificate_sei=True)], ids=["plain", "mixed"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_it_is_signed_in_place(tmp_path: Path, pki: kit.Pki, way: str, mode: Mode, codec: str) -> None:
+    clip = kit.make_clip(tmp_path / "clip.mp4", codec=codec, frames=40, sound=way in {"ts", "m2ts"}, size=(160, 96))
+    path = convert(clip, tmp_path, way)
+    done = kit.sign_clip(path, tmp_path / "out", pki.camera, mode=mode)
+    answer = kit.judge_clip(tmp_path / "out", pki, manifest=done.manifest)
+    assert kit.codes(answer) == set()
+    assert answer.verdict.outcome is Outcome.PASS
+    assert answer.proven == answer.slices == 40
+    assert shown(tmp_path / "out") == shown(path)
+    assert others(tmp_path / "out") == others(path)
+    before = [unit for unit in units_of(path) if unit[0] not in {0x06, 0x4E}]
+    assert [unit for unit in units_of(tmp_path / "out") if unit[0] not in {0x06, 0x4E}] == before
+    stream = open_stream(tmp_path / "out")
+    assert (stream.samples.dts == open_stream(path).samples.dts).all()
+    if way == "annexb":  # it states no times, so nothing can be made of it
+        return
+    # Back in an MP4 file the signatures still hold.
+    again = remux(tmp_path / "out", tmp_path / "again.mp4", "mp4")
+    assert kit.judge_clip(again, pki).verdict.axes["integrity"] == "pass"
+
+
+def test_packets_grow_past_their_length(tmp_path: Path, pki: kit.Pki) -> None:
+    """PES packets nearly as long as can be: what goes into them goes on in further packets."""
+    clip = kit.make_clip(tmp_path / "clip.mp4", frames=30, size=(320, 240), noise=230, options={"qp": "1"})
+    path = tmp_path / "clip.ps"
+    path.write_bytes(program_stream(clip, piece=65_500))
+    assert max(len(unit) for unit in units_of(path)) > 60_000
+    done = kit.sign_clip(path, tmp_path / "out.ps", pki.camera)
+    assert kit.judge_clip(tmp_path / "out.ps", pki, manifest=done.manifest).verdict.outcome is Outcome.PASS
+    assert shown(tmp_path / "out.ps") == shown(path)
+
+
+def test_error_correction_is_not_made_wrong(tmp_path: Path, clip: Path, pki: kit.Pki) -> None:
+    data = convert(clip, tmp_path, "ts").read_bytes()
+    path = tmp_path / "with.ts"
+    path.write_bytes(b"".join(data[at : at + 188] + bytes(16) for at in range(0, len(data), 188)))
     with pytest.raises(RefusedError) as caught:
-        kit.sign_clip(path, tmp_path / "out.ps", pki.camera)
-    assert caught.value.code == "video.sign.container"
+        kit.sign_clip(path, tmp_path / "out.ts", pki.camera)
+    assert caught.value.code == "video.sign.packets"
+    assert not (tmp_path / "out.ts").exists()
 
 
 @pytest.mark.parametrize(
