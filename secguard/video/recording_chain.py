@@ -77,6 +77,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         sealed: with `chain`: what the signer is, see `Manifest.sealed`.
         heartbeat: in `open`: at least every so many seconds a line is promised; 0: no promise.
         max_gap: in `open`: the segments follow each other with at most so many seconds between; -1: no promise.
+        whole: in `open`: the recording is all that lies in its folder.
         segment: in `segment`: the file.
         until: in `heartbeat` and `close`: up to this time there was nothing else.
         segments: in `heartbeat` and `close`: segments so far.
@@ -93,6 +94,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     sealed: Literal["recording", "import"] = "recording"
     heartbeat: _Count = 0
     max_gap: Annotated[float, msgspec.Meta(ge=-1)] = -1.0
+    whole: bool = False
     segment: Segment | None = None
     until: _Text = ""
     segments: _Count = 0

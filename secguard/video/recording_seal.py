@@ -6,7 +6,7 @@ written more.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -305,7 +305,7 @@ def seal_recording(
         clock=clock,
         record=record,
         recording=recording,
-        promise=promise,
+        promise=replace(promise or Promise(), whole=names is None),
     )
     with opened as chain:
         now = clock.now()  # before looking: what comes later is not covered by the heartbeat

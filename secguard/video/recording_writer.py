@@ -39,10 +39,12 @@ class Promise:
     Attributes:
         heartbeat: at least every so many seconds a line follows; 0: no promise.
         max_gap: segments follow each other with at most so many seconds between; -1: no promise.
+        whole: the recording is all that lies in its folder.
     """
 
     heartbeat: int = 0
     max_gap: float = -1.0
+    whole: bool = False
 
 
 class RecordingChain:
@@ -269,7 +271,7 @@ class RecordingChain:
     def _open(self) -> None:
         if not self._lines:
             promise = self._promise
-            self._append("open", {}, heartbeat=promise.heartbeat, max_gap=promise.max_gap)
+            self._append("open", {}, heartbeat=promise.heartbeat, max_gap=promise.max_gap, whole=promise.whole)
 
     def add(
         self,
