@@ -15,7 +15,6 @@ from secguard.video.timeline import Pictures, Timeline
 __all__ = ["Declared", "Matched", "match_gops"]
 
 _MAX_FINDINGS = 1000
-_TOLD = {"changed", "incomplete", "repeated", "foreign", "moved"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,6 @@ class _Rows:
             for row in self.old
             if row["frames"] and row["first_frame"] < high and low < row["first_frame"] + row["frames"]
         ]
-
-    def told(self, own: int) -> bool:
-        return any(row["state"] in _TOLD for row in self.rows(own))
 
     def frames(self, own: int) -> str:
         return f"frames {self.heads[own]}-{self.heads[own + 1] - 1}"
@@ -209,8 +205,7 @@ def _strangers(rows: _Rows, strangers: Sequence[int], lost: Sequence[Declared]) 
     for position, own in enumerate(strangers):
         place = fitting.get(position)
         if place is None:
-            if not rows.told(own):
-                rows.say("video.gop.unsealed", rows.frames(own), frames=frames[own])
+            rows.say("video.gop.unsealed", rows.frames(own), frames=frames[own])
             rows.add(own, 0, "foreign", "video.gop.unsealed")
             continue
         rows.gone(lost[done:place])
