@@ -44,6 +44,14 @@ def seal(payload: bytes, payload_type: str, signer: Signer) -> bytes:
     return msgspec.json.encode(envelope) + b"\n"
 
 
+def _strict(text: str) -> bytes:
+    """Base64 of which no character can change without changing the bytes (RFC 4648, section 3.5)."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data) != text.encode():
+        raise ValueError("bits are left over")
+    return data
+
+
 def unseal(data: bytes, payload_type: str, keys: Iterable[PublicKeyTypes]) -> tuple[bytes, PublicKeyTypes | None]:
     """Open an envelope and tell which of `keys` signed it.
 
@@ -63,8 +71,8 @@ def unseal(data: bytes, payload_type: str, keys: Iterable[PublicKeyTypes]) -> tu
         raise FormatError("keys.dsse.too-large", f"an envelope of more than {MAX_DOCUMENT} bytes")
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
-        payload = base64.b64decode(envelope.payload, validate=True)
-        signatures = [base64.b64decode(item.sig, validate=True) for item in envelope.signatures[:16]]
+        payload = _strict(envelope.payload)
+        signatures = [_strict(item.sig) for item in envelope.signatures[:16]]
     except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError) as error:
         raise FormatError("keys.dsse.format", "not a DSSE envelope") from error
     if envelope.payloadType != payload_type:

@@ -198,13 +198,19 @@ def _expand(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
     files: list[tuple[Path, bool]] = []
     for path in paths:
         if path.is_dir():
-            inside = (item for item in path.rglob("*") if item.suffix.lower() in _KINDS and item.is_file())
-            files += [(item, False) for item in sorted(inside) if not item.name.endswith(".chain.pem")]
+            inside = {item for item in path.rglob("*") if item.suffix.lower() in _KINDS and item.is_file()}
+            # A chain beside its own certificate says nothing more; one that stands alone is a certificate to judge.
+            files += [(item, False) for item in sorted(inside) if _alone(item) not in inside]
         else:
             files.append((path, True))
         if len(files) > _MAX_FILES:
             raise UsageError("identity.verify.too-many", f"more than {_MAX_FILES} files", where=str(path))
     return files
+
+
+def _alone(file: Path) -> Path | None:
+    """The file of the certificate alone, of a file that holds its chain by its name."""
+    return file.with_name(f"{file.name.removesuffix('.chain.pem')}.pem") if file.name.endswith(".chain.pem") else None
 
 
 def _row(

@@ -223,3 +223,16 @@ def test_folder_and_lines(site, secguard):
     done = secguard("identity", "verify", CAMERA, "--report", "fleet.html", "--lang", "zh", cwd=site)
     assert done.returncode == 1
     assert "证书核验" in (site / "fleet.html").read_text()
+
+
+def test_a_folder_of_chains_alone(site, secguard):
+    """A chain without its own certificate beside it is judged, never passed over."""
+    folder = site / "chains"
+    folder.mkdir()
+    for gbid in (CAMERA, SECOND):
+        shutil.copy(site / gbid / f"{gbid}.camera.chain.pem", folder)
+    shutil.copy(site / SECOND / f"{SECOND}.camera.pem", folder)
+    done = secguard("identity", "verify", "chains", "--jsonl", cwd=site)
+    assert done.returncode == 0, done.stderr
+    names = [Path(json.loads(line)["file"]).name for line in done.stdout.splitlines()]
+    assert names == [f"{CAMERA}.camera.chain.pem", f"{SECOND}.camera.pem"]

@@ -52,6 +52,13 @@ def test_every_flipped_byte_is_caught():
         assert key is None or payload == b'{"a":1}'
 
 
+def test_base64_has_one_form():
+    """`eyJhIjoxfQ==` and `eyJhIjoxfR==` decode to the same bytes; only the first is canonical."""
+    assert b"eyJhIjoxfQ==" in ENVELOPE
+    with pytest.raises(FormatError):
+        unseal(ENVELOPE.replace(b"eyJhIjoxfQ==", b"eyJhIjoxfR=="), KIND, [SIGNER.public_key()])
+
+
 @given(st.binary(max_size=300))
 def test_junk_is_refused(data):
     with pytest.raises(FormatError):
