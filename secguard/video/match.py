@@ -28,6 +28,8 @@ INTACT, CHANGED, FOREIGN, REPEATED, MOVED, UNSIGNED = range(6)
 """What a slice turned out to be."""
 
 _TRIED = 8  # SEIs tried for a run of slices that no list knows as it stands
+_NEAR = 8  # slices that a claim without a list is looked for before and behind its place
+_MAX_TRIES = 100_000  # of those, in all
 _MAX_PARTS = 256  # parts of GOPs looked at for a run
 _MAX_PAIRS = 4_000_000  # pairs that one alignment may look at
 
@@ -85,6 +87,8 @@ class _Matcher:
         self.known: dict[bytes, list[tuple[int, int]]] = {}
         self.places: dict[int, list[int]] = {}
         self.leads = np.flatnonzero(hashed.leads).tolist()
+        self.heads: dict[int, dict[bytes, int]] = {}
+        self.tries = 0
 
     def linked(self, index: int) -> bytes:
         return self.hashed.linked[index * self.width : (index + 1) * self.width]
@@ -106,24 +110,48 @@ class _Matcher:
 
     def exact(self) -> None:
         """Claims whose slices stand together, complete and in order: by a cursor, else by their first hash."""
-        cursor = 0
+        cursor = expected = 0
         starts: dict[bytes, list[int]] = {}
         whole: dict[bytes, int] = {}
         for number, unit in enumerate(self.units):
-            place = cursor if self.fits(unit, cursor) and self.free(cursor, self.size(unit)) else -1
+            tried = (cursor, expected) if expected != cursor else (cursor,)
+            place = next((at for at in tried if self.fits(unit, at) and self.free(at, self.size(unit))), -1)
             if place < 0:
                 if not starts:
                     starts, whole = self.index()
-                found = (
-                    starts.get(unit.hashes[: self.width], ()) if unit.hashes else [whole.get(unit.gop_hash, self.count)]
-                )
+                found = starts.get(unit.hashes[: self.width], ()) if unit.hashes else self.near(unit, expected, whole)
                 place = next(
                     (at for at in found[:_TRIED] if self.fits(unit, at) and self.free(at, self.size(unit))), -1
                 )
             if place >= 0:
                 unit.first, unit.stop, unit.exact = place, place + self.size(unit), True
                 self.unit[unit.first : unit.stop] = number
-                cursor = unit.stop
+                cursor = expected = unit.stop
+            else:
+                expected += self.size(unit)
+
+    def near(self, unit: Unit, expected: int, whole: dict[bytes, int]) -> list[int]:
+        """Where the slices of a claim without a list may begin: at a GOP's first slice, or about where they should."""
+        found = whole.get(unit.gop_hash, -1)
+        if found < 0:
+            found = self.heads_of(unit.count).get(unit.gop_hash, -1)
+        if found >= 0:
+            return [found]
+        for step in range(1, _NEAR + 1):
+            for at in (expected - step, expected + step):
+                self.tries += 1
+                if self.tries < _MAX_TRIES and at >= 0 and self.fits(unit, at):
+                    return [at]
+        return []
+
+    def heads_of(self, size: int) -> dict[bytes, int]:
+        """Hashes over so many slices from each place on where a GOP begins."""
+        if size not in self.heads and len(self.heads) < _TRIED:
+            heads = self.heads[size] = {}
+            for lead in self.leads:
+                piece = self.hashed.linked[lead * self.width : (lead + size) * self.width]
+                heads.setdefault(hashlib.new(self.hashed.name, piece).digest(), lead)
+        return self.heads.get(size, {})
 
     def free(self, start: int, size: int) -> bool:
         return bool((self.unit[start : start + size] < 0).all())
