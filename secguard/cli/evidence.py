@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from secguard.cli.evidence_clip import clip_
 from secguard.cli.frame import Context, Result, Table, act_options, command, require_option
 from secguard.core.clock import parse_time, rfc3339
 from secguard.core.errors import UsageError
@@ -170,4 +171,5 @@ def verify_(
 
 
 evidence.add_command(export_)
+evidence.add_command(clip_)
 evidence.add_command(verify_)

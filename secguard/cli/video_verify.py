@@ -29,6 +29,7 @@ _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MANIFEST = ".manifest.json"
 _CHAIN = ".chain.jsonl"
+_CLIP = ".clip.json"
 _MAX_ROWS = 20
 _MAX_FINDINGS = 1000
 _WORST = (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS)
@@ -45,6 +46,7 @@ _WORST = (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS)
     help="Judge certificates for this time.  [default: now; for an expired one, when this site's ledger recorded it]",
 )
 @click.option("--manifest", type=_FILE, help="Segment manifest.  [default: FILE.manifest.json, if it is there]")
+@click.option("--clip", type=_FILE, help="Record of the clip that FILE is.  [default: FILE.clip.json, if it is there]")
 @click.option("--device", metavar="GBID", help="The camera that the recordings must come from.")
 @click.option("--must-sign", is_flag=True, help="It has the duty to sign.  [default: as the workspace's register says]")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Worker processes.  [default: one a processor]")
@@ -55,6 +57,7 @@ def verify(
     paths: tuple[Path, ...],
     moment: str | None,
     manifest: Path | None,
+    clip: Path | None,
     device: str | None,
     must_sign: bool,
     jobs: int | None,
@@ -63,7 +66,7 @@ def verify(
 ) -> Result:
     """Judge recordings: unchanged, complete, shown as they were taken, whose, not revoked.
 
-    A PATH is a recording, a folder of them, a manifest, or the chain of a recording (NAME.chain.jsonl).
+    A PATH is a recording, a clip, a folder of them, a manifest, or the chain of a recording (NAME.chain.jsonl).
 
     Exit code 0: all of it is proven; 1: something is wrong; 3: something could not be proven.
     """
@@ -73,13 +76,15 @@ def verify(
     files = list(dict.fromkeys(item for path in paths for item in _expand(path)))
     if manifest is not None and len(files) != 1:
         raise UsageError("video.verify.manifest", f"one manifest cannot belong to {len(files)} recordings")
+    if clip is not None and len(files) != 1:
+        raise UsageError("video.verify.clip", f"one record of a clip cannot belong to {len(files)} files")
     single = len(files) == 1 and len(paths) == 1 and not paths[0].is_dir() and not paths[0].name.endswith(_CHAIN)
     ws = ctx.workspace_or_none()
     try:
         trust = _trust(ws, roots["root"], roots["crl"])
         at: datetime = parse_time(moment) if moment else SystemClock().now()
         wanted = GbId.parse(device) if device else None
-        work = [_job(ws, file, at, manifest, wanted, must_sign, require) for file in files]
+        work = [_with_clip(_job(ws, file, at, manifest, wanted, must_sign, require), clip) for file in files]
         title = f"verifying {files[0].name}" if single else f"verifying {len(files)} files"
         verifier = _Verifier(ctx, ws, trust, judged_now=moment is None)
         found: list[Answer | None] = [None] * len(work)
@@ -117,6 +122,8 @@ def _expand(path: Path) -> Iterator[Path]:
         yield from (path.parent / name for name in list_segments(path.parent))
     elif path.name.endswith(_MANIFEST):
         yield path.with_name(path.name.removesuffix(_MANIFEST))
+    elif path.name.endswith(_CLIP):
+        yield path.with_name(path.name.removesuffix(_CLIP))
     else:
         yield path
 
@@ -156,6 +163,19 @@ def _job(  # noqa: PLR0917 - what the command was told
         manifest_name=str(manifest),
     )
     return Job(file, at, expected, require, hashed=ws is not None)
+
+
+def _with_clip(job: "Job", record: Path | None) -> "Job":
+    """The record of the clip that the file is, if it is one."""
+    from secguard.core.limits import read_bounded
+    from secguard.video.clip_record import clip_path
+
+    beside = clip_path(job.path)
+    if record is None and beside.is_file():
+        record = beside
+    if record is None:
+        return job
+    return replace(job, expectation=replace(job.expectation, clip=read_bounded(record), clip_name=str(record)))
 
 
 def _duty(ws: "Workspace | None", device: "GbId | None", envelope: bytes | None) -> bool:
@@ -272,6 +292,7 @@ def _values(answer: "Answer") -> dict[str, Any]:
         "proven": verdict.proven,
         "timeline": list(verdict.timeline.rows()),
         "nal_status": verdict.nal_status,
+        **({"clip": verdict.clip.record.summary()} if verdict.clip is not None else {}),
     }
 
 

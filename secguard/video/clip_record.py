@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cryptography import x509
@@ -102,6 +102,22 @@ class ClipRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def seal(self, signer: Signer) -> bytes:
         """The envelope, signed by the operator."""
         return seal(msgspec.json.encode(self), CLIP_TYPE, signer)
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know of it, as JSON values; without manifests and certificates."""
+        left_out = {"v", "chain", "parts"}
+        values = {name: getattr(self, name) for name in self.__struct_fields__ if name not in left_out}
+        parts = [
+            {
+                "name": part.name,
+                "sha256": part.sha256,
+                "sealed": bool(part.manifest),
+                "first": part.first,
+                "last": part.last,
+            }
+            for part in self.parts
+        ]
+        return values | {"recordings": parts}
 
 
 def clip_path(clip: Path) -> Path:

@@ -168,6 +168,7 @@ class Workspace:
         *,
         case: str = "",
         reason: str = "",
+        approver: str = "",
         outcome: Result = Result.SUCCESS,
         data: dict[str, Any] | None = None,
     ) -> Receipt:
@@ -183,14 +184,15 @@ class Workspace:
             actor=self.actor(),
             subject=subject,
             case=case,
+            approver=approver,
             reason=reason,
             outcome=outcome,
             data=data or {},
         )
         return self.ledger.record([event])[0]
 
-    def authority(self, passphrase_file: Path | None = None) -> "Authority":
-        """The certificate authority, its keys opened when needed.
+    def authority(self, passphrase_file: Path | None = None, *, keyless: bool = False) -> "Authority":
+        """The certificate authority, its keys opened when needed; without a passphrase for who needs no key (`keyless`).
 
         Raises:
             UsageError: there is none yet, or the passphrase is missing.
@@ -209,7 +211,7 @@ class Workspace:
             clock=self.clock,
             recorder=self.ledger,
             actor=self.actor(),
-            passphrase=self.passphrase(passphrase_file),
+            passphrase=None if keyless else self.passphrase(passphrase_file),
         )
 
     def identity_setting(self, passphrase_file: Path | None = None, *, operator: str = "") -> "Setting":
@@ -361,10 +363,16 @@ class Workspace:
         """
         from secguard.evidence import Sealers
 
+        authority = self.authority(passphrase_file)
+        return Sealers(*self.operator_signer(passphrase_file, operator), *authority.log_signer(self.ledger.origin))
+
+    def operator_signer(
+        self, passphrase_file: Path | None = None, operator: str | None = None
+    ) -> "tuple[Signer, list[x509.Certificate]]":
+        """The key and chain (leaf first) of `operator`; by default this user's, or the site's where there is none."""
         own = self.actor().name
         name = operator or (own if self.registry.active(own, "operator") else None)
-        authority = self.authority(passphrase_file)
-        return Sealers(*authority.operator_signer(name), *authority.log_signer(self.ledger.origin))
+        return self.authority(passphrase_file).operator_signer(name)
 
     def status(self) -> dict[str, Any]:
         """What the workspace holds; each value is JSON."""
