@@ -200,6 +200,7 @@ def read_claims(stream: Stream) -> Claims:
         unit = Unit(sei.hashes, sei.gop_hash, sei.link_hash, sei.count)
         result.claims.append(Claim(index, sei, valid, key, session, unit))
     result.claims.sort(key=lambda claim: (claim.session, claim.sei.counter))
+    _drop_stale(result)
     for previous, claim in zip(result.claims, result.claims[1:], strict=False):
         claim.unit.continues = previous.sei.partial and previous.session == claim.session
         if previous.session == claim.session:
@@ -207,3 +208,18 @@ def read_claims(stream: Stream) -> Claims:
     if result.claims and any(result.claims[0].sei.link_hash):
         result.claims[0].unit.skipped = max(result.claims[0].sei.counter - 1, 0)
     return result
+
+
+def _drop_stale(result: Claims) -> None:
+    """Take out a last SEI that only repeats what the one before it says.
+
+    The reference implementation ends a stream so in low-bitrate mode: with the counts, times and hash of the GOP
+    before. It covers nothing, and says nothing against the pictures before it.
+    """
+    if len(result.claims) < 2:
+        return
+    previous, last = result.claims[-2].sei, result.claims[-1].sei
+    told = [(sei.gop_hash, sei.count, sei.start, sei.end, sei.hashes) for sei in (previous, last)]
+    if not last.hashes and told[0] == told[1] and result.claims[-1].valid and last.counter == previous.counter + 1:
+        result.claims.pop()
+        result.findings.append(finding("video.sei.stale-end", counter=last.counter))

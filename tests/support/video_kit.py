@@ -275,6 +275,7 @@ def sign_samples(
     hashed: list[bytes] = []
     link, counter, anchor = bytes(32), 0, bytes(32)
     pending: list[bytes] = []
+    ended: list[tuple[bytes, int]] = []
 
     def sei(body: bytes, flags: int, signed: bool) -> bytes:
         size = 17 + len(body) + (3 + 3 + 72 if signed else 0)
@@ -291,8 +292,12 @@ def sign_samples(
         signed = last or counter % every == 0
         listed = b"".join(hashed)
         gop_hash = hashlib.sha256(b"stale" if last and stale_end else listed).digest()
+        count = len(hashed)
+        if last and stale_end and low_bitrate:  # the reference's own end: all of the SEI before but its number
+            gop_hash, count = ended[-1]
+        ended.append((gop_hash, count))
         general = b"\x01" + bytes((24, 12, 0, 0)) + bytes(8) + counter.to_bytes(4, "big")
-        general += len(hashed).to_bytes(2, "big") + gop_hash + link
+        general += count.to_bytes(2, "big") + gop_hash + link
         body = b"" if certificate_sei else crypto + _tlv(6, b"\x01\x00" + pem)
         body += _tlv(1, general) + (b"" if low_bitrate else _tlv(2, b"\x01" + listed))
         link = hashed[0]

@@ -95,3 +95,18 @@ def test_late_seis_are_no_alarm(clip: Path, samples: list[kit.Sample], pki: kit.
     answer = kit.judge_clip(path, pki)
     assert answer.timeline.state == ["intact"] * 5
     assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.PASS
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_stale_end_covers_nothing_and_accuses_nobody(
+    clip: Path, samples: list[kit.Sample], pki: kit.Pki, tmp_path: Path, every: int
+) -> None:
+    made = kit.sign_samples(samples, pki.camera, low_bitrate=True, stale_end=True, every=every)
+    path = kit.put_together(clip, made, tmp_path / "signed.mp4")
+    answer = kit.judge_clip(path, pki)
+    assert "video.sei.stale-end" in kit.codes(answer)
+    assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.UNKNOWN
+    assert answer.timeline.state[:4] == ["intact"] * 4
+    frames = frame_offsets(path)
+    broken = kit.flip(path, tmp_path / "flipped.mp4", int(frames.offset[28] + frames.size[28] - 2))
+    assert kit.judge_clip(broken, pki).verdict.axes[Axis.INTEGRITY] is Outcome.FAIL
