@@ -30,6 +30,10 @@ _HASHES: dict[str, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]] = {
     "sha512": hashes.SHA512,
 }
 _DEFAULT_HASH = {Algorithm.P256: "sha256", Algorithm.P384: "sha384", Algorithm.RSA: "sha256"}
+_ECDSA = {
+    Algorithm.P256: ec.ECDSA(hashes.SHA256(), deterministic_signing=True),
+    Algorithm.P384: ec.ECDSA(hashes.SHA384(), deterministic_signing=True),
+}
 _MIN_RSA_BITS = 2048
 
 
@@ -118,6 +122,8 @@ class KeySigner:
         """Sign `data`: ECDSA gives DER (RFC 3279), RSA gives PSS with a salt as long as the hash."""
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             return self._key.sign(data)
+        if isinstance(self._key, ec.EllipticCurvePrivateKey) and digest is None:
+            return self._key.sign(data, _ECDSA[self._algorithm])
         name = digest or _DEFAULT_HASH[self._algorithm]
         return self.sign_digest(hashlib.new(name, data).digest(), name)
 
