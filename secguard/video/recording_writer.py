@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +46,9 @@ class Promise:
     heartbeat: int = 0
     max_gap: float = -1.0
     whole: bool = False
+
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class RecordingChain:
@@ -86,6 +90,12 @@ class RecordingChain:
 
     def __enter__(self) -> Self:
         self._sealer.check(self._device)
+        if self.recording and not _ID.fullmatch(self.recording):
+            raise UsageError(
+                "video.seal.recording",
+                f"not an ID of a recording: {self.recording[:80]!r}",
+                hint="letters, digits, dots, dashes and underscores",
+            )
         while True:
             self._lock()
             try:
@@ -157,6 +167,8 @@ class RecordingChain:
             self._follow(record)
             self._lines, self._last, last = line.number, line.sha256, line
             size += len(line.data) + 1
+            if line.torn:
+                break
         if last is not None and not (certificates and last.signed_by(certificates[0].public_key())):
             raise self._broken(last.number)
 
