@@ -244,7 +244,9 @@ class _Builder:
 
     def _claimed(self, row: _Row, where: str, frames: "NDArray[np.int64]", mark: int) -> None:
         claim = self.claims.claims[row.claim]
-        if not claim.valid:
+        if not claim.valid and self._waits(row.claim):
+            self.say("video.tail.unsigned", where, gop=self.number, frames=len(frames), first=_first(frames))
+        elif not claim.valid:
             code = "video.sei.signature" if claim.sei.signature else "video.sei.unlisted"
             self.say(code, f"GOP {self.number}", gop=self.number)
             self.say("video.gop.unproven", where, gop=self.number, frames=len(frames), first=_first(frames))
@@ -258,6 +260,11 @@ class _Builder:
         lost = bool(self.found.missing.get(row.claim))
         name = "changed" if changed else "incomplete" if lost else "intact" if claim.valid else "unsigned"
         return self.add(row, name, "valid" if claim.valid else "bad", mark)
+
+    def _waits(self, number: int) -> bool:
+        """An unsigned SEI behind which no signature comes any more: the end was cut off, or never signed."""
+        claims = self.claims.claims
+        return not claims[number].sei.signature and not any(item.sei.signature for item in claims[number + 1 :])
 
     def _details(self, row: _Row, state: "NDArray[np.int8]") -> None:
         """One finding a run of neighbouring frames of the same kind, and one a gap."""

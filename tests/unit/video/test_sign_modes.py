@@ -176,6 +176,16 @@ def test_an_unsigned_sei_that_was_changed_is_named(tmp_path: Path, pki: kit.Pki,
     assert {"video.sei.unlisted", "video.sei.foreign"} <= kit.codes(kit.judge_clip(path, pki))
 
 
+def test_an_end_cut_off_behind_an_unsigned_sei_accuses_nobody(tmp_path: Path, pki: kit.Pki, clip: Path) -> None:
+    done = kit.sign_clip(clip, tmp_path / "signed.mp4", pki.camera, mode=Mode(every=3))
+    samples = kit.take_apart(tmp_path / "signed.mp4")
+    path = kit.put_together(clip, samples[:54], tmp_path / "cut.mp4")  # GOP 4 has an unsigned SEI, in frame 50
+    answer = kit.judge_clip(path, pki)
+    assert "video.tail.unsigned" in kit.codes(answer)
+    assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.UNKNOWN
+    assert "video.tail.truncated" in kit.codes(kit.judge_clip(path, pki, manifest=done.manifest))
+
+
 def test_certificates_are_sent_once(tmp_path: Path, pki: kit.Pki, clip: Path) -> None:
     sizes = {}
     for name, mode in (("all", Mode()), ("once", Mode(certificate_sei=True)), ("low", Mode(low_bitrate=True))):
