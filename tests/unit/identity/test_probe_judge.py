@@ -234,6 +234,14 @@ def test_weak_key_and_signature(judge_for):
     assert item.axes[Axis.CONFORMANCE] is Outcome.FAIL
 
 
+def test_a_weak_signature_of_a_certificate_over_itself(judge_for):
+    made, key = make("IPC")
+    old = crypto.X509.from_cryptography(made)
+    old.sign(crypto.PKey.from_cryptography_key(key), "sha1")
+    item = judge_for().endpoint(HERE, shown(old.to_cryptography()))
+    assert {"identity.endpoint.self-signed", "identity.endpoint.weak-signature"} <= codes(item)
+
+
 def test_a_weak_key_is_said_once_below_a_trusted_root():
     ca, ca_key = make("maker root", ca=True)
     leaf, _ = make("IPC", key=rsa.generate_private_key(65537, 1024), issuer=ca, signer=ca_key)
