@@ -18,6 +18,7 @@ from secguard.video.nal import Stream
 from secguard.video.sei import Sei, parse
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
     from numpy.typing import NDArray
 
 __all__ = ["Claim", "Claims", "read_claims"]
@@ -103,8 +104,7 @@ class _Chains:
         return self._seen[data]
 
 
-def _checked(sei: Sei, chain: tuple[x509.Certificate, ...], name: str) -> bool:
-    key = chain[0].public_key()
+def _checked(sei: Sei, key: "CertificatePublicKeyTypes", name: str) -> bool:
     if isinstance(key, rsa.RSAPublicKey):
         return key.key_size >= _MIN_RSA_BITS and _pss(key, sei, name)
     try:
@@ -160,11 +160,13 @@ def read_claims(stream: Stream) -> Claims:
     # A certificate SEI or a chain that comes later serves the SEIs before it as well.
     first = next((item for _, _, item in found if item), ())
     rows = [(index, sei, items or first) for index, sei, items in found]
+    # Reading a key out of its certificate costs as much as checking a signature with it: once a chain.
+    keys = {id(items): items[0].public_key() for items in {id(row[2]): row[2] for row in rows}.values() if items}
     checked = [
-        (index, sei, items, bool(sei.signature) and bool(items) and _checked(sei, items, sei.hash_name or name))
+        (index, sei, items, bool(sei.signature and items) and _checked(sei, keys[id(items)], sei.hash_name or name))
         for index, sei, items in rows
     ]
-    names = {id(items): key_id(items[0].public_key()) for _, _, items, _ in checked if items}
+    names = {number: key_id(key) for number, key in keys.items()}
     votes = Counter(names[id(items)] for _, sei, items, valid in checked if valid and not sei.certificate_only)
     main = votes.most_common(1)[0][0] if votes else (names[id(first)] if first else "")
     result = Claims(

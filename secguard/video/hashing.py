@@ -5,6 +5,7 @@ kept beside the linked ones: they let a verifier judge each slice under the anch
 slice does not make every other slice of its GOP look changed.
 """
 
+import contextlib
 import hashlib
 import mmap
 import threading
@@ -27,6 +28,7 @@ __all__ = ["Hashed", "hash_nals", "hash_range"]
 
 _RELEASE = 32 << 20  # bytes after which pages already hashed are given back, so that memory stays flat
 _BATCH = 1024
+_POPULATE_READ = 22  # MADV_POPULATE_READ
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def hash_nals(
     """
     make: Callable[..., hashlib._Hash] = getattr(hashlib, name)
     width = make().digest_size
-    anchor = bytes(width)
+    anchored = make(bytes(width)).copy  # a started hash copied costs less than one started anew
     starts, ends = nals.offset[chosen], nals.end[chosen]
     leads = nals.leads[chosen]
     # 1: anchor, 2: hashed alone, 0: linked
@@ -99,6 +101,7 @@ def hash_nals(
     with memoryview(data) as view:
         for low in range(0, len(chosen), _BATCH):
             high = low + _BATCH
+            _populate(data, int(starts[low]), int(ends[min(high, len(chosen)) - 1]))
             columns = zip(starts[low:high].tolist(), ends[low:high].tolist(), role[low:high].tolist(), strict=True)
             first: list[bytes] = []
             second: list[bytes] = []
@@ -106,11 +109,13 @@ def hash_nals(
                 digest = make(view[start:end]).digest()
                 first.append(digest)
                 if kind == 0:
-                    second.append(make(anchor + digest).digest())
+                    linking = anchored()
+                    linking.update(digest)
+                    second.append(linking.digest())
                 else:
                     second.append(digest)
                     if kind == 1:
-                        anchor = digest
+                        anchored = make(digest).copy
             plain.append(b"".join(first))
             linked.append(b"".join(second))
             done += int((ends[low:high] - starts[low:high]).sum())
@@ -119,6 +124,15 @@ def hash_nals(
                 data.madvise(mmap.MADV_DONTNEED)
             progress(done, total, "bytes")
     return Hashed(name, width, chosen, b"".join(plain), b"".join(linked), leads, own)
+
+
+def _populate(data: mmap.mmap, start: int, end: int) -> None:
+    """Map a range's pages at once instead of at 16 faults a megabyte, where the system can (Linux 5.14)."""
+    page = start - start % mmap.PAGESIZE
+    if not 0 < end - page <= 2 * _RELEASE:
+        return
+    with contextlib.suppress(OSError):
+        data.madvise(_POPULATE_READ, page, end - page)
 
 
 def hash_range(data: mmap.mmap, start: int, end: int, *, stop: threading.Event | None = None) -> bytes:

@@ -68,15 +68,15 @@ def test_the_retimed_gop_is_named(signed: Path, pki: kit.Pki, tmp_path: Path) ->
     samples = kit.take_apart(signed)
     fast = [dataclasses.replace(s, delta=s.delta // 4) if 24 <= n < 48 else s for n, s in enumerate(samples)]
     answer = kit.judge_clip(kit.put_together(signed, fast, tmp_path / "fast.mp4"), pki, manifest=manifest_path(signed))
-    assert kit.places(answer, "video.presentation.changed") == ["GOPs 3-4"]
+    assert kit.places(answer, "video.presentation.retimed") == ["GOPs 3-4"]
     # What is left of a cut file is told apart by its GOPs.
     cut = kit.put_together(signed, fast[12:], tmp_path / "cut.mp4")
     answer = kit.judge_clip(cut, pki, manifest=manifest_path(signed))
-    assert kit.places(answer, "video.presentation.changed") == ["GOPs 3-4"]
+    assert kit.places(answer, "video.presentation.retimed") == ["GOPs 3-4"]
     assert "video.head.truncated" in kit.codes(answer)
     cut = kit.put_together(signed, samples[12:], tmp_path / "only-cut.mp4")
     answer = kit.judge_clip(cut, pki, manifest=manifest_path(signed))
-    assert "video.presentation.changed" not in kit.codes(answer)
+    assert "video.presentation.retimed" not in kit.codes(answer)
     assert answer.verdict.axes[Axis.PRESENTATION] is Outcome.UNKNOWN
 
 
