@@ -1,9 +1,10 @@
 """Connections, bounded: how many there are, how long a handshake may take, and how long one may say nothing."""
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -40,32 +41,32 @@ class Gate:
         self._open: Counter[str] = Counter()
         self._timers: dict[object, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self.address = ("", 0)
         app.middlewares.insert(0, self._timed())
         app.on_response_prepare.append(_name)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS, shutdown_timeout=5)
 
-    async def open(self, host: str, port: int) -> None:
-        """Start the application, and listen.
+    async def open(self, sockets: Sequence[socket.socket]) -> None:
+        """Start the application, and accept connections of sockets that listen.
 
         Raises:
-            OSError: the address cannot be had.
             SecguardError: the application does not start.
         """
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(lambda: _Door(self), host or None, port, backlog=512)
+            for one in sockets:
+                self._servers.append(await loop.create_server(lambda: _Door(self), sock=one, backlog=512))
         except BaseException:
             await self._runner.cleanup()
             raise
-        self.address = self._server.sockets[0].getsockname()[:2]
+        self.address = sockets[0].getsockname()[:2]
 
     async def close(self) -> None:
         """Accept nothing more, finish what is under way, and stop the application."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for task in list(self._tasks):
             task.cancel()
         await self._runner.cleanup()

@@ -1,29 +1,23 @@
-"""What the service serves over the network, in a thread with an event loop of its own: enrolment and status."""
+"""What the service serves over the network: enrolment, in a process of its own, and status, in a thread."""
 
 import asyncio
 import contextlib
-import ssl
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loguru import logger
-
-from secguard.core import SecguardError, SystemPartError, UsageError
+from secguard.core import UsageError
 from secguard.service.gate import Gate
+from secguard.service.office import Office, listen
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
-    from secguard.identity import Authority
-    from secguard.identity.enrol.sender import Doorkeeper
     from secguard.workspace import Workspace
 
 __all__ = ["Network", "Places", "parse_place"]
 
-_LOOK_SECONDS = 5
 _START_SECONDS = 60
 
 
@@ -56,10 +50,10 @@ def parse_place(text: str) -> tuple[str, int]:
 
 
 class Network:
-    """The service's listeners.
+    """The service's listeners: enrolment by `Office`, status in a thread of this process.
 
     Args:
-        open_workspace: opens the site anew, for this thread alone.
+        open_workspace: opens the site anew, for one thread alone.
         places: where to listen.
         passphrase_file: opens the CAs' keys.
 
@@ -73,11 +67,7 @@ class Network:
         self._open = open_workspace
         self._places = places
         self._passphrase_file = passphrase_file
-        self._thread = threading.Thread(target=self._run, name="network")
-        self._started = threading.Event()
-        self._failure: BaseException | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._parts: list[Office | _Status] = []
         self.urls: dict[str, str] = {}
 
     def start(self) -> None:
@@ -86,136 +76,93 @@ class Network:
         Raises:
             SecguardError: a wrong or missing passphrase, an open key file, no server certificate, an address in use.
         """
-        self._thread.start()
-        self._started.wait(_START_SECONDS)
-        if self._failure is not None:
-            self._thread.join()
-            raise self._failure
+        if self._places.est:
+            host, port = parse_place(self._places.est)
+            with contextlib.closing(self._open()) as workspace:
+                shown = workspace.config.serve.host or host
+            sockets = listen(host, port, "est")
+            self._start(Office(self._open, sockets, shown, self._passphrase_file))
+            self.urls["est"] = f"https://{_name(sockets[0])}/.well-known/est"
+        if self._places.status:
+            host, port = parse_place(self._places.status)
+            sockets = listen(host, port, "status")
+            self._start(_Status(self._open, sockets, self._passphrase_file))
+            self.urls["status"] = f"http://{_name(sockets[0])}"
+
+    def _start(self, part: "Office | _Status") -> None:
+        self._parts.append(part)  # what has begun is stopped, whatever comes of it
+        part.start()
 
     def stop(self) -> None:
         """Finish what is under way, and end."""
+        for part in reversed(self._parts):
+            part.stop()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why a part ended before it was told to; None while all run."""
+        return next((part.failure for part in self._parts if part.failure is not None), None)
+
+
+def _name(one: socket.socket) -> str:
+    host, port = one.getsockname()[:2]
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Status:
+    """Serves revocation lists and OCSP, in a thread with an event loop of its own."""
+
+    def __init__(
+        self,
+        open_workspace: "Callable[[], Workspace]",
+        sockets: Sequence[socket.socket],
+        passphrase_file: Path | None,
+    ) -> None:
+        self._open = open_workspace
+        self._sockets = sockets
+        self._passphrase_file = passphrase_file
+        self._thread = threading.Thread(target=self._run, name="status")
+        self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+        self._started.wait(_START_SECONDS)
+        if self.failure is not None:
+            self._thread.join()
+            raise self.failure
+
+    def stop(self) -> None:
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread.ident is not None:
             self._thread.join()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why the thread ended before it was told to; None while it runs."""
-        return self._failure
+        for one in self._sockets:
+            one.close()
 
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which ends the process
-            self._failure = error
+            self.failure = error
         finally:
             self._started.set()
 
     async def _serve(self) -> None:
+        from secguard.identity.status.app import status_app
+
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        gates: list[Gate] = []
-        workspaces: list[Workspace] = []
-
-        def authority() -> "Authority":
-            workspaces.append(self._open())
-            opened = workspaces[-1].authority(self._passphrase_file)
-            for name in opened.signing:
-                opened.signer(name)  # a missing passphrase, or a key that others may read, must show now
-            return opened
-
-        try:
-            follow: _Server | None = None
-            if self._places.est:
-                from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app, refusals
-                from secguard.identity.enrol.wire import Base64
-
-                issuing = authority()
-                serve = workspaces[-1].config.serve
-                layouts = {label: Base64(layout) for label, layout in serve.base64.items()}
-                app = est_app(issuing, base64=layouts, grace_hours=serve.grace_hours)
-                place = parse_place(self._places.est)
-                follow = _Server(issuing, app[DOORKEEPER], serve.host or place[0])
-                _add_health(app, follow)
-                refused = refusals(app[ENROLMENT])
-                gates.append(Gate(app, follow.context, connections=serve.connections, refused=refused))
-                await self._listen(gates[-1], "est", place, "https://{}/.well-known/est")
-            if self._places.status:
-                from secguard.identity.status.app import status_app
-
-                app = status_app(authority())
-                gates.append(Gate(app, connections=workspaces[-1].config.serve.connections))
-                await self._listen(gates[-1], "status", parse_place(self._places.status), "http://{}")
+        with contextlib.closing(self._open()) as workspace:
+            authority = workspace.authority(self._passphrase_file)
+            for name in authority.signing:
+                authority.signer(name)  # a missing passphrase, or a key that others may read, must show now
+            gate = Gate(status_app(authority), connections=workspace.config.serve.connections)
+            await gate.open(self._sockets)
             self._started.set()
-            while not self._stop.is_set():
-                try:
-                    await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
-                except TimeoutError:
-                    if follow is not None:
-                        follow.look()
-        finally:
-            for gate in reversed(gates):
+            try:
+                await self._stop.wait()
+            finally:
                 await gate.close()
-            for workspace in workspaces:
-                workspace.close()
-
-    async def _listen(self, gate: Gate, name: str, place: tuple[str, int], url: str) -> None:
-        host, port = place
-        try:
-            await gate.open(host, port)
-        except OSError as error:
-            raise SystemPartError(
-                "service.listen",
-                f"cannot listen on {host}:{port}: {error.strerror or error}",
-                hint="is another service there? choose another port",
-                where=name,
-            ) from error
-        real_host, real_port = gate.address
-        self.urls[name] = url.format(f"{f'[{real_host}]' if ':' in real_host else real_host}:{real_port}")
-
-
-class _Server:
-    """The service's own certificate, followed when it is renewed; and the anchors of the clients'."""
-
-    def __init__(self, authority: "Authority", doorkeeper: "Doorkeeper", host: str) -> None:
-        self._authority, self._doorkeeper, self._host = authority, doorkeeper, host
-        self._seen: tuple[object, ...] = ()
-        self._context: ssl.SSLContext | None = None
-        self.not_after = ""
-        self._load()
-
-    def context(self) -> ssl.SSLContext:
-        """What the next connection is served with."""
-        assert self._context is not None
-        return self._context
-
-    def look(self) -> None:
-        """Take up a renewed certificate, or changed anchors; where that fails the old ones stay in use."""
-        try:
-            self._load()
-        except (SecguardError, OSError) as error:
-            logger.error("the server certificate stays as it was: {}", error)
-
-    def _load(self) -> None:
-        from secguard.service.tls import find_server, server_context
-
-        record = find_server(self._doorkeeper.registry, self._host)
-        anchors = self._doorkeeper.anchors
-        seen = (record.issuer, record.serial, anchors)
-        if seen != self._seen:
-            self._context = server_context(self._authority, record, anchors)
-            self._seen, self.not_after = seen, record.not_after
-
-
-def _add_health(app: "web.Application", server: _Server) -> None:
-    from aiohttp import web
-
-    from secguard.identity.enrol.app import ENROLMENT
-
-    async def health(_: web.Request) -> web.Response:
-        alive = app[ENROLMENT].alive
-        facts = {"status": "ok" if alive else "failed", "certificate_until": server.not_after}
-        return web.json_response(facts, status=200 if alive else 503)
-
-    app.router.add_get("/healthz", health)

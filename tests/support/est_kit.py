@@ -19,7 +19,8 @@ from secguard.identity import Authority, Certified, Order, Request
 from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app, refusals
 from secguard.identity.enrol.enrolment import Enrolment
 from secguard.service.gate import Gate
-from secguard.service.tls import find_server, server_context
+from secguard.service.office import listen
+from secguard.service.tls import credentials, find_server, server_context
 
 CAMERA = "32011600001320000001"
 OTHER = "32011600001320000002"
@@ -108,9 +109,9 @@ async def served(authority: Authority, folder: Path, *, connections: int = 4096,
         authority.issue([Request("127.0.0.1", "server", folder=folder / "server")])
     app = est_app(authority, **options)
     record = find_server(authority.registry, "127.0.0.1")
-    context = server_context(authority, record, app[DOORKEEPER].anchors)
+    context = server_context(*credentials(authority, record), app[DOORKEEPER].anchors)
     gate = Gate(app, lambda: context, connections=connections, refused=refusals(app[ENROLMENT]))
-    await gate.open("127.0.0.1", 0)
+    await gate.open(listen("127.0.0.1", 0, "est"))
     try:
         yield Served(f"https://127.0.0.1:{gate.address[1]}/.well-known/est", app[ENROLMENT], gate, folder)
     finally:

@@ -17,7 +17,7 @@ from loguru import logger
 from secguard.core import FormatError, RefusedError, SecguardError, SystemPartError, UsageError
 from secguard.identity.authority import Authority
 from secguard.identity.enrol.enrolment import Caller, Enrolment, TooManyError
-from secguard.identity.enrol.registrar import Registrar
+from secguard.identity.enrol.registrar import Certifier, Registrar
 from secguard.identity.enrol.sender import Doorkeeper
 from secguard.identity.enrol.wire import MAX_BODY, Base64, encode_body, layout_for, multipart
 from secguard.identity.registry import Registry
@@ -39,7 +39,11 @@ _MALFORMED = {"identity.csr.signature", "identity.csr.key", "identity.enrol.subj
 
 
 def est_app(
-    authority: Authority, *, base64: Mapping[str, Base64] | None = None, grace_hours: float = 24
+    authority: Authority,
+    *,
+    base64: Mapping[str, Base64] | None = None,
+    grace_hours: float = 24,
+    registrar: Certifier | None = None,
 ) -> web.Application:
     """EST for a site.
 
@@ -47,6 +51,7 @@ def est_app(
         authority: the site's CAs, with their passphrase; used by the application alone while it runs.
         base64: the layout of base64 by label, and under `default`; see `wire.layout_for`.
         grace_hours: see `Doorkeeper`.
+        registrar: certifies; None: a thread of this process does, with `authority`.
 
     Raises:
         UsageError: no or a wrong passphrase, when it starts.
@@ -55,7 +60,7 @@ def est_app(
     layouts = dict(base64 or {})
     registry = Registry.open(authority.registry.path)
     doorkeeper = Doorkeeper(authority, registry, grace_hours)
-    registrar = Registrar(authority)
+    registrar = registrar or Registrar(authority)
     enrolment = Enrolment(authority, registrar, doorkeeper)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_plainly])
     app[ENROLMENT], app[DOORKEEPER] = enrolment, doorkeeper

@@ -22,11 +22,11 @@ from secguard.identity.enrol.claims import (
 )
 from secguard.identity.enrol.labels import enrolable, label_of
 from secguard.identity.enrol.limits import Buckets, Flood
-from secguard.identity.enrol.registrar import Registrar
+from secguard.identity.enrol.registrar import Certifier
 from secguard.identity.enrol.sender import Credential, Doorkeeper, Sender, claimed_id
 from secguard.identity.enrol.wire import certs_only, csr_attributes, decode_request
 from secguard.identity.issuing.order import Order
-from secguard.identity.issuing.request import check_holder
+from secguard.identity.issuing.request import check_holder, read_csr
 from secguard.identity.profiles import Profile
 from secguard.identity.records import CaStatus
 from secguard.keys import generate
@@ -95,7 +95,7 @@ class Enrolment:
     def __init__(
         self,
         authority: Authority,
-        registrar: Registrar,
+        registrar: Certifier,
         doorkeeper: Doorkeeper,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -173,9 +173,10 @@ class Enrolment:
         claims = self._check(sender, caller, data)
         if renew:
             self._check_renewal(sender, profile, claims)
-        return await self._certify(
-            sender, Order(sender.gbid.value, profile.name, csr=data, replace=True, renewal=renew)
-        )
+        # The signature is checked here, not where the CA keys are; what a request may ask for is read there again.
+        public = read_csr(data, profile)
+        asked = {"csr": data} if profile.from_request else {"public": public}
+        return await self._certify(sender, Order(sender.gbid.value, profile.name, **asked, replace=True, renewal=renew))
 
     async def make_key(self, caller: Caller, label: str, body: bytes) -> tuple[bytes, bytes]:
         """Make a key for a device: PKCS#8 in DER, which is kept nowhere, and the certs-only message (4.4).
@@ -238,7 +239,7 @@ class Enrolment:
         answer = await self._registrar.certify(order)
         if limited:
             self._renewals.take(sender.gbid.value)
-        return certs_only([answer.certificate])
+        return certs_only([answer])
 
     def ca_certificates(self, label: str) -> bytes:
         """The root and the issuing CAs, in a rollover the old and the new one, as a certs-only message (4.1.3).

@@ -241,7 +241,8 @@ def test_a_killed_service_gave_nothing_that_is_not_recorded(secguard, site, tmp_
         der = certificate.public_bytes(Encoding.DER)
         assert der in stored
         assert hashlib.sha256(der).hexdigest() in recorded
-    assert secguard("ledger", "verify", "-w", "ws").returncode == 0
+    verified = secguard("ledger", "verify", "-w", "ws", "--json")
+    assert verified.returncode == 0, verified.stdout
 
 
 def test_where_a_secret_goes(secguard, site, tmp_path):
