@@ -12,7 +12,7 @@ from secguard.report import BarPlot, Code, LinePlot, Report, Section, Series, Ta
 
 __all__ = ["Ends", "expiry_report", "expiry_verdict", "week_of"]
 
-_WEEKS = 106
+_WEEKS = 106  # a certificate of 730 days ends in the 105th week from now
 _SERIES = 3
 _CLIFF_SHARE = 0.1
 _CLIFF_MIN = 50

@@ -98,17 +98,12 @@ def write_archive(
     total, done = sum(item.size for item in manifest.files), 0
     for number, (item, source) in enumerate(zip(manifest.files, sources, strict=True)):
         out.write(_header(_member(item.path, number), item.size))
-        digest, left = hashlib.sha256(), item.size
-        try:
-            with source.open("rb") as file:
-                while chunk := file.read(min(_CHUNK, left)):
-                    out.write(chunk)
-                    digest.update(chunk)
-                    left -= len(chunk)
-                more = file.read(1)
-        except OSError as error:
-            raise translate_os_error(error, source) from error
-        if left or more or digest.hexdigest() != item.sha256:
+        digest, size = hashlib.sha256(), 0
+        for chunk in _content(source, item.size):
+            out.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        if size != item.size or digest.hexdigest() != item.sha256:
             raise SystemPartError(
                 "identity.backup.changed", "changed while it was read", hint="run the backup again", where=str(source)
             )
@@ -117,6 +112,18 @@ def write_archive(
         progress(done, total, "bytes")
     out.write(bytes(2 * _BLOCK))
     return hashlib.sha256(body).hexdigest()
+
+
+def _content(source: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a file up to one more than `size`; what fails here is the file, and not the archive."""
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(min(_CHUNK, size)):
+                yield chunk
+                size -= len(chunk)
+            yield file.read(1)
+    except OSError as error:
+        raise translate_os_error(error, source) from error
 
 
 def _member(path: str, number: int) -> str:

@@ -89,6 +89,8 @@ def read_listing(path: Path, encoding: str = "") -> Listing:
     if not text.strip():
         raise FormatError("identity.list.empty", "the list is empty", where=str(path))
     (_read_json if text.lstrip("\ufeff \t\r\n").startswith("{") else _read_csv)(text, listing)
+    if not listing.lines and not listing.wrong:
+        raise FormatError("identity.list.empty", "the list names no device", hint="add lines to it", where=str(path))
     return listing
 
 

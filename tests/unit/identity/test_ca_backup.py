@@ -10,7 +10,7 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secguard.core import FixedClock, FormatError, RefusedError, SecguardError
+from secguard.core import FixedClock, FormatError, RefusedError, SecguardError, SystemPartError
 from secguard.events import Actor
 from secguard.gbid import GbId, Scope
 from secguard.identity import Registry, Request
@@ -81,6 +81,21 @@ def code_of(call, *words, **values) -> str:
     with pytest.raises(SecguardError) as caught:
         call(*words, **values)
     return caught.value.code
+
+
+def test_a_full_disk_is_said_of_the_archive_and_not_of_what_is_saved(site, tmp_path, monkeypatch):
+    real = os.fdopen
+
+    def full(descriptor, mode):
+        os.close(descriptor)
+        return real(os.open("/dev/full", os.O_WRONLY), mode, buffering=0)
+
+    monkeypatch.setattr("secguard.identity.ca.backup.os.fdopen", full)
+    with pytest.raises(SystemPartError) as caught:
+        save(site, tmp_path / "b.tar")
+    assert caught.value.where == str(tmp_path / "b.tar")
+    assert "No space left" in caught.value.message
+    assert [path.name for path in tmp_path.glob("*.tar*")] == []
 
 
 def test_a_site_goes_on_after_the_loss_of_its_machine(site, tmp_path):

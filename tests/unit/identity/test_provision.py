@@ -169,6 +169,7 @@ def test_dry_run_makes_nothing(site, listed, out):
     ("data", "code"),
     [
         (b"", "identity.list.empty"),
+        (b"gbid,name\n", "identity.list.empty"),
         (b"\xef\xbb\xbf \n", "identity.list.empty"),
         (b"name,serial\nx,y\n", "identity.list.head"),
         (b"gbid,gbid\nx,y\n", "identity.list.columns"),
