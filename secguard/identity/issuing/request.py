@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
@@ -24,9 +25,9 @@ _MAX_ASKED = 8
 _NAME = re.compile(r"[^\W_][\w .@/:-]{0,63}")
 _HOST = re.compile(r"(?=.{1,64}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _ECDSA = {
-    SignatureAlgorithmOID.ECDSA_WITH_SHA256,
-    SignatureAlgorithmOID.ECDSA_WITH_SHA384,
-    SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ec.ECDSA(hashes.SHA256()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ec.ECDSA(hashes.SHA384()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: ec.ECDSA(hashes.SHA512()),
 }
 _NAMING = (NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)
 _DEVICE_ID = re.compile(r"[0-9]{20}")
@@ -111,7 +112,7 @@ def read_csr(data: bytes, profile: Profile, device: str = "") -> PublicKeyTypes:
         csr = _load(data)
         key = csr.public_key()
         proven = _proven(csr, key)
-        named = [str(name.value).strip() for kind in _NAMING for name in csr.subject.get_attributes_for_oid(kind)]
+        named = [str(name.value).strip() for name in csr.subject if name.oid in _NAMING]
     except Exception as error:
         # ValueError, UnsupportedAlgorithm, TypeError ...: whatever a hostile request provokes means the same
         raise _no_request() from error
@@ -136,11 +137,11 @@ def _proven(csr: x509.CertificateSigningRequest, key: object) -> bool:
     """Tell whether a request is signed by its own key; `is_signature_valid` would decode the key a second time."""
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return csr.is_signature_valid
-    digest = csr.signature_hash_algorithm
-    if csr.signature_algorithm_oid not in _ECDSA or digest is None:
+    scheme = _ECDSA.get(csr.signature_algorithm_oid)
+    if scheme is None:
         return False
     try:
-        key.verify(csr.signature, csr.tbs_certrequest_bytes, ec.ECDSA(digest))
+        key.verify(csr.signature, csr.tbs_certrequest_bytes, scheme)
     except InvalidSignature:
         return False
     return True
