@@ -142,11 +142,16 @@ def _match(stream: Stream, claims: Claims, progress: Progress) -> tuple[Hashed, 
     for unit in units:
         unit.first, unit.stop, unit.exact = -1, -1, False
     other = match(fewer, units)
-    if int((other.state != INTACT).sum()) >= int((found.state != INTACT).sum()):
+    if _wrong(other) >= _wrong(found):
         for unit, (first, stop, exact) in zip(units, keep, strict=True):
             unit.first, unit.stop, unit.exact = first, stop, exact
         return hashed, found, []
     return fewer, other, [finding("video.slice.uncovered", "", slices=int(left_out.sum()))]
+
+
+def _wrong(found: Match) -> int:
+    """Slices that are not as signed, and places of lists that nothing fills."""
+    return int((found.state != INTACT).sum()) + sum(len(places) for places in found.missing.values())
 
 
 def verify(
