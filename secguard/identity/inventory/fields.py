@@ -107,11 +107,13 @@ def unguard(text: str) -> str:
 
 _SCIENTIFIC = re.compile(r"[0-9](\.[0-9]+)?[eE]\+?[0-9]{1,2}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}([:-]?)(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})")
+_SEPARATORS = str.maketrans("", "", ":-.")
 _SERIAL = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{1,64}")  # PrintableString of X.520, as certificates hold it
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*", re.IGNORECASE)
 _ZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _BREAKS = re.compile(r"[ \t\r\n\u3000\u00a0]+")
+_LOOSE = re.compile(r"[\s_-]")
 _DATUMS = {
     "wgs84": Datum.WGS84,
     "gps": Datum.WGS84,
@@ -157,10 +159,10 @@ def _mac(text: str) -> str:
         raise _refuse(
             "mac", f"{text[:40]!r} is no MAC address", "six bytes: aa:bb:cc:dd:ee:ff, AA-BB-.., aabb.ccdd.eeff"
         )
-    bare = re.sub(r"[^0-9a-f]", "", lower)
+    bare = lower.translate(_SEPARATORS)
     if bare in {"0" * 12, "f" * 12} or int(bare[1], 16) & 1:
         raise _refuse("mac", f"{text[:40]} is no device's MAC address", "leave it empty where it is not known")
-    return ":".join(bare[i : i + 2] for i in range(0, 12, 2))
+    return f"{bare[:2]}:{bare[2:4]}:{bare[4:6]}:{bare[6:8]}:{bare[8:10]}:{bare[10:]}"
 
 
 def _serial(text: str) -> str:
@@ -208,7 +210,7 @@ def _degrees(name: str, limit: int) -> Callable[[str], float]:
 
 
 def _datum(text: str) -> str:
-    found = _DATUMS.get(re.sub(r"[\s_-]", "", text).casefold())
+    found = _DATUMS.get(_LOOSE.sub("", text).casefold())
     if found is None:
         raise _refuse("datum", f"{text[:40]!r} is no known datum", "WGS-84, GCJ-02 or CGCS2000")
     return found

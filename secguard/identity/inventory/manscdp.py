@@ -159,16 +159,19 @@ class _Reader:
                     continue
                 path.pop()
                 depth = len(path)
+                if depth > 2:  # inside an item: most of a catalog, so the quick way
+                    if len(path[-1]) > _MAX_CHILDREN and element.tag not in _ITEM:
+                        raise FormatError(
+                            "identity.catalog.children", f"an element with more than {_MAX_CHILDREN} others"
+                        )
+                    continue
                 if element.tag in _ITEM:
-                    if depth <= 2 and len(self._rows) + len(self._source.rows) >= MAX_ROWS:
+                    if len(self._rows) + len(self._source.rows) >= MAX_ROWS:
                         raise FormatError("identity.import.too-many", f"more than {MAX_ROWS} items", hint="split it")
-                    if depth <= 2:
-                        self._rows.append(self._row(element))
+                    self._rows.append(self._row(element))
                 elif depth == 1:
                     self._fact(element)
-                elif depth > 2 and len(path[-1]) > _MAX_CHILDREN:
-                    raise FormatError("identity.catalog.children", f"an element with more than {_MAX_CHILDREN} others")
-                if 1 <= depth <= 2:
+                if depth >= 1:
                     del path[-1][:]  # read; the tree never grows
         self._accept(root)
 
