@@ -27,16 +27,18 @@ from secguard.core.files import fsync_directory, translate_os_error
 from secguard.core.limits import MAX_DOCUMENT, read_bounded
 from secguard.events import Actor, Event, Receipt, new_event_id
 from secguard.evidence.archive import Source, fingerprint, write_archive
-from secguard.evidence.custody import EXPORTED, SIGNED, Custody, custody_of, receipt_name
+from secguard.evidence.custody import EXPORTED, SIGNED, Custody, clip_sources, custody_of, receipt_name
 from secguard.evidence.manifest import BundleManifest, Listed, Recording
 from secguard.evidence.readme import readme
 from secguard.keys import Signer, key_id
 from secguard.ledger import Ledger, parse_checkpoint
 from secguard.trust import TrustPolicy, chain_pem, common_name
 from secguard.video import Expectation, VideoVerdict, manifest_path, verify
+from secguard.video.clip_record import OpenedClip, clip_path
 
 __all__ = [
     "CHECKPOINT",
+    "CLIP",
     "LOG_CHAIN",
     "MANIFEST",
     "OPERATOR_CHAIN",
@@ -57,6 +59,7 @@ LOG_CHAIN = "chains/log.pem"
 VIDEO_CHAIN = "chains/video.pem"
 VIDEO = "video/recording.mp4"
 SEGMENT = "video/manifest.json"
+CLIP = "video/clip.json"
 VERDICT = "verdict.json"
 CHECKPOINT = "checkpoint.txt"
 
@@ -131,7 +134,7 @@ def export(
     segment: Path | None = None,
     progress: Progress = silent,
 ) -> Exported:
-    """Write the bundle of a recording; whatever the recording's verdict is, the bundle states it.
+    """Write the bundle of a recording, or of a clip with the record beside it; whatever its verdict is, it is stated.
 
     The act is in the log, durably, before the file gets its name; if anything fails, no bundle is left behind.
 
@@ -158,11 +161,17 @@ def export(
     source = fingerprint(VIDEO, video, progress)
     beside = segment or manifest_path(video)
     envelope = read_bounded(beside, MAX_DOCUMENT) if segment is not None or beside.exists() else None
-    earlier = list(custody_of(ledger, source.sha256, progress))
+    record = read_bounded(clip_path(video), MAX_DOCUMENT) if clip_path(video).exists() else None
+    clip = OpenedClip.read(record, str(clip_path(video))) if record is not None else None
+    earlier = list(custody_of(ledger, source.sha256, progress, sources=clip_sources(clip)))
     now = clock.now()
     signings = [item.event for item in earlier if item.event.kind == SIGNED]
     judged = verify(
-        video, trust, signings[-1].time if signings else now, Expectation(manifest=envelope), progress=progress
+        video,
+        trust,
+        signings[-1].time if signings else now,
+        Expectation(manifest=envelope, clip=record),
+        progress=progress,
     )
     recording = Recording(
         name=video.name,
@@ -170,6 +179,7 @@ def export(
         sha256=source.sha256,
         device=judged.device.value if judged.device else "",
         manifest_sha256=hashlib.sha256(envelope).hexdigest() if envelope is not None else "",
+        clip_sha256=hashlib.sha256(record).hexdigest() if record is not None else "",
     )
     event = Event(
         id=new_event_id(),
@@ -183,6 +193,7 @@ def export(
             "bundle": (name := new_event_id()),
             "video_sha256": recording.sha256,
             "manifest_sha256": recording.manifest_sha256,
+            **({"clip_sha256": recording.clip_sha256} if record is not None else {}),
             "video_outcome": judged.verdict.outcome.value,
         },
     )
@@ -205,6 +216,7 @@ def export(
         *receipts,
         Source.of(VERDICT, verdict_document(judged.verdict)),
         *([Source.of(SEGMENT, envelope)] if envelope is not None else []),
+        *([Source.of(CLIP, record)] if record is not None else []),
         source,
     ]
     manifest = BundleManifest(

@@ -12,10 +12,13 @@ from secguard.core import Finding, Progress, RefusedError, finding, rfc3339, sil
 from secguard.events import Event, decode_stored
 from secguard.evidence.manifest import BundleManifest
 from secguard.ledger import CheckedReceipt, Ledger
+from secguard.video.clip_record import OpenedClip
 
-__all__ = ["EXPORTED", "SIGNED", "Custody", "custody_of", "judge_custody", "receipt_name"]
+__all__ = ["EXPORTED", "SIGNED", "Custody", "clip_sources", "custody_of", "judge_custody", "receipt_name"]
 
 SIGNED = "video.signed"
+SEALED = "video.sealed"
+CLIPPED = "clip.made"
 EXPORTED = "evidence.exported"
 _MAX_EVENTS = 1000
 _MAX_FINDINGS = 50
@@ -34,28 +37,37 @@ def receipt_name(index: int, kind: str) -> str:
     return f"receipts/{index:012}-{kind}.json"
 
 
-def _mentions(event: Event, sha256: str) -> bool:
-    return any(value == sha256 for value in event.data.values())
+def clip_sources(clip: OpenedClip | None) -> tuple[str, ...]:
+    """Hashes, hex, of the recordings that a clip was cut from."""
+    return tuple(part.sha256 for part in clip.record.parts) if clip is not None else ()
 
 
-def custody_of(ledger: Ledger, sha256: str, progress: Progress = silent) -> Iterator[Custody]:
+def _mentions(event: Event, names: Sequence[str]) -> bool:
+    return any(value in names for value in event.data.values() if isinstance(value, str))
+
+
+def custody_of(
+    ledger: Ledger, sha256: str, progress: Progress = silent, *, sources: Sequence[str] = ()
+) -> Iterator[Custody]:
     """Every act in the log whose data name this recording, in order.
 
     Args:
         ledger: the log; bodies that were deleted by retention are skipped.
         sha256: the recording's hash, hex.
+        sources: hashes of the recordings that it was cut from: acts that name those count too.
         progress: called with entries done.
 
     Raises:
         RefusedError: more acts than a bundle can carry.
     """
-    needle, size, count = sha256.encode(), ledger.size, 0
+    names, size, count = (sha256, *sources), ledger.size, 0
+    needles = [name.encode() for name in names]
     for batch in ledger.scan():
         for offset, body in enumerate(batch.bodies):
-            if body is None or needle not in body:
+            if body is None or not any(needle in body for needle in needles):
                 continue
             event = decode_stored(body)
-            if not _mentions(event, sha256):
+            if not _mentions(event, names):
                 continue
             count += 1
             if count > _MAX_EVENTS:
@@ -67,7 +79,10 @@ def custody_of(ledger: Ledger, sha256: str, progress: Progress = silent) -> Iter
 
 
 def judge_custody(
-    manifest: BundleManifest, receipts: Sequence[CheckedReceipt], chain: Sequence[x509.Certificate]
+    manifest: BundleManifest,
+    receipts: Sequence[CheckedReceipt],
+    chain: Sequence[x509.Certificate],
+    clip: OpenedClip | None = None,
 ) -> list[Finding]:
     """Judge what proven receipts say about the recording and this export of it.
 
@@ -75,31 +90,43 @@ def judge_custody(
         manifest: the bundle's manifest.
         receipts: receipts that hold, in the order of the log.
         chain: the certificates that the recording's signatures name, leaf first; empty if it is not signed.
+        clip: the record, if the recording is a clip: then its sources' signing counts, and its making must be known.
     """
     recording = manifest.recording
+    sources = clip_sources(clip)
     findings = [
         finding("evidence.custody.foreign", _place(item), kind=item.event.kind)
         for item in receipts
-        if not _mentions(item.event, recording.sha256)
+        if not _mentions(item.event, (recording.sha256, *sources))
     ]
     exports = [
         item for item in receipts if item.event.kind == EXPORTED and item.event.data.get("bundle") == manifest.id
     ]
-    signings = [item for item in receipts if _signs(item.event, recording.sha256)]
     if exports:
         findings += _export(manifest, exports[0])
     else:
         findings.append(finding("evidence.custody.export-missing", "receipts", bundle=manifest.id))
-    if signings:
-        findings += _signing(manifest, signings[-1], chain)
+    if clip is None:
+        sealed = {recording.sha256: recording.manifest_sha256}
     else:
-        findings.append(finding("evidence.custody.signing-missing", "receipts"))
+        findings += _clipping(manifest, receipts, clip)
+        sealed = {
+            part.sha256: opened.sha256.hex() if opened is not None else ""
+            for part, opened in zip(clip.record.parts, clip.manifests, strict=True)
+        }
+    for sha256, manifest_sha256 in sealed.items():
+        signings = [item for item in receipts if _signs(item.event, sha256)]
+        if signings:
+            findings += _signing(signings[-1], recording.device, manifest_sha256, chain)
+        else:
+            findings.append(finding("evidence.custody.signing-missing", "receipts"))
     findings += _order(receipts)
     return findings[:_MAX_FINDINGS]
 
 
 def _signs(event: Event, sha256: str) -> bool:
-    return event.kind == SIGNED and event.data.get("output_sha256") == sha256
+    name = {SIGNED: "output_sha256", SEALED: "file_sha256"}.get(event.kind)
+    return name is not None and event.data.get(name) == sha256
 
 
 def _place(item: CheckedReceipt) -> str:
@@ -124,20 +151,44 @@ def _export(manifest: BundleManifest, item: CheckedReceipt) -> list[Finding]:
             ("time", rfc3339(event.time), manifest.created),
             ("video_sha256", event.data.get("video_sha256"), recording.sha256),
             ("manifest_sha256", event.data.get("manifest_sha256"), recording.manifest_sha256),
+            ("clip_sha256", event.data.get("clip_sha256", ""), recording.clip_sha256),
         ],
     )
 
 
-def _signing(manifest: BundleManifest, item: CheckedReceipt, chain: Sequence[x509.Certificate]) -> list[Finding]:
-    event, recording = item.event, manifest.recording
-    found = _compare(item, [("manifest_sha256", event.data.get("manifest_sha256"), recording.manifest_sha256)])
-    if chain:
+def _clipping(manifest: BundleManifest, receipts: Sequence[CheckedReceipt], clip: OpenedClip) -> list[Finding]:
+    """What the log knows of the making of a clip, against its record."""
+    record = clip.record
+    made = [
+        item
+        for item in receipts
+        if item.event.kind == CLIPPED and item.event.data.get("clip_sha256") == manifest.recording.sha256
+    ]
+    if not made:
+        return [finding("evidence.custody.clip-missing", "receipts")]
+    event = made[-1].event
+    return _compare(
+        made[-1],
+        [
+            ("record_sha256", event.data.get("record_sha256"), clip.sha256.hex()),
+            ("clip", event.data.get("clip"), record.id),
+            ("case", event.case, record.case),
+            ("approver", event.approver, record.approver),
+            ("reason", event.reason, record.reason),
+        ],
+    )
+
+
+def _signing(
+    item: CheckedReceipt, device: str, manifest_sha256: str, chain: Sequence[x509.Certificate]
+) -> list[Finding]:
+    event = item.event
+    found = _compare(item, [("manifest_sha256", event.data.get("manifest_sha256"), manifest_sha256)])
+    if chain and event.kind == SIGNED:
         leaf = hashlib.sha256(chain[0].public_bytes(Encoding.DER)).hexdigest()
         found += _compare(item, [("certificate_sha256", event.data.get("certificate_sha256"), leaf)])
-    if event.subject != recording.device:
-        found.append(
-            finding("evidence.custody.device", _place(item), recorded=event.subject, found=recording.device or "-")
-        )
+    if event.subject != device:
+        found.append(finding("evidence.custody.device", _place(item), recorded=event.subject, found=device or "-"))
     return found
 
 

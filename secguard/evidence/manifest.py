@@ -42,6 +42,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         size, sha256: the file.
         device: GB/T 28181 ID that its certificate names; empty if none does.
         manifest_sha256: its segment manifest; empty if there is none.
+        clip_sha256: the record of the clip that it is; empty if it is none.
     """
 
     name: _Name
@@ -49,6 +50,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sha256: _Hex
     device: _Name = ""
     manifest_sha256: str = ""
+    clip_sha256: str = ""
 
 
 class BundleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

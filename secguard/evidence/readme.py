@@ -11,6 +11,7 @@ Case {case}, exported {created} by {operator}.
 What is inside
   video/recording.mp4       the recording, as it lies at the site ("{name}")
   video/manifest.json       its segment manifest, signed by the camera's key (DSSE)
+  video/clip.json           if it is a clip: what it was cut from, for which case; it holds the camera's manifests
   verdict.json              what the site's own verification said at export
   receipts/                 proofs that the acts on this recording are in the site's log "{origin}"
   checkpoint.txt            the log's signed checkpoint: {log_size} entries (C2SP tlog-checkpoint)
@@ -38,6 +39,7 @@ stood before the lens.
 内容
   video/recording.mp4       录像文件，与现场保存的文件（“{name}”）一致
   video/manifest.json       录像分段清单，由摄像机密钥签名（DSSE）
+  video/clip.json           若为片段：其来源、案件与审批，内含摄像机签名的分段清单
   verdict.json              导出时现场验证的结论
   receipts/                 回执：证明对该录像的各项操作均已记入日志“{origin}”
   checkpoint.txt            日志的签名检查点：共 {log_size} 条（C2SP tlog-checkpoint）

@@ -44,6 +44,14 @@ def bundle_report(answer: BundleVerdict) -> Report:
             (Text("SHA-256 of the recording", "录像 SHA-256"), Code(recording.sha256)),
             (Text("SHA-256 of the bundle", "证据包 SHA-256"), Code(answer.sha256)),
         ]
+    if video is not None and video.clip is not None:
+        record = video.clip.record
+        facts += [
+            (Text("Clip: asked for", "片段：请求范围"), f"{record.requested_start} - {record.requested_end}"),
+            (Text("Clip: whole GOPs", "片段：实际范围"), f"{record.start} - {record.end}"),
+            (Text("Clip: case", "片段：案件"), record.case),
+            (Text("Clip: approver (claimed)", "片段：审批人（自述）"), record.approver or None),
+        ]
     if answer.custody:
         heads = (
             Text("Entry", "序号"),

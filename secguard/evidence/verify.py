@@ -41,6 +41,7 @@ from secguard.core import (
 from secguard.evidence.archive import Member, read_archive
 from secguard.evidence.bundle import (
     CHECKPOINT,
+    CLIP,
     LOG_CHAIN,
     MANIFEST,
     OPERATOR_CHAIN,
@@ -48,11 +49,12 @@ from secguard.evidence.bundle import (
     VERDICT,
     VIDEO,
 )
-from secguard.evidence.custody import EXPORTED, SIGNED, judge_custody
+from secguard.evidence.custody import EXPORTED, SIGNED, clip_sources, judge_custody
 from secguard.evidence.manifest import BundleManifest, OpenedBundle
 from secguard.ledger import CheckedReceipt, check_receipt, open_checkpoint, receipt_chain
 from secguard.trust import Purpose, TrustPolicy, chain_pem, parse_certificates, parse_crls
 from secguard.video import Expectation, VideoVerdict, verify
+from secguard.video.clip_record import OpenedClip
 
 __all__ = ["DEFAULT_AXES", "BundleVerdict", "verify_bundle"]
 
@@ -168,7 +170,8 @@ def verify_bundle(
             custody = _receipts(case, trust, manifest)
             video = _recording(case, trust, manifest, custody, spool)
             if Axis.TIME not in case.lacking:
-                case.findings += judge_custody(manifest, custody, video.chain if video is not None else ())
+                chain, clip = (video.chain, video.clip) if video is not None else ((), None)
+                case.findings += judge_custody(manifest, custody, chain, clip)
         whole = _hash(path)
     verdict = judge(
         str(path),
@@ -313,14 +316,18 @@ def _recording(
         if VIDEO not in {item.name for item in manifest.members}:
             case.findings.append(finding("evidence.member.missing", VIDEO))
         return None
+    record = case.members[CLIP].data if CLIP in case.members else None
+    clip = case.attempt(CLIP, lambda: OpenedClip.read(record or b"", CLIP), *Axis) if record is not None else None
+    names = {recording.sha256, *clip_sources(clip)}
     signings = [
         item.event.time
         for item in custody
-        if item.event.kind == SIGNED and item.event.data.get("output_sha256") == recording.sha256
+        if item.event.kind == SIGNED and item.event.data.get("output_sha256") in names
     ]
     when = signings[-1] if signings and case.source is not None else case.at
     segment = case.members[SEGMENT].data if SEGMENT in case.members else None
-    video = case.attempt(VIDEO, lambda: verify(spool, trust, when, Expectation(manifest=segment)), *Axis)
+    expected = Expectation(manifest=segment, clip=record if clip is not None else None)
+    video = case.attempt(VIDEO, lambda: verify(spool, trust, when, expected), *Axis)
     if video is None:
         return None
     case.add("recording", video.verdict.findings)
@@ -332,7 +339,8 @@ def _recording(
         case.findings.append(
             finding("evidence.recording.device", VIDEO, listed=recording.device or "-", found=named or "-")
         )
-    for name, value in ((VIDEO, recording.sha256), (SEGMENT, recording.manifest_sha256)):
+    stated = ((VIDEO, recording.sha256), (SEGMENT, recording.manifest_sha256), (CLIP, recording.clip_sha256))
+    for name, value in stated:
         found = case.members[name].sha256 if name in case.members else ""
         listed = {item.name: item.sha256 for item in manifest.members}.get(name, "")
         if value != listed:
@@ -348,7 +356,7 @@ class _Stated(msgspec.Struct):
 
 def _compare(case: _Case, video: VideoVerdict) -> None:
     """The verdict that the site wrote down at export, against the one reached now."""
-    if any(item.where in {VIDEO, SEGMENT, VERDICT} for item in case.findings):
+    if any(item.where in {VIDEO, SEGMENT, CLIP, VERDICT} for item in case.findings):
         return  # what is compared is not what was exported; that is said already
     stated = case.attempt(VERDICT, lambda: _stated(case.data(VERDICT)))
     if stated is not None and stated.outcome != video.verdict.outcome.value:
