@@ -6,9 +6,10 @@ its holder's name decides. A run that is broken off is taken up by the next: wha
 was renewed but not delivered is delivered.
 """
 
+import difflib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ from secguard.identity.registry import Registry
 from secguard.identity.site import Site
 from secguard.trust import chain_pem
 
-__all__ = ["Chosen", "Renewals", "check_area", "choose", "due_at", "renew_chosen"]
+__all__ = ["Chosen", "Renewals", "check_area", "check_profile", "choose", "due_at", "renew_chosen"]
 
 _BATCH = 200
 _GAIN = timedelta(days=1)
@@ -75,6 +76,20 @@ class Renewals:
     in_device: list[Chosen] = field(default_factory=list)
     held_back: list[Chosen] = field(default_factory=list)
     failed: list[tuple[Chosen, SecguardError]] = field(default_factory=list)
+
+
+def check_profile(profile: str, known: Collection[str], registry: Registry) -> None:
+    """Check the profile that was asked for; empty means all.
+
+    Raises:
+        UsageError: `identity.profile.unknown`: neither a profile nor a certificate has this name. A timer with a
+            misspelt name would else renew nothing, for ever, and say that all is well.
+    """
+    if not profile or profile in known or any(row.profile == profile for row in registry.certificates()):
+        return
+    near = difflib.get_close_matches(profile, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
+    raise UsageError("identity.profile.unknown", f"no profile {profile[:40]!r}", hint=hint)
 
 
 def check_area(area: str) -> str:

@@ -47,11 +47,13 @@ _AREA = click.option("--area", default="", metavar="CODE", help="Only devices wh
 )
 def expiring(ctx: Context, *, days: int, profile: str, area: str, critical: int | None) -> Result:
     """List active certificates that end soon, or have ended, soonest first; plot the ends of all with --report."""
-    from secguard.identity.renewal import check_area
+    from secguard.identity.profiles import load_profiles
+    from secguard.identity.renewal import check_area, check_profile
     from secguard.identity.renewal_report import expiry_report, expiry_verdict
 
     check_area(area)
     with ctx.workspace() as ws:
+        check_profile(profile, load_profiles(ws.certs), ws.registry)
         now = ws.clock.now()
         horizon = now + timedelta(days=days)
         soon: list[tuple[datetime, str]] = []
@@ -139,7 +141,8 @@ def renew(
     Renewed is what has its key here; the others are named: devices that keep their key renew by EST, or get a
     certificate from DIR by hand. A run that is broken off is completed by the next.
     """
-    from secguard.identity.renewal import check_area, choose, renew_chosen
+    from secguard.identity.profiles import load_profiles
+    from secguard.identity.renewal import check_area, check_profile, choose, renew_chosen
 
     check_area(area)
     if sum((holder is not None, due, within is not None)) != 1:
@@ -159,8 +162,10 @@ def renew(
             return issued_result([authority.renew(holder, profile)], authority)
     if dry_run:
         with ctx.workspace() as ws:
+            check_profile(profile, load_profiles(ws.certs), ws.registry)
             return _planned(choose(ws.registry, ws.clock.now(), days=within, profile=profile, area=area))
     with open_authority(ctx, passphrase_file) as (ws, authority):
+        check_profile(profile, load_profiles(ws.certs), ws.registry)
         chosen = choose(ws.registry, ws.clock.now(), days=within, profile=profile, area=area)
         done = renew_chosen(authority, chosen, folder=output, jobs=jobs, progress=ctx.progress("renewing"))
         return _renewed(authority, done)

@@ -194,3 +194,10 @@ def test_killed_during_renewal_the_next_run_completes(site, secguard):
         folder = site / "state/identity/devices" / row.holder
         (leaf,) = read_certificates(folder / f"{row.holder}.guest.pem")
         assert f"{leaf.serial_number:032x}" == row.serial
+
+
+@pytest.mark.parametrize("words", [("renew", "--due"), ("renew", "--expiring", "60", "--dry-run"), ("expiring",)])
+def test_a_misspelt_profile_is_no_silence(run, words):
+    error = run(*words, "--profile", "camer", code=2)["error"]
+    assert error["code"] == "identity.profile.unknown"
+    assert error["hint"] == "did you mean camera?"
