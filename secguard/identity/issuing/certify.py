@@ -8,8 +8,7 @@ A batch of orders is one commit, one record and one lock: a thousand certificate
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -113,13 +112,9 @@ class _Batch:
         self.answers[index] = error
         self.jobs.pop(index, None)
 
-    @contextmanager
-    def refusing(self, index: int) -> Iterator[None]:
+    def refusing(self, index: int) -> "_Refusing":
         """Refuse the order with what the block raises."""
-        try:
-            yield
-        except SecguardError as error:
-            self.refuse(index, error)
+        return _Refusing(self, index)
 
     def later(self) -> dict[int, Job]:
         """Take out the orders that meet an earlier one, in its place or over its key; they wait for their turn."""
@@ -130,6 +125,23 @@ class _Batch:
                 waiting[index] = self.jobs.pop(index)
             taken |= {job.place, job.spki}
         return waiting
+
+
+@dataclass(slots=True)
+class _Refusing:
+    """A context manager that costs less than a generator: it is entered several times an order."""
+
+    batch: _Batch
+    index: int
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if not isinstance(error, SecguardError):
+            return False
+        self.batch.refuse(self.index, error)
+        return True
 
 
 def open_issuers(site: Site, names: Iterable[str]) -> dict[str, SecguardError]:

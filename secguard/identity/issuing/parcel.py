@@ -7,6 +7,7 @@ a power cut whatever had not settled is delivered again from kept keys and regis
 """
 
 import base64
+import contextlib
 import ctypes
 import os
 import shutil
@@ -169,17 +170,22 @@ def deliver(kit: Kit, portion: int, pieces: list[Piece]) -> None:
         FormatError: the portion's keys are gone or damaged.
     """
     kept = {(item.gbid, item.profile): item for item in _read_spool(kit, portion)}
-    staging = f"{kit.folder}/{HIDDEN}/out-{portion:06}"
+    staging = kit.folder / HIDDEN / f"out-{portion:06}"
+    units = {piece.gbid[:UNIT] for piece in pieces}
     try:
         shutil.rmtree(staging, ignore_errors=True)
-        os.mkdir(staging, 0o700)  # noqa: PTH102 - see below
-        for unit in {piece.gbid[:UNIT] for piece in pieces}:
+        staging.mkdir(mode=0o700)
+        for unit in units:
             (kit.folder / unit).mkdir(mode=0o700, exist_ok=True)
-        for piece in pieces:
-            for name, data, mode in _files(kit, piece, kept):
-                _write(f"{staging}/{name}", data, mode)
-                os.rename(f"{staging}/{name}", f"{kit.folder}/{piece.gbid[:UNIT]}/{name}")  # noqa: PTH104 - a Path costs as much as the call
-        os.rmdir(staging)  # noqa: PTH106
+        with contextlib.ExitStack() as stack:
+            source = _opened(stack, staging)
+            targets = {unit: _opened(stack, kit.folder / unit) for unit in units}
+            issuers = {name: _pem("CERTIFICATE", data) for name, data in kit.issuers.items()}
+            for piece in pieces:
+                for name, data, mode in _files(kit, piece, kept, issuers):
+                    _write(name, data, mode, source)
+                    os.rename(name, name, src_dir_fd=source, dst_dir_fd=targets[piece.gbid[:UNIT]])
+        staging.rmdir()
     except OSError as error:
         raise translate_os_error(error, kit.folder) from error
 
@@ -198,11 +204,18 @@ def settle(kit: Kit, portions: list[int]) -> None:
         raise translate_os_error(error, kit.folder) from error
 
 
-def _files(kit: Kit, piece: Piece, kept: Mapping[tuple[str, str], _Kept]) -> list[tuple[str, bytes, int]]:
+def _opened(stack: contextlib.ExitStack, folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _files(
+    kit: Kit, piece: Piece, kept: Mapping[tuple[str, str], _Kept], issuers: Mapping[str, bytes]
+) -> list[tuple[str, bytes, int]]:
     """The files of one certificate: name, content, mode. The PEM is the last: its presence says that all are there."""
-    issuer = kit.issuers[piece.issuer]
     stem = f"{piece.gbid}.{piece.profile}"
-    chain = _pem("CERTIFICATE", piece.certificate) + _pem("CERTIFICATE", issuer)
+    chain = _pem("CERTIFICATE", piece.certificate) + issuers[piece.issuer]
     if piece.csr:
         return [(f"{stem}.pem", chain, 0o644)]
     key = kept.get((piece.gbid, piece.profile))
@@ -210,7 +223,7 @@ def _files(kit: Kit, piece: Piece, kept: Mapping[tuple[str, str], _Kept]) -> lis
         raise FormatError("identity.provision.spool", f"the key of {piece.gbid} is gone", where=str(kit.folder))
     if kit.format == "p12":
         return [
-            (f"{stem}.p12", _pkcs12(kit, stem, key, piece.certificate, issuer), 0o600),
+            (f"{stem}.p12", _pkcs12(kit, stem, key, piece.certificate, kit.issuers[piece.issuer]), 0o600),
             (f"{stem}.pem", chain, 0o644),
         ]
     return [(f"{stem}.pem", _pem("ENCRYPTED PRIVATE KEY", key.sealed) + chain, 0o600)]
@@ -237,8 +250,8 @@ def _pem(label: str, data: bytes) -> bytes:
     return b"\n".join([f"-----BEGIN {label}-----".encode(), *lines, f"-----END {label}-----\n".encode()])
 
 
-def _write(path: str, data: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+def _write(name: str, data: bytes, mode: int, folder: int) -> None:
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
     try:
         view = memoryview(data)
         while view:

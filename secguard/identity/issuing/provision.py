@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from secguard.core import RefusedError, SecguardError
 from secguard.core.files import atomic_write
@@ -37,9 +37,9 @@ from secguard.report.tables import write_csv
 
 __all__ = ["PORTION", "SETTLE", "Provisioned", "Refusal", "Setting", "provision"]
 
-PORTION = 200
+PORTION = 250
 """Devices that are certified and delivered in one step."""
-SETTLE = 25
+SETTLE = 20
 """Portions for which the disk is waited for at once."""
 _ALONE = 50
 """Devices for which no worker process is started."""
@@ -93,7 +93,8 @@ def provision(site: Site, source: Path, setting: Setting, progress: Progress = s
     began = time.monotonic()
     listing = read_listing(source, setting.encoding)
     done = Provisioned()
-    devices, done.refused = wishes(site, listing, setting)
+    with site.still():
+        devices, done.refused = wishes(site, listing, setting)
     done.devices = len({line.gbid for line in listing.lines})
     if listing.ignored:
         done.notes.append(f"columns that were not read: {', '.join(listing.ignored[:20])}")
@@ -108,7 +109,8 @@ def provision(site: Site, source: Path, setting: Setting, progress: Progress = s
         facts = {"sha256": listing.sha256, "devices": done.devices, "format": setting.format}
         with site.act("provision", listing.name[:64] or "list", **facts) as closing:
             try:
-                _run(site, folder, devices, done, setting, progress)
+                with site.registry.bulk():
+                    _run(site, folder, devices, done, setting, progress)
             finally:
                 closing |= {"delivered": done.delivered, "issued": done.issued, "refused": len(done.refused)}
         done.error_file = _write_refused(folder.refused_file, done.refused)
@@ -232,7 +234,7 @@ def _order(site: Site, device: Device, profile: str, csr: bytes | None, spki: by
         device.gbid,
         profile,
         csr=named,
-        public=None if named is not None else load_der_public_key(spki),
+        spki=spki if named is None else b"",
         name=device.name,
         vendor_serial=device.vendor_serial,
         replace=replace,

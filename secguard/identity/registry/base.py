@@ -13,6 +13,8 @@ from secguard.store import sqlite_failure
 __all__ = ["Base", "batched"]
 
 _BATCH = 500
+_BULK_PAGES = 16_000
+_BULK_CACHE_KIB = 64 << 10
 _T = TypeVar("_T")
 
 
@@ -51,6 +53,21 @@ class Base:
             if isinstance(error, sqlite3.IntegrityError):
                 raise
             raise sqlite_failure(error, self.path) from error
+
+    @contextmanager
+    def bulk(self) -> Iterator[None]:
+        """For a block of many large transactions: each is as durable as ever, but the log is checkpointed seldom.
+
+        Keys and serial numbers are random, so a batch touches pages all over the indexes; with SQLite's own settings
+        nearly every commit would be followed by a checkpoint of its own, and the pages be read again and again.
+        """
+        for pragma in (f"wal_autocheckpoint={_BULK_PAGES}", f"cache_size=-{_BULK_CACHE_KIB}"):
+            self._db.execute(f"PRAGMA {pragma}")
+        try:
+            yield
+        finally:
+            for pragma in ("wal_autocheckpoint=1000", "cache_size=-2000"):  # SQLite's own
+                self._db.execute(f"PRAGMA {pragma}")
 
     def snapshot(self, path: Path) -> None:
         """Copy the database as it stands at one moment into a new file, while others go on writing.
