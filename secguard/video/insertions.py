@@ -37,11 +37,13 @@ class Times:
     Attributes:
         start, end: of its first frame, and of the end of its last.
         ticks: time of each sample, and of the end behind the last, in 100 ns since 1601.
+        source: who says so: `claimed` (given), `container` (its creation time), `clock` (it ends now).
     """
 
     start: datetime
     end: datetime
     ticks: "NDArray[np.int64]"
+    source: str = "claimed"
 
     @classmethod
     def of(cls, stream: Stream, start: datetime | None, clock: Clock) -> "Times":
@@ -58,15 +60,17 @@ class Times:
         shown = np.append(shown, (shown + samples.delta).max()) - shown.min()
         length = timedelta(microseconds=int(shown[-1]) * 1_000_000 // scale)
         now, created = clock.now(), stream.source.created
+        source = "claimed" if start is not None else "clock"
         if start is None and _EPOCH_1904 < created <= _EPOCH_1904 + _LAST_SECOND:
             claimed = datetime.fromtimestamp(created - _EPOCH_1904, UTC)
             start = claimed if claimed <= now else None
+            source = "container" if start is not None else "clock"
         start = (now - length if start is None else start).astimezone(UTC)
         since = start - datetime(1970, 1, 1, tzinfo=UTC)
         base = (_EPOCH_1601 + since.days * 86_400 + since.seconds) * 10**7 + since.microseconds * 10
         # Seconds and the rest apart: ticks times 10^7 would not fit 64 bits.
         ticks = base + shown // scale * 10**7 + shown % scale * 10**7 // scale
-        return cls(start, start + length, ticks)
+        return cls(start, start + length, ticks, source)
 
 
 @dataclass(frozen=True, slots=True)

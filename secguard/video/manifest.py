@@ -114,7 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         shown: hashes of its parts; None in older manifests.
         start, end: wall clock of the first frame and of the end of the last, RFC 3339, as claimed by the signer.
         time_source: who vouches for these times: `claimed` by the signer, `container` (the file's creation time),
-            `file` (its last change in the file system, which copying alters).
+            `file` (its last change in the file system, which copying alters), `signing` (it ended when it was signed).
         sealed: `recording`: by the camera's key; `import`: by an operator's or a platform's key, later, so that
             nothing is known of the time before.
         sealed_at: when it was sealed, RFC 3339, as claimed by the signer; empty in older manifests.

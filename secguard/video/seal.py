@@ -72,7 +72,6 @@ OTHER = "other"
 """Container and codec of a file that is not read here."""
 
 _CHUNK = 1 << 20
-_SECONDS_1904 = 2_082_844_800  # from 1904-01-01 to 1970-01-01
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +220,7 @@ def _status(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _wall_clock(
-    stream: Stream | None, start: datetime | None, changed: datetime
-) -> tuple[datetime, datetime, Literal["claimed", "container", "file"]]:
+def _wall_clock(stream: Stream | None, start: datetime | None, changed: datetime) -> tuple[datetime, datetime, str]:
     """Start, end, and who says so."""
     if stream is not None:
         try:
@@ -231,8 +228,7 @@ def _wall_clock(
         except (OverflowError, ValueError):  # durations beyond all clocks, or no sample at all
             pass
         else:
-            created = times.start.timestamp() == stream.source.created - _SECONDS_1904
-            return times.start, times.end, "claimed" if start else "container" if created else "file"
+            return times.start, times.end, "file" if times.source == "clock" else times.source
     return (start, start, "claimed") if start else (changed, changed, "file")
 
 

@@ -186,6 +186,7 @@ def sign(
     clock: Clock,
     start: datetime | None = None,
     mode: Mode | None = None,
+    manifest: Path | None = None,
     progress: Progress = silent,
 ) -> Iterator[Signed]:
     """Sign a recording; the block decides its fate.
@@ -195,13 +196,14 @@ def sign(
 
     Args:
         source: the recording; it stays as it is.
-        target: the signed copy; `manifest_path(target)` gets the manifest.
+        target: the signed copy.
         signer: a media signing key: ECDSA P-256 or P-384, or RSA.
         chain: its certificates, leaf first; the root may be among them and is left out.
         device: GB/T 28181 ID of the camera.
         clock: the time when no other is known.
         start: wall clock of the first frame; default: the file's creation time, else such that it ends now.
         mode: how it is signed.
+        manifest: the manifest's file; default: `manifest_path(target)`.
         progress: called with bytes done.
 
     Yields:
@@ -214,10 +216,13 @@ def sign(
         UsageError: key and certificate do not fit, or the recording cannot be signed.
         SystemPartError: the disk is full; nothing is left behind.
     """
-    if target.exists() or manifest_path(target).exists():
-        raise RefusedError("video.sign.exists", "the output exists", hint="choose another name", where=str(target))
-    if not target.parent.is_dir():
-        raise UsageError("video.sign.folder", "no such folder", where=str(target.parent))
+    beside = manifest or manifest_path(target)
+    for path in (target, beside):
+        if path.exists():
+            raise RefusedError("video.sign.exists", "the output exists", hint="choose another name", where=str(path))
+    for folder in (target.parent, beside.parent):
+        if not folder.is_dir():
+            raise UsageError("video.sign.folder", "no such folder", where=str(folder))
     mode = mode or Mode()
     stream = open_stream(source)
     _check(stream, signer, chain, device, mode)
@@ -235,7 +240,7 @@ def sign(
                 hashed = hash_nals(stream.source.data, stream.nals, chosen)
             gops = gops_of(stream, hashed)
             signed = [item.counter for item in seis if item.counter]
-            manifest = Manifest(
+            segment = Manifest(
                 device=device.value,
                 container=stream.source.container,
                 codec=stream.track.codec,
@@ -245,6 +250,7 @@ def sign(
                 slices=len(hashed),
                 nals=len(stream.nals) + len(seis),
                 seis=len(signed),
+                first_counter=signed[0],
                 last_counter=signed[-1],
                 gops=gops,
                 starts=gop_starts(stream),
@@ -254,29 +260,31 @@ def sign(
                 shown=shown_of(stream),
                 start=rfc3339(times.start),
                 end=rfc3339(times.end),
+                time_source="signing" if times.source == "clock" else times.source,
+                sealed_at=rfc3339(clock.now()),
                 chain=pem.decode("ascii"),
             )
-            envelope = manifest.seal(signer)
+            envelope = segment.seal(signer)
             yield Signed(
                 target,
-                manifest_path(target),
+                beside,
                 whole.digest().hex(),
                 pending.sha256.hex(),
                 hashlib.sha256(envelope).hexdigest(),
                 hashlib.sha256(chain[0].public_bytes(Encoding.DER)).hexdigest(),
                 len(gops.sha256),
                 len(seis),
-                manifest.frames,
+                segment.frames,
                 pending.size,
                 times.start,
                 times.end,
             )
             # The manifest first: a video without it verifies as unknown, a manifest without its video harms nobody.
-            atomic_write(manifest_path(target), envelope)
+            atomic_write(beside, envelope)
             try:
                 pending.release()
             except BaseException:
-                manifest_path(target).unlink(missing_ok=True)
+                beside.unlink(missing_ok=True)
                 raise
         finally:
             pending.discard()
