@@ -1,5 +1,7 @@
 """`secguard video`: sign, verify and inspect recordings; each command is one call of `secguard.video`."""
 
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ def _receipt(receipt: "Receipt") -> dict[str, Any]:
 @command("video.sign", "sign")
 @click.argument("source", type=_FILE, metavar="IN")
 @click.argument("target", type=_FILE, metavar="OUT")
+@click.option("--manifest", type=_FILE, help="Write the manifest here.  [default: OUT.manifest.json]")
 @click.option("--device", required=True, metavar="GBID", help="GB/T 28181 ID of the camera.")
 @click.option("--key", metavar="REF", help="Media signing key, file:PATH.  [default: the workspace's for the device]")
 @click.option("--chain", type=_FILE, help="Its certificates in PEM, leaf first; with --key.")
@@ -62,6 +65,7 @@ def sign_(
     *,
     source: Path,
     target: Path,
+    manifest: Path | None,
     device: str,
     key: str | None,
     chain: Path | None,
@@ -76,12 +80,15 @@ def sign_(
     """Sign the recording IN (H.264 or H.265) and write OUT and OUT.manifest.json.
 
     Nothing is encoded again. The act is recorded in the workspace's ledger before the files get their names.
+    IN and OUT may be "-": then the recording passes through a temporary file, and --manifest says where the manifest
+    goes.
     """
     from secguard.gbid import GbId
     from secguard.keys import load_signer
     from secguard.trust import read_certificates
     from secguard.video import sign
     from secguard.video.signing import Mode
+    from secguard.video.signing.streams import send, spool, spooled
 
     del yes  # nothing is asked
     if (key is None) != (chain is None):
@@ -90,26 +97,44 @@ def sign_(
     start = parse_time(begin) if begin else None
     mode = Mode(prevent_first=not prevention_after, **options)
     mode.check()
-    with ctx.workspace() as ws:
+    piped = str(target) == "-"
+    if piped and manifest is None:
+        raise UsageError("video.sign.manifest", "OUT is a pipe: say where the manifest goes", hint="--manifest FILE")
+    if piped and (ctx.json or sys.stdout.isatty()):
+        raise UsageError(
+            "video.sign.output", "the recording itself goes to the standard output", hint="give a file as OUT"
+        )
+    with ctx.workspace() as ws, ExitStack() as stack:
         if key is not None and chain is not None:
             signer, certificates = load_signer(key, ws.passphrase(passphrase_file)), read_certificates(chain)
         else:
             signer, certificates = ws.media_signer(gbid, passphrase_file)
+        folder = stack.enter_context(spool()) if piped or str(source) == "-" else None
+        if folder is not None and str(source) == "-":
+            source = spooled(sys.stdin.buffer, folder, ctx.progress("reading"))
+        out = folder / "out" if folder is not None and piped else target
         progress = ctx.progress(f"signing {source.name}")
         with sign(
             source,
-            target,
+            out,
             signer=signer,
             chain=certificates,
             device=gbid,
             clock=ws.clock,
             start=start,
             mode=mode,
+            manifest=manifest,
             progress=progress,
         ) as done:
             receipt = ws.record("video.signed", gbid.value, case=case, reason=reason, data=done.event_data())
+        if piped:
+            try:
+                send(out, sys.stdout.fileno())
+            except BaseException:
+                done.manifest.unlink(missing_ok=True)  # nobody has the recording that it speaks of
+                raise
     values = {
-        "output": done.output,
+        "output": target,
         "manifest": done.manifest,
         "device": gbid.value,
         **done.event_data(),
@@ -123,7 +148,7 @@ def sign_(
         data=values,
         receipt=_receipt(receipt),
         lines=[
-            f"{done.output}: {done.frames} frames in {done.gops} GOPs signed by {gbid.value}",
+            f"{target}: {done.frames} frames in {done.gops} GOPs signed by {gbid.value}",
             f"{done.manifest}: keep it with the recording; it proves that nothing was cut off",
         ],
     )
