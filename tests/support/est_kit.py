@@ -18,6 +18,7 @@ from cryptography.x509.oid import AttributeOID, NameOID
 from secguard.identity import Authority, Certified, Order, Request
 from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app, refusals
 from secguard.identity.enrol.enrolment import Enrolment
+from secguard.identity.enrol.sender import Doorkeeper
 from secguard.service.gate import Gate
 from secguard.service.office import listen
 from secguard.service.tls import credentials, find_server, server_context
@@ -76,6 +77,7 @@ class Served:
 
     url: str
     enrolment: Enrolment
+    doorkeeper: Doorkeeper
     gate: Gate
     folder: Path
 
@@ -113,7 +115,9 @@ async def served(authority: Authority, folder: Path, *, connections: int = 4096,
     gate = Gate(app, lambda: context, connections=connections, refused=refusals(app[ENROLMENT]))
     await gate.open(listen("127.0.0.1", 0, "est"))
     try:
-        yield Served(f"https://127.0.0.1:{gate.address[1]}/.well-known/est", app[ENROLMENT], gate, folder)
+        yield Served(
+            f"https://127.0.0.1:{gate.address[1]}/.well-known/est", app[ENROLMENT], app[DOORKEEPER], gate, folder
+        )
     finally:
         await gate.close()
 

@@ -1,11 +1,16 @@
 """`secguard serve`: one process sequences for all, follows with the index, publishes, and stops when told."""
 
+import contextlib
 import json
+import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +92,72 @@ def test_a_killed_service_leaves_nothing_in_the_way(secguard, site, server):
     assert secguard("audit", "import", site / "a.jsonl", "-w", site).returncode == 0
     assert secguard("ledger", "checkpoint", "-w", site).returncode == 0
     assert secguard("ledger", "verify", "-w", site).returncode == 0
+
+
+def front_of(process) -> int:
+    """The process that talks to devices."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return next(child for child in children if b"secguard.service.front" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+def health(url: str) -> int:
+    """The status that the service gives of itself; 0 if nobody answers."""
+    with contextlib.suppress(OSError):
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with urllib.request.urlopen(f"{url}/healthz", context=context, timeout=5) as answer:
+            return answer.status
+    return 0
+
+
+def memory_holds(pid: int, wanted: bytes) -> bool:
+    """Tell whether bytes stand in a process's writable memory."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            place, rights = line.split()[:2]
+            start, end = (int(part, 16) for part in place.split("-"))
+            if rights.startswith("rw"):
+                with contextlib.suppress(OSError):
+                    memory.seek(start)
+                    if wanted in memory.read(end - start):
+                        return True
+    return False
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_front_is_started_again_and_ends_with_the_service(secguard, site):
+    assert secguard("identity", "issue", "127.0.0.1", "--profile", "server", "-w", "ws").returncode == 0
+    command = [sys.executable, "-m", "secguard", "serve", "-w", site, "--est", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        line = ""
+        while not line.startswith("est: "):
+            line = process.stderr.readline()
+            assert line
+        url = line.split()[1].removesuffix("/.well-known/est")
+        first = front_of(process)
+        assert memory_holds(first, b"secguard.service.front")
+        assert not memory_holds(first, (site / "state" / "passphrase").read_bytes().strip())
+        assert health(url) == 200
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: health(url) == 200)
+        second = front_of(process)
+        assert second != first
+        process.kill()
+        process.wait()
+        wait_for(lambda: not running(second))
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()

@@ -17,12 +17,14 @@ from cryptography.x509.oid import NameOID
 from secguard.core import FixedClock
 from secguard.gbid import GbId
 from secguard.identity import Order
+from secguard.identity.ca.change import rollover_ca
 from secguard.identity.enrol.secrets import allow
 from secguard.identity.enrol.wire import MAX_BODY
 from secguard.identity.records import DeviceRecord
 from secguard.trust import gbid_of
 
 from .conftest import NOW, make_site
+from .test_ca_backup import setting_of
 
 CAMERA, OTHER = kit.CAMERA, kit.OTHER
 NIGHTLY = os.environ.get("SECGUARD_TEST_PROFILE") == "nightly"
@@ -398,6 +400,54 @@ def test_cacerts_and_layouts(site, tmp_path):
     assert everything == kit.certificates_in(base64.b64decode(strongswan[1]))
     assert len(kit.certificates_in(base64.b64decode(labelled[1]))) == 2
     assert unknown[0] == 404
+
+
+def test_cacerts_holds_both_cas_in_a_rollover(site, tmp_path):
+    authority = site.open()
+    old = kit.Device().enrolled(authority)
+    before = authority.certificates["devices"]
+
+    async def act(service):
+        rollover_ca(setting_of(site), "devices")
+        service.doorkeeper.refresh()
+        _, body, _ = await service.get("camera/cacerts")
+        renewed = kit.Device()  # with a key of its own, by the certificate of the old CA
+        status, answer, _ = await service.post("simplereenroll", b64(renewed.request()), old)
+        return kit.certificates_in(base64.b64decode(body)), status, answer
+
+    offered, status, answer = serving(site, tmp_path, act, authority=authority)
+    cas = {row.name: row.x509() for row in site.registry.authorities().values()}
+    assert {before, cas["devices-g2"], cas["root"]} == set(offered)
+    assert status == 200
+    (certificate,) = kit.certificates_in(base64.b64decode(answer))
+    assert certificate.issuer == cas["devices-g2"].subject
+
+
+def test_every_refusal_says_why(site, tmp_path):
+    authority = site.open()
+    device = kit.Device().enrolled(authority)
+    foreign = kit.Device(key=device.key).request(extra=[(NameOID.ORGANIZATION_NAME, "somebody else")])
+
+    async def act(service):
+        good = b64(device.request())
+        return [
+            await service.post("simplereenroll", b64(foreign), device),
+            await service.post("simplereenroll", b64(device.request("")), device),
+            await service.post("simplereenroll", good),
+            await service.post("simplereenroll", b"nonsense", device),
+            await service.post("simplereenroll", good, device, headers={"Content-Type": "text/plain"}),
+            await service.post("nothing/simpleenroll", good, device),
+            await service.post("nowhere", good, device),
+            await service.get("simpleenroll", device),
+        ]
+
+    answers = serving(site, tmp_path, act, authority=authority)
+    assert [status for status, _, _ in answers] == [400, 400, 401, 400, 415, 404, 404, 405]
+    for _, text, headers in answers:
+        assert headers["Content-Type"].startswith("text/plain")
+        assert len(text) > 12
+        assert text.count(b"\n") == 1
+    assert b"subject holds 'somebody else'" in answers[0][1]
 
 
 def test_keys_are_made_only_where_the_profile_says_so(site, tmp_path):
