@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from secguard.gbid import GbId
     from secguard.report import Report
     from secguard.trust import TrustPolicy
+    from secguard.video.recording import RecordingVerdict
     from secguard.video.workers import Answer, Job
     from secguard.workspace import Workspace
 
@@ -29,6 +30,7 @@ _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MANIFEST = ".manifest.json"
 _CHAIN = ".chain.jsonl"
+_CHAIN_NAME = "recording.chain.jsonl"
 _CLIP = ".clip.json"
 _MAX_ROWS = 20
 _MAX_FINDINGS = 1000
@@ -73,6 +75,7 @@ def verify(
     from secguard.gbid import GbId
     from secguard.video.workers import judge_files
 
+    homes = [home for path in paths for home in _chained(path)]
     files = list(dict.fromkeys(item for path in paths for item in _expand(path)))
     if manifest is not None and len(files) != 1:
         raise UsageError("video.verify.manifest", f"one manifest cannot belong to {len(files)} recordings")
@@ -85,7 +88,9 @@ def verify(
         at: datetime = parse_time(moment) if moment else SystemClock().now()
         wanted = GbId.parse(device) if device else None
         work = [_with_clip(_job(ws, file, at, manifest, wanted, must_sign, require), clip) for file in files]
-        title = f"verifying {files[0].name}" if single else f"verifying {len(files)} files"
+        if homes:  # a chain is judged by the files' hashes
+            work = [replace(job, hashed=True) for job in work]
+        title = f"verifying {paths[0].name}" if single else f"verifying {len(files)} files"
         verifier = _Verifier(ctx, ws, trust, judged_now=moment is None)
         found: list[Answer | None] = [None] * len(work)
         answers = judge_files(
@@ -99,11 +104,11 @@ def verify(
             if ctx.jsonl:
                 _print(ctx, answer, receipt)
             found[answer.number] = answer
-        chains = _judge_chains(paths, trust, at)
+        done = [answer for answer in found if answer is not None]
+        chains = [_judge_chain(home, done, trust, at, wanted, require) for home in homes]
     finally:
         if ws is not None:
             ws.close()
-    done = [answer for answer in found if answer is not None]
     if single and not chains:
         return _one(done[0], verifier.receipts.get(0), streamed=ctx.jsonl)
     return _several(done, verifier.receipts, chains, streamed=ctx.jsonl)
@@ -114,10 +119,11 @@ def _expand(path: Path) -> Iterator[Path]:
     from secguard.video.recording_files import list_segments
 
     if path.is_dir():
-        names = list_segments(path)
-        if not names:
+        inside = list(dict.fromkeys((path, *_chained(path))))
+        found = [home / name for home in inside for name in list_segments(home)]
+        if not found and len(inside) == 1 and not (path / _CHAIN_NAME).is_file():
             raise UsageError("video.verify.empty", "no recording in this folder", where=str(path))
-        yield from (path / name for name in names)
+        yield from found
     elif path.name.endswith(_CHAIN):
         yield from (path.parent / name for name in list_segments(path.parent))
     elif path.name.endswith(_MANIFEST):
@@ -126,6 +132,13 @@ def _expand(path: Path) -> Iterator[Path]:
         yield path.with_name(path.name.removesuffix(_CLIP))
     else:
         yield path
+
+
+def _chained(path: Path) -> list[Path]:
+    """Folders of a path in which the chain of a recording lies."""
+    if path.is_dir():
+        return sorted(item.parent for item in path.rglob(_CHAIN_NAME))
+    return [path.parent] if path.name == _CHAIN_NAME else []
 
 
 def _trust(ws: "Workspace | None", root: Path | None, crls: tuple[Path, ...]) -> "TrustPolicy":
@@ -367,13 +380,16 @@ def _outcome(answer: "Answer") -> Outcome:
 
 
 def _several(
-    answers: Sequence["Answer"], receipts: "dict[int, Receipt]", chains: Sequence[Any], *, streamed: bool
+    answers: Sequence["Answer"], receipts: "dict[int, Receipt]", chains: "Sequence[_Chain]", *, streamed: bool
 ) -> Result:
     """One answer over many recordings: the worst, and which."""
     findings: list[Finding] = []
     axes: dict[Axis, list[Outcome]] = {}
+    sealed = {path for chain in chains for path in chain.intact}
     for answer in answers:
         path = str(answer.job.path)
+        if answer.verdict is None and answer.job.path in sealed:
+            continue  # a format that is not read here, proven by its hash
         if answer.verdict is None:
             assert answer.error is not None
             findings.append(finding("video.file.unjudged", path, reason=str(answer.error.message)))
@@ -390,10 +406,13 @@ def _several(
         if item.code == "video.file.unjudged":
             axes.setdefault(item.axis, []).append(item.outcome)
     for chain in chains:
-        findings += chain.findings
-        for axis, outcome in chain.axes.items():
+        verdict = chain.answer.verdict
+        findings += [replace(item, where=f"{chain.home}: {item.where}") for item in verdict.findings]
+        for axis, outcome in verdict.axes.items():
             axes.setdefault(axis, []).append(outcome)
-    outcomes = [_outcome(answer) for answer in answers]
+    outcomes = [
+        Outcome.PASS if answer.verdict is None and answer.job.path in sealed else _outcome(answer) for answer in answers
+    ]
     counts = {item.value: outcomes.count(item) for item in _WORST}
     counts["unreadable"] = sum(1 for answer in answers if answer.verdict is None)
     rows = [
@@ -414,11 +433,12 @@ def _several(
     )
     findings.sort(key=lambda item: _WORST.index(item.outcome))
     return Result(
-        outcome=worst([*outcomes, *(chain.outcome for chain in chains)]),
+        outcome=worst([*outcomes, *(chain.answer.verdict.outcome for chain in chains)]),
         axes={axis: worst(axes[axis]) for axis in Axis if axis in axes},
         findings=findings[:_MAX_FINDINGS],
         data={
             "counts": counts,
+            "recordings": [_told(chain) for chain in chains],
             "files": [
                 {**_document(answer, "en"), "receipt": _receipt(receipts.get(answer.number))} for answer in answers
             ],
@@ -426,17 +446,61 @@ def _several(
         tables=[Table("recordings", ("file", "outcome", "frames", "gops", "seconds"), shown)],
         lines=[summary],
         jsonl=() if streamed else None,
-        report=lambda _: _overview(answers),
+        report=lambda _: _overview(answers, chains),
     )
 
 
-def _overview(answers: Sequence["Answer"]) -> "Report":
+def _overview(answers: Sequence["Answer"], chains: "Sequence[_Chain]") -> "Report":
     from secguard.video.overview import make_overview
 
-    return make_overview(answers)
+    return make_overview(answers, [(str(chain.home), chain.answer) for chain in chains])
 
 
-def _judge_chains(paths: Sequence[Path], trust: "TrustPolicy", at: datetime) -> list[Any]:
-    """The chains of the recordings among the paths."""
-    del paths, trust, at
-    return []
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """The judged chain of a recording: its folder, the answer, and the files that it proves byte for byte."""
+
+    home: Path
+    answer: "RecordingVerdict"
+    intact: frozenset[Path]
+
+
+def _judge_chain(  # noqa: PLR0917 - what the command was told
+    home: Path,
+    answers: "Sequence[Answer]",
+    trust: "TrustPolicy",
+    at: datetime,
+    device: "GbId | None",
+    require: tuple[Axis, ...],
+) -> _Chain:
+    """A recording's chain against its files, which have been judged and hashed already."""
+    from secguard.video.recording import judge_recording
+
+    facts, verdicts = {}, {}
+    for item in answers:
+        if item.job.path.is_relative_to(home) and item.verdict is not None and item.sha256:
+            name = item.job.path.relative_to(home).as_posix()
+            facts[name] = (item.job.path.stat().st_size, item.sha256)
+            verdicts[name] = item.verdict
+    answer = judge_recording(home, trust, at, device=device, require=require, facts=facts, verdicts=verdicts)
+    proven = {home / item.file for item in answer.segments if item.state == "intact" and item.file}
+    return _Chain(home, answer, frozenset(proven))
+
+
+def _told(chain: _Chain) -> dict[str, Any]:
+    """What `--json` tells of one chain beside its verdict."""
+    answer = chain.answer
+    return {
+        "folder": chain.home,
+        "recording": answer.recording,
+        "device": answer.device or None,
+        "outcome": answer.verdict.outcome,
+        "axes": answer.verdict.axes,
+        "closed": answer.closed,
+        "until": answer.until,
+        "imported": answer.imported,
+        "segments": [
+            {"number": item.number, "name": item.name, "file": item.file, "state": item.state}
+            for item in answer.segments
+        ],
+    }

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from secguard.core import Outcome
-from secguard.report import Paragraph, Report, Table, Text
+from secguard.report import Findings, Paragraph, Report, Table, Text
 from secguard.report.model import Section
+from secguard.video.recording import RecordingVerdict
 from secguard.video.story import problem_sections
 from secguard.video.workers import Answer
 
@@ -29,11 +30,17 @@ def _outcome(answer: Answer) -> Outcome:
     return answer.verdict.verdict.outcome if answer.verdict is not None else Outcome.UNKNOWN
 
 
-def make_overview(answers: Sequence[Answer]) -> Report:
-    """The report on what `judge_files` answered, for `secguard.report.write_report`."""
+def make_overview(answers: Sequence[Answer], chains: Sequence[tuple[str, RecordingVerdict]] = ()) -> Report:
+    """The report on many verdicts, for `secguard.report.write_report`.
+
+    Args:
+        answers: what `judge_files` answered.
+        chains: recordings judged by their chains, each with its folder.
+    """
     order = (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS)
     outcomes = [_outcome(answer) for answer in answers]
-    worst = next((item for item in order if item in outcomes), Outcome.UNKNOWN)
+    judged = [*outcomes, *(chain.verdict.outcome for _, chain in chains)]
+    worst = next((item for item in order if item in judged), Outcome.UNKNOWN)
     rows = []
     for answer, outcome in sorted(zip(answers, outcomes, strict=True), key=lambda row: order.index(row[1])):
         verdict, error = answer.verdict, answer.error
@@ -66,6 +73,8 @@ def make_overview(answers: Sequence[Answer]) -> Report:
             total=len(rows),
         )
     ]
+    for folder, chain in chains:
+        sections.append(Findings(chain.verdict.findings, Text(f"Recording: {folder}", f"录像链：{folder}")))
     for answer in problems[:_MAX_PROBLEMS]:
         assert answer.verdict is not None
         sections += problem_sections(answer.verdict, answer.job.path, str(answer.job.path))

@@ -4,7 +4,7 @@ docs/video.md shows the same table; a test compares the two.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
