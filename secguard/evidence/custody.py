@@ -166,9 +166,12 @@ def _clipping(manifest: BundleManifest, receipts: Sequence[CheckedReceipt], clip
     ]
     if not made:
         return [finding("evidence.custody.clip-missing", "receipts")]
-    event = made[-1].event
+    # The same range cut twice gives the same file, with two records.
+    same = [item for item in made if item.event.data.get("record_sha256") == clip.sha256.hex()]
+    chosen = (same or made)[-1]
+    event = chosen.event
     return _compare(
-        made[-1],
+        chosen,
         [
             ("record_sha256", event.data.get("record_sha256"), clip.sha256.hex()),
             ("clip", event.data.get("clip"), record.id),
