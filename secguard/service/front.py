@@ -66,7 +66,6 @@ async def _serve(workspace: Workspace, host: str, channel: socket.socket, socket
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is for the process that started this one
     registrar = RemoteRegistrar(lambda: os._exit(1))  # nothing can be certified any more, and nothing be kept
     await loop.create_connection(lambda: registrar, sock=channel)
     try:

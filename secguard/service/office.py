@@ -5,6 +5,7 @@ again. What the front has asked for while one batch was on its way makes the nex
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ _BATCH = 256
 _START_SECONDS = 60
 _STOP_SECONDS = 20
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
+_SECRET = ("SECGUARD_PASSPHRASE_FILE", "CREDENTIALS_DIRECTORY")
 _LONG = 30.0  # a front that has served so long may start again at once
 
 
@@ -96,10 +98,12 @@ class Office:
         """Start the front; returns when it serves.
 
         Raises:
-            SecguardError: a wrong or missing passphrase, an open key file, no server certificate.
+            SecguardError: a wrong or missing passphrase, an open key file, no server certificate; it takes too long.
         """
         self._thread.start()
-        self._started.wait(_START_SECONDS)
+        started = self._started.wait(_START_SECONDS)
+        if not started:
+            raise SystemPartError("service.start", f"enrolment is not served after {_START_SECONDS} s")
         if self._failure is not None:
             self._thread.join()
             raise self._failure
@@ -161,11 +165,20 @@ class Office:
         try:
             with there:
                 files = [there.fileno(), *(one.fileno() for one in self._sockets)]
-                command = [sys.executable, "-m", "secguard.service.front", str(root), self._host, *map(str, files)]
+                names = [str(root), self._host, *map(str, files)]
+                command = [sys.executable, "-P", "-m", "secguard.service.front", *names]
+                environment = {name: value for name, value in os.environ.items() if name not in _SECRET}
+                environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
                 with self._lock:
                     if self._stopping.is_set():
                         return
-                    self._front = subprocess.Popen(command, pass_fds=files, stdin=subprocess.DEVNULL)
+                    self._front = subprocess.Popen(
+                        command,
+                        env=environment,
+                        pass_fds=files,
+                        stdin=subprocess.DEVNULL,
+                        process_group=0,  # Ctrl-C is for this process, which tells the front
+                    )
             frames: Frames[FromFront] = Frames(FromFront)
             with contextlib.suppress(OSError):  # it has gone, with what it waited for
                 while data := here.recv(1 << 20):
