@@ -26,6 +26,7 @@ from secguard.video import Expectation, frame_offsets, manifest_path, sign, veri
 from secguard.video.hashing import hash_nals
 from secguard.video.insertions import Times, insertions
 from secguard.video.nal import open_stream
+from secguard.video.seal import describe
 
 # slice bytes, slices a frame, goals of verify and sign
 SHAPES = {"16 kB slices": (16 << 10, 1, 0.6, 0.5), "1.5 kB slices": (1500, 10, 0.25, None)}
@@ -111,6 +112,9 @@ def run(megabytes: int, rounds: int) -> list[dict[str, object]]:
                     ),
                     "sign: hash every slice, sign every GOP": lambda source=source: _seis(source, who),
                     "sign: the whole act (hashes input, slices and output: at most 0.33; copies; fsync)": act,
+                    "seal: hash every slice and the whole file (one core: at most 0.5)": lambda source=source: describe(
+                        source, who.gbid, clock=FixedClock(kit.NOW)
+                    ),
                     "index and NAL units only": lambda target=target: frame_offsets(target),
                 },
                 rounds,
