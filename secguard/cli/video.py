@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, act_options, command
-from secguard.cli.video_seal import seal
+from secguard.cli.video_seal import append_signed, seal
 from secguard.cli.video_verify import verify
 from secguard.core.clock import parse_time
 from secguard.core.errors import UsageError
@@ -39,6 +39,7 @@ def _receipt(receipt: "Receipt") -> dict[str, Any]:
 @click.option("--key", metavar="REF", help="Media signing key, file:PATH.  [default: the workspace's for the device]")
 @click.option("--chain", type=_FILE, help="Its certificates in PEM, leaf first; with --key.")
 @click.option("--start", "begin", metavar="TIME", help="Time of the first frame.  [default: as the file says]")
+@click.option("--recording", is_flag=True, help="Also put OUT into the chain of the recording in its folder.")
 @click.option("--passphrase-file", type=_FILE, help="Opens the key.")
 @click.option(
     "--hash",
@@ -70,6 +71,7 @@ def sign_(
     key: str | None,
     chain: Path | None,
     begin: str | None,
+    recording: bool,
     passphrase_file: Path | None,
     case: str,
     reason: str,
@@ -104,6 +106,9 @@ def sign_(
         raise UsageError(
             "video.sign.output", "the recording itself goes to the standard output", hint="give a file as OUT"
         )
+    if recording and (piped or manifest is not None):
+        raise UsageError("video.sign.recording", "--recording takes a file and its manifest beside it as OUT")
+    chained: dict[str, str] = {}
     with ctx.workspace() as ws, ExitStack() as stack:
         if key is not None and chain is not None:
             signer, certificates = load_signer(key, ws.passphrase(passphrase_file)), read_certificates(chain)
@@ -127,6 +132,9 @@ def sign_(
             progress=progress,
         ) as done:
             receipt = ws.record("video.signed", gbid.value, case=case, reason=reason, data=done.event_data())
+        if recording:
+            sealed = append_signed(ws, done.output, gbid, (signer, certificates), case=case, reason=reason)
+            chained = {"recording": sealed.recording, "chain": sealed.chain}
         if piped:
             try:
                 send(out, sys.stdout.fileno())
@@ -143,6 +151,7 @@ def sign_(
         "size": done.size,
         "start": done.start,
         "end": done.end,
+        **chained,
     }
     return Result(
         data=values,

@@ -8,7 +8,7 @@ import click
 
 from secguard.cli.frame import Context, Result, Table, act_options, command
 from secguard.core.clock import parse_time, rfc3339
-from secguard.core.errors import UsageError
+from secguard.core.errors import RefusedError, UsageError
 from secguard.core.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from secguard.video.recording_seal import Sealed
     from secguard.workspace import Workspace
 
-__all__ = ["seal"]
+__all__ = ["append_signed", "seal"]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MAX_ROWS = 20
@@ -161,6 +161,39 @@ def seal(
                 progress=ctx.progress("sealing"),
             )
     return _result(done, gbid.value, kind, receipts)
+
+
+def append_signed(
+    ws: "Workspace",
+    output: Path,
+    device: "GbId",
+    who: "tuple[Signer, list[x509.Certificate]]",
+    *,
+    case: str,
+    reason: str,
+) -> "Sealed":
+    """Put a signed file into the chain of its folder; its manifest stands beside it already.
+
+    Raises:
+        RefusedError: it could not be; the signed file stands, and `video seal` can put it there later.
+    """
+    from secguard.video.recording_seal import seal_recording
+    from secguard.video.seal import Sealer
+
+    def record(data: Mapping[str, Any]) -> None:
+        ws.record("video.sealed", device.value, case=case, reason=reason, data=dict(data))
+
+    done = seal_recording(
+        output.parent,
+        device=device,
+        sealer=Sealer(who[0], tuple(who[1])),
+        clock=ws.clock,
+        record=record,
+        names=[output.name],
+    )
+    if done.refused:
+        raise RefusedError("video.seal.refused", done.refused[0].error, where=done.refused[0].name)
+    return done
 
 
 def _result(done: "Sealed", device: str, kind: str, receipts: list[Any]) -> Result:
