@@ -63,6 +63,22 @@ def test_files_and_folders(secguard: Run, site: Path, clip: Path) -> None:
     assert json.loads(changed.stdout)["data"]["refused"] == 1
 
 
+def test_signing_into_a_recording(secguard: Run, site: Path, clip: Path) -> None:
+    (site / "out").mkdir(exist_ok=True)
+    device = ("--device", kit.CAMERA.value)
+    for number in (1, 2):
+        words = ("video", "sign", clip, f"out/{number}.mp4", *device, "--recording", "--json")
+        done = secguard(*words, cwd=site)
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert json.loads(done.stdout)["data"]["chain"] == f"out/{CHAIN_NAME}"
+    closed = json.loads(secguard("video", "seal", "out", *device, "--close", "--json", cwd=site).stdout)["data"]
+    assert (closed["done"], closed["before"], closed["closed"]) == (0, 2, True)
+    late = secguard("video", "sign", clip, "out/3.mp4", *device, "--recording", "--json", cwd=site)
+    assert json.loads(late.stdout)["error"]["code"] == "video.seal.closed"
+    both = secguard("video", "sign", clip, "out/4.mp4", *device, "--recording", "--manifest", "m.json", cwd=site)
+    assert both.returncode == 2
+
+
 def test_at_import_with_the_sites_operator(secguard: Run, site: Path, clip: Path) -> None:
     folder = recording(clip, site / "old", 2)
     (folder / "part3.dav").write_bytes(b"DHAV" + bytes(1000))
