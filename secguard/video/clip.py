@@ -170,6 +170,23 @@ def _behind(part: Part) -> list[bytes]:
     return taken
 
 
+def _certificates(chosen: Chosen) -> list[bytes]:
+    """The SEI that brings the certificates, where it stands once at the recording's beginning and the clip has none."""
+    part = chosen.parts[0]
+    stream, (low, high) = part.recorded.stream, part.samples
+    nals = stream.nals
+    for index in np.flatnonzero(nals.sei).tolist():
+        if int(nals.sample[index]) >= high:
+            break
+        sei = _read_sei(stream, index)
+        if sei is None or not sei.chain:
+            continue
+        if int(nals.sample[index]) >= low or not sei.certificate_only:
+            break
+        return [bytes(stream.source.data[int(nals.offset[index]) : int(nals.end[index])])]
+    return []
+
+
 def _signatures(chosen: Chosen, behind: int) -> int:
     """Signed SEIs that cover pictures, in the clip."""
     count = behind
@@ -260,7 +277,7 @@ def clip(
     chosen = choose(recordings, begin, end)
     behind = _behind(chosen.parts[-1])
     made = int(chosen.start.timestamp()) + chosen.begin // 1_000_000 + _EPOCH_1904 if chosen.start is not None else 0
-    done = cut(chosen, behind, target, sound=sound, made=max(made, 0), progress=progress)
+    done = cut(chosen, [*behind, *_certificates(chosen)], target, sound=sound, made=max(made, 0), progress=progress)
     try:
         record = _record(chosen, done, behind, chain, clock.now(), case=case, reason=reason, approver=approver)
         envelope = record.seal(signer)

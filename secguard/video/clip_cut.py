@@ -37,7 +37,7 @@ __all__ = ["Cut", "check_source", "cut", "sound_of"]
 _COPY = 1 << 20
 _RELEASE = 32 << 20
 _WIDE = 0xF0000000  # bytes from which on chunk offsets take 64 bits
-_ENTRY = 16  # bytes of `stsd` before its first entry
+_SIZE = 16 + 8 + 24  # where `stsd` holds width and height of a visual sample entry (ISO/IEC 14496-12, 12.1.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,12 @@ def _description(source: Source, track: Track) -> bytes:
     return bytes(source.data[box.start : box.end])
 
 
+def _format(track: Track, description: bytes) -> tuple[object, ...]:
+    """What samples of one track must share; bit rates that writers note in the description need not."""
+    size = description[_SIZE : _SIZE + 4]
+    return track.entry, track.config, track.timescale, track.length_size, size
+
+
 def sound_of(parts: Sequence[Part]) -> tuple[list[Track], Sound]:
     """The sound track of each part, and what becomes of it: `kept`, `dropped` (it changes its format) or `none`."""
     found = []
@@ -130,8 +136,7 @@ def _lane(track: Track, description: bytes, pieces: Sequence[_Piece], extra: int
     size = column("size").copy()
     if extra:
         size[-1] += extra
-    at = _ENTRY + 8 + 24  # width and height of a visual sample entry (ISO/IEC 14496-12, 12.1.3)
-    width, height = (int.from_bytes(description[at + n : at + n + 2], "big") for n in (0, 2))
+    width, height = (int.from_bytes(description[at : at + 2], "big") for at in (_SIZE, _SIZE + 2))
     shown = track.handler == "vide"
     return Lane(
         track.handler,
@@ -176,7 +181,7 @@ def cut(
     for part in parts:
         other = part.recorded.stream
         check_source(other.source)
-        if (_description(other.source, other.track), other.track.timescale) != (description, stream.track.timescale):
+        if _format(other.track, _description(other.source, other.track)) != _format(stream.track, description):
             raise RefusedError(
                 "video.clip.segments",
                 "the segments are of different formats",

@@ -240,7 +240,12 @@ class _Builder:
         if row.claim != 0 or len(row.slices) or not len(self.hashed):
             return False
         claim = self.claims.claims[0]
-        return claim.valid and claim.nal < int(self.hashed.nal[0])
+        if int(self.found.unit[0]) != 1:
+            return claim.valid and claim.nal < int(self.hashed.nal[0])
+        # Some signers write it a frame or more into the next GOP, which is then the next claim's.
+        later = np.flatnonzero(self.hashed.leads[1:]) + 1
+        second = int(self.hashed.nal[later[0]]) if len(later) else len(self.nals)
+        return claim.valid and claim.nal < second
 
     def _claimed(self, row: _Row, where: str, frames: "NDArray[np.int64]", mark: int) -> None:
         claim = self.claims.claims[row.claim]

@@ -10,18 +10,17 @@ import msgspec
 import numpy as np
 import pytest
 import video_kit as kit
+from clip_kit import GOP, START, judge, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secguard.core import Axis, FixedClock, FormatError, Outcome, RefusedError, UsageError
 from secguard.trust import Purpose
-from secguard.video import Expectation, VideoVerdict, manifest_path, verify
-from secguard.video.clip import Made, clip
+from secguard.video import manifest_path
+from secguard.video.clip import clip
 from secguard.video.clip_record import ClipRecord, OpenedClip, clip_path
 from secguard.video.nal import open_stream
 
-START = kit.NOW - timedelta(hours=1)
-GOP = 12
 Edit = Callable[[list[kit.Sample]], list[kit.Sample]]
 
 
@@ -52,18 +51,6 @@ def other(recording: Path, tmp_path_factory: pytest.TempPathFactory, pki: kit.Pk
     source = kit.make_clip(folder / "plain.mp4", codec=codec, frames=48, gop=GOP, seed=9)
     kit.sign_clip(source, folder / "signed.mp4", pki.camera, start=START)
     return folder / "signed.mp4"
-
-
-def make(source: Path, target: Path, who: kit.Identity, begin: str, end: str, **options: object) -> Made:
-    values: dict[str, object] = {"case": "A-2026-42", "clock": FixedClock(kit.NOW), **options}
-    with clip([source], target, begin=begin, end=end, signer=who.signer, chain=who.chain, **values) as made:  # type: ignore[arg-type]
-        assert not target.exists()
-    return made
-
-
-def judge(path: Path, pki: kit.Pki, record: Path | bytes | None = None, **options: object) -> VideoVerdict:
-    data = record if isinstance(record, bytes) else (record or clip_path(path)).read_bytes()
-    return verify(path, pki.trust, kit.NOW, Expectation(clip=data, **options))  # type: ignore[arg-type]
 
 
 def cut_gops(folder: Path, recording: Path, operator: kit.Identity) -> Path:
