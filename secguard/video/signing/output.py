@@ -7,12 +7,14 @@ piece by piece, so memory does not grow with the file; the copy is hashed as it 
 import hashlib
 import mmap
 import os
+import queue
 import secrets
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from secguard.core import Progress
 from secguard.core.files import fsync_directory, translate_os_error
@@ -20,6 +22,7 @@ from secguard.core.files import fsync_directory, translate_os_error
 __all__ = ["Edit", "Insertion", "Pending", "write_edits"]
 
 _COPY = 1 << 20
+_AHEAD = 8  # pieces written that are not hashed yet
 _RELEASE = 32 << 20  # bytes after which pages already copied are given back
 
 Edit: TypeAlias = tuple[int, int, bytes]
@@ -112,25 +115,54 @@ def write_edits(data: mmap.mmap, edits: Iterable[Edit], target: Path, progress: 
     return Pending(beside, target, digest, written)
 
 
+class _Hasher:
+    """SHA-256 of what is written, on a second core while the first writes; leaving the block ends it."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._queue: queue.Queue[memoryview | bytes | None] = queue.Queue(_AHEAD)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (piece := self._queue.get()) is not None:
+            self._digest.update(piece)
+            del piece  # the mapping is closed with its last view
+
+    def update(self, piece: memoryview | bytes) -> None:
+        self._queue.put(piece)
+
+    def digest(self) -> bytes:
+        """The hash of all; only behind the block."""
+        return self._digest.digest()
+
+
 def _copy(data: mmap.mmap, edits: Iterable[Edit], descriptor: int, progress: Progress) -> tuple[bytes, int]:
-    digest = hashlib.sha256()
     written, total, at, released = 0, len(data), 0, 0
-    with memoryview(data) as view:
+    with memoryview(data) as view, _Hasher() as hasher:
         for start, stop, new in _with_end(edits, total):
             for low in range(at, start, _COPY):
                 piece = view[low : min(low + _COPY, start)]
-                digest.update(piece)
+                hasher.update(piece)
                 written += _put(descriptor, piece)
                 progress(min(low, total - 1), total, "bytes")
                 if low - released > _RELEASE:
                     page = released - released % mmap.PAGESIZE
                     data.madvise(mmap.MADV_DONTNEED, page, low - low % mmap.PAGESIZE - page)
                     released = low
-            digest.update(new)
-            written += _put(descriptor, memoryview(new))
+            if new:
+                hasher.update(new)
+                written += _put(descriptor, memoryview(new))
             at = stop
     progress(total, total, "bytes")
-    return digest.digest(), written
+    return hasher.digest(), written
 
 
 def _with_end(edits: Iterable[Edit], end: int) -> Iterable[Edit]:
