@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from secguard.core import RefusedError, UsageError
+from secguard.core import FormatError, RefusedError, UsageError
 from secguard.gbid import GbId
 from secguard.identity.issuing.order import Order
 from secguard.identity.issuing.request import check_holder, check_key, check_vendor_serial, read_csr, read_names
@@ -158,7 +159,10 @@ def _given_key(order: Order, profile: Profile) -> tuple[Algorithm, bytes]:
     accepted = (profile.key, *profile.accept)
     if order.public is None and is_p256(order.spki) and Algorithm.P256 in accepted:
         return Algorithm.P256, order.spki
-    public = order.public if order.public is not None else load_der_public_key(order.spki)
+    try:
+        public = order.public if order.public is not None else load_der_public_key(order.spki)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise FormatError("identity.key.format", "not a public key (SubjectPublicKeyInfo in DER)") from error
     check_key(public, profile, accepted)
     return algorithm_of(public), spki_of(public)
 

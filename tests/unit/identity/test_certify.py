@@ -99,6 +99,46 @@ def test_order_needs_exactly_one_key(site):
             site.open().certify([wrong])
 
 
+def spki(private) -> bytes:
+    return private.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def test_key_in_der_is_certified_as_the_key_itself(site):
+    private, longer = key(), ec.generate_private_key(ec.SECP384R1())
+    orders = [
+        Order(camera(1), "camera", spki=spki(private)),
+        order(1, private),
+        Order(camera(2), "camera", spki=spki(longer)),
+        Order(camera(3), "camera", spki=spki(ed25519.Ed25519PrivateKey.generate())),
+        Order(camera(4), "camera", spki=b"\x30\x00"),
+        Order(camera(5), "camera", spki=spki(private)[:-1]),
+    ]
+    first, again, other, *refused = site.open().certify(orders)
+    assert first.record.x509().public_key() == private.public_key()
+    assert (again.certificate, again.new) == (first.certificate, False)
+    assert other.record.x509().public_key() == longer.public_key()
+    assert [one.code for one in refused] == ["identity.csr.key", "identity.key.format", "identity.key.format"]
+    for wrong in (Order(CAMERA, "camera", csr=b"x", spki=b"x"), Order(CAMERA, "camera", public=1, spki=b"x")):
+        with pytest.raises(ValueError, match="csr or a public key"):
+            site.open().certify([wrong])
+
+
+def test_bulk_work_is_as_durable_and_leaves_the_settings_as_they_were(site):
+    database = site.registry._db
+
+    def settings():
+        names = ("synchronous", "wal_autocheckpoint", "cache_size")
+        return [database.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    before = settings()
+    with site.registry.bulk():
+        assert settings() == [before[0], 16_000, -(64 << 10)]
+        site.open().certify([order(1)])
+    assert settings() == before
+
+
 def test_ordering_again_gives_the_same(site):
     mine = order(1)
     (first,), (again,) = site.open().certify([mine]), site.open().certify([mine])
