@@ -66,7 +66,7 @@ class SegmentState:
         name: as sealed; for a file that is none, its name.
         file: name of the file that holds it; empty if there is none.
         state: `intact`, `renamed`, `reordered`, `remade` (another file with the sealed pictures), `changed`,
-            `truncated`, `replaced`, `missing`, `repeated`, `unlisted`.
+            `truncated`, `replaced`, `missing`, `repeated`, `unlisted`; `unproven` where the chain is not believed.
         start, end: wall clock as sealed.
     """
 
@@ -188,11 +188,13 @@ def judge_recording(
     home = folder or place.parent
     story = read_story(place, trust, at, source=source, device=device)
     work = _Work(home, place.parent, story, trust, at, source, dict(verdicts or {}))
-    names = recording_files(home, work.segments, whole=work.whole)
-    known = dict(facts or {})
-    known |= _hash_all(home, [name for name in names if name not in known], progress)
-    rows = work.judge_files({name: known[name] for name in names})
-    work.judge_times()
+    rows = [SegmentState(item.number, item.name, "", "unproven", item.start, item.end) for item in work.segments]
+    if story.believed:  # a chain that anybody could have written accuses nobody
+        names = recording_files(home, work.segments, whole=work.whole)
+        known = dict(facts or {})
+        known |= _hash_all(home, [name for name in names if name not in known], progress)
+        rows = work.judge_files({name: known[name] for name in names})
+        work.judge_times()
     until = work.judge_end()
     examined = set(story.examined)
     if story.believed:

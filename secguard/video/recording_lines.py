@@ -201,7 +201,8 @@ def _order(story: ChainStory, reader: _Reader) -> None:
     for row in reader.rows:
         if isinstance(row, int):
             order.bad += 1
-            story.say("video.recording.line-changed", f"line {row}")
+            if reader.signers:  # without a certificate nobody can tell
+                story.say("video.recording.line-changed", f"line {row}")
             continue
         record = row.record
         foreign = (record.recording, record.device) != (story.recording, story.device)
@@ -253,4 +254,7 @@ def read_story(
     story.recording, story.device = good.recording, good.device
     _believe(story, reader.signers, trust, (at, source), device)
     _order(story, reader)
+    if not reader.signers and first.sequence > 1:
+        # The first line brings the certificates; without it nothing can be checked.
+        story.say("video.recording.line-missing", "line 1", lines=first.sequence - 1)
     return story

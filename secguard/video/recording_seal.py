@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from secguard.core import Clock, Progress, RefusedError, SecguardError, SystemPartError, silent
+from secguard.core.files import translate_os_error
 from secguard.core.limits import read_bounded
 from secguard.gbid import GbId
 from secguard.video.manifest import Manifest, OpenedManifest
@@ -297,7 +298,10 @@ def seal_recording(
     """
     done = Sealed()
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise translate_os_error(error, output) from error
     opened = RecordingChain(
         output or folder,
         device=device,

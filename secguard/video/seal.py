@@ -31,7 +31,7 @@ from secguard.core import (
     rfc3339,
     silent,
 )
-from secguard.core.files import atomic_write
+from secguard.core.files import atomic_write, translate_os_error
 from secguard.core.limits import read_bounded
 from secguard.gbid import GbId
 from secguard.keys import Signer, key_id
@@ -398,7 +398,7 @@ def write_manifest(target: Path, envelope: bytes) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SystemPartError("core.write.failed", f"cannot write: {error.strerror}", where=str(target)) from error
+        raise translate_os_error(error, target) from error
     atomic_write(target, envelope)
 
 

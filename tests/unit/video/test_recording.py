@@ -284,7 +284,7 @@ LINES: list[tuple[str, Callable[[list[bytes], kit.Pki], list[bytes]], dict[str, 
     (
         "first line removed",
         lambda d, p: d[1:],
-        {"video.recording.unbelieved": [""]},
+        {"video.recording.unbelieved": [""], "video.recording.line-missing": ["line 1"]},
     ),
 ]
 
@@ -324,8 +324,11 @@ def test_every_line_matters(folder: Path, pki: kit.Pki) -> None:
 
 def test_the_chain_of_a_key_that_is_not_believed(folder: Path, pki: kit.Pki) -> None:
     stranger = kit.make_pki()
+    (folder / "seg9.mp4").unlink()
     answer = judge_recording(folder, stranger.trust, kit.NOW)
     assert "video.recording.unbelieved" in told(answer)
+    assert "video.recording.missing" not in told(answer), "a chain that anybody could have written accuses nobody"
+    assert {row.state for row in answer.segments} == {"unproven"}
     assert answer.verdict.outcome is Outcome.FAIL
     assert all(answer.verdict.axes[axis] is not Outcome.PASS for axis in SEALED_AXES)
 
