@@ -5,6 +5,7 @@ sockets as open files. It ends when it is told to (SIGTERM), or when the process
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _LOOK_SECONDS = 5
+_GARBAGE = 20_000
 
 
 class _Certificate:
@@ -82,6 +84,9 @@ async def _serve(workspace: Workspace, host: str, channel: socket.socket, socket
         registrar.ready(error)
         await asyncio.sleep(1)  # the other process ends this one
         return
+    gc.collect()
+    gc.freeze()  # what is there now stays; requests leave few cycles behind
+    gc.set_threshold(_GARBAGE)
     registrar.ready()
     try:
         while not stop.is_set():

@@ -182,6 +182,8 @@ async def _body(request: web.Request) -> bytes:
         raise web.HTTPUnsupportedMediaType(text="send the request as it is, without Content-Encoding")
     if (request.content_length or 0) > MAX_BODY:
         raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)
+    if request.content.is_eof():  # it came along with its head, as most do
+        return await request.read()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             return await request.read()

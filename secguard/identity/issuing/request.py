@@ -112,7 +112,7 @@ def read_csr(data: bytes, profile: Profile, device: str = "") -> PublicKeyTypes:
         csr = _load(data)
         key = csr.public_key()
         proven = _proven(csr, key)
-        named = [str(name.value).strip() for name in csr.subject if name.oid in _NAMING]
+        named = [str(name.value).strip() for name in csr.subject if name.oid in _NAMING] if device else []
     except Exception as error:
         # ValueError, UnsupportedAlgorithm, TypeError ...: whatever a hostile request provokes means the same
         raise _no_request() from error
