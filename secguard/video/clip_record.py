@@ -177,13 +177,14 @@ def wall_clock(manifest: Manifest, first: int, last: int) -> tuple[str, str]:
     starts, count = manifest.starts, len(manifest.gops.sha256)
     if not manifest.start or not 0 < first <= last <= count:
         return "", ""
-    origin = parse_time(manifest.start)
-
-    def at(gop: int) -> str:
-        return rfc3339(origin + timedelta(microseconds=starts[gop])) if starts else ""
-
-    begin = manifest.start if first == 1 and not starts else at(first - 1)
-    return begin, at(last) if last < count else manifest.end
+    try:
+        origin = parse_time(manifest.start)
+        times = [
+            rfc3339(origin + timedelta(microseconds=starts[gop])) if gop < count else "" for gop in (first - 1, last)
+        ]
+    except (UsageError, OverflowError, IndexError):  # a manifest without starts, or of nonsense times
+        times = ["", ""]
+    return times[0] or (manifest.start if first == 1 else ""), times[1] or (manifest.end if last == count else "")
 
 
 def _check(record: ClipRecord) -> None:

@@ -216,6 +216,10 @@ def test_an_edit_list_put_in_is_named(recording: Path, pki: kit.Pki, operator: k
     answer = judge(bad, pki, clip_path(path))
     assert "video.presentation.changed" in kit.codes(answer)
     assert answer.verdict.axes[Axis.PRESENTATION] is Outcome.FAIL
+    data = bytearray(path.read_bytes())
+    data[data.find(b"tkhd") + 4 + 88] ^= 2  # width
+    bad.write_bytes(data)
+    assert "video.presentation.changed" in kit.codes(judge(bad, pki, clip_path(path)))
     track = open_stream(path).track
     box = b"\0\0\0\x24edts\0\0\0\x1celst\0\0\0\0\0\0\0\1" + (10).to_bytes(4, "big") + bytes(4) + b"\0\1\0\0"
     moov = path.read_bytes().find(b"moov") - 4

@@ -185,6 +185,8 @@ def test_sealed_at_import(clip: Path, pki: kit.Pki, operator: kit.Identity, tmp_
     answer = judge(path, pki)
     assert answer.verdict.outcome is Outcome.PASS, kit.codes(answer)
     assert "video.clip.imported" in {item.code for item in answer.verdict.findings}
+    answer = judge(path, pki, must_sign=True)
+    assert "video.sei.none" in kit.codes(answer), "the camera had the duty to sign"
     samples = kit.take_apart(path)
     answer = judge(kit.put_together(path, samples[12:], tmp_path / "short.mp4"), pki, clip_path(path))
     assert "video.clip.gop-missing" in kit.codes(answer)
