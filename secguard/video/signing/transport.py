@@ -112,9 +112,9 @@ def _rewrite(
     file: mmap.mmap, layout: _Layout, pid: int, made: dict[int, tuple[bytes, int]], lengths: dict[int, int]
 ) -> Iterator[Edit]:
     """Everything from the first packet on that changes: counters, lengths, and the packets that grow."""
-    size, before = layout.size, layout.before
+    size = layout.size
     begin = min([*made, *lengths])
-    count = (len(file) - begin + before + size - _PACKET) // size
+    count = (len(file) - begin - _PACKET + size) // size
     grown, heads = sorted(made), deque(sorted(lengths.items()))
     added = 0
     for low in range(0, count, _BATCH):
