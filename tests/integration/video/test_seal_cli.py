@@ -53,6 +53,8 @@ def test_files_and_folders(secguard: Run, site: Path, clip: Path) -> None:
     answer = json.loads(done.stdout)["data"]
     assert (answer["done"], answer["before"], answer["closed"]) == (3, 0, True)
     assert [row["adopted"] for row in answer["files"]] == [True, False, False]
+    whole = secguard("video", "verify", folder, "--json", cwd=site)
+    assert whole.returncode == 0, whole.stdout
     again = secguard("video", "seal", folder, *device, cwd=site)
     assert again.returncode == 0
     assert "0 sealed" in again.stderr + again.stdout
@@ -61,6 +63,10 @@ def test_files_and_folders(secguard: Run, site: Path, clip: Path) -> None:
     changed = secguard("video", "seal", folder, *device, "--json", cwd=site)
     assert changed.returncode == 1
     assert json.loads(changed.stdout)["data"]["refused"] == 1
+    (folder / "part3.mp4").unlink()
+    broken = secguard("video", "verify", folder, "--json", cwd=site)
+    assert broken.returncode == 1
+    assert "video.recording.missing" in broken.stdout
 
 
 def test_signing_into_a_recording(secguard: Run, site: Path, clip: Path) -> None:
