@@ -89,7 +89,8 @@ def create_site(
         sources = {folder: _source(folder) for folder in _FOLDERS}
         root.parent.mkdir(parents=True, exist_ok=True)
         # Build beside and rename, so that a full disk leaves no half a workspace.
-        beside = root.with_name(f".{root.name or 'workspace'}.{secrets.token_hex(6)}.tmp")
+        place = root.absolute()  # `.` has no name of its own
+        beside = place.parent / f".{place.name or 'workspace'}.{secrets.token_hex(6)}.tmp"
         try:
             beside.mkdir(mode=0o755)
             for folder, source in sources.items():

@@ -1,6 +1,7 @@
 """A workspace is made whole or not at all; its configuration is strict."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,13 @@ def test_an_empty_folder_may_be_there_and_a_full_one_not(tmp_path):
     create_site(tmp_path / "a")
     with pytest.raises(RefusedError, match="not empty"):
         create_site(tmp_path / "a")
+
+
+def test_the_folder_one_stands_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_config(create_site(Path("."), area="320116"))
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+    assert (tmp_path / "secguard.toml").is_file()
 
 
 @pytest.mark.parametrize("area", ["", "1", "32011", "32x1", "3201160000", "三二"])
