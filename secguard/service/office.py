@@ -242,18 +242,18 @@ def _credentials(authority: "Authority", host: str) -> tuple[bytes, bytes]:
 
 
 def _order(ask: Ask) -> "Order":
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
-
     from secguard.identity import Order
 
-    try:
-        public = load_der_public_key(ask.public) if ask.public is not None else None
-    except Exception as error:
-        raise RefusedError("identity.csr.key", "the key cannot be read") from error
-    if (public is None) == (ask.csr is None):
+    if (ask.public is None) == (ask.csr is None):
         raise RefusedError("identity.csr.key", "an order has a request or a key")
     return Order(
-        ask.holder, ask.profile, csr=ask.csr, public=public, replace=True, renewal=ask.renewal, secret=ask.secret
+        ask.holder,
+        ask.profile,
+        csr=ask.csr,
+        spki=ask.public or b"",
+        replace=True,
+        renewal=ask.renewal,
+        secret=ask.secret,
     )
 
 
