@@ -234,8 +234,10 @@ class _Work:
         self.done.files.append(_named(opened.manifest, name, number, target, adopted=True))
 
 
-def _choose(chain: RecordingChain, names: Sequence[str], folder: Path, done: Sealed, before: float) -> dict[str, int]:
-    """The files to be sealed, with their sizes."""
+def _choose(
+    chain: RecordingChain, names: Sequence[str], folder: Path, done: Sealed, fresh: tuple[float, float]
+) -> dict[str, int]:
+    """The files to be sealed, with their sizes; those changed within `fresh` wait."""
     chosen = {}
     for name in names:
         try:
@@ -248,7 +250,7 @@ def _choose(chain: RecordingChain, names: Sequence[str], folder: Path, done: Sea
             done.before += 1
             if sealed != status.st_size:
                 done.files.append(SealedFile(name, error="it was changed after it was sealed"))
-        elif status.st_mtime > before:
+        elif fresh[0] < status.st_mtime <= fresh[1]:
             done.fresh += 1
         else:
             chosen[name] = status.st_size
@@ -314,8 +316,10 @@ def seal_recording(
     with opened as chain:
         now = clock.now()  # before looking: what comes later is not covered by the heartbeat
         listed = list_segments(folder, order) if names is None else list(names)
-        latest = now.timestamp() - min_age if min_age > 0 else float("inf")
-        chosen = _choose(chain, listed, folder, done, latest)
+        latest = now.timestamp()
+        # A file from a far future has a wrong clock behind it; it would wait for ever.
+        fresh = (latest - min_age, latest + max(min_age, 60.0)) if min_age > 0 else (latest, latest - 1)
+        chosen = _choose(chain, listed, folder, done, fresh)
         if chain.closed and chosen:
             raise RefusedError(
                 "video.seal.closed",
