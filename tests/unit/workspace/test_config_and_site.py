@@ -33,7 +33,7 @@ def test_an_empty_folder_may_be_there_and_a_full_one_not(tmp_path):
 
 def test_the_folder_one_stands_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    load_config(create_site(Path("."), area="320116"))
+    load_config(create_site(Path(), area="320116"))
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
     assert (tmp_path / "secguard.toml").is_file()
 
