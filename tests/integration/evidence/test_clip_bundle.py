@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import evidence_kit as kit
@@ -19,6 +20,14 @@ from secguard.evidence.bundle import CLIP, VIDEO
 from secguard.report.html import render_html
 from secguard.video.clip import clip
 from secguard.video.clip_record import OpenedClip, clip_path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kit.Site]:
+    """A site of its own: clips belong to the story of the recording, which other tests count."""
+    made = kit.Site(tmp_path_factory.mktemp("clips"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
