@@ -99,8 +99,7 @@ def hash_nals(
     linked: list[bytes] = []
     total, done, released = int((ends - starts).sum()), 0, 0
     with memoryview(data) as view:
-        for low in range(0, len(chosen), _BATCH):
-            high = low + _BATCH
+        for low, high in _batches(ends - starts):
             _populate(data, int(starts[low]), int(ends[min(high, len(chosen)) - 1]))
             columns = zip(starts[low:high].tolist(), ends[low:high].tolist(), role[low:high].tolist(), strict=True)
             first: list[bytes] = []
@@ -119,7 +118,7 @@ def hash_nals(
             plain.append(b"".join(first))
             linked.append(b"".join(second))
             done += int((ends[low:high] - starts[low:high]).sum())
-            if done - released > _RELEASE:
+            if done - released >= _RELEASE // 2:
                 released = done
                 data.madvise(mmap.MADV_DONTNEED)
             progress(done, total, "bytes")
@@ -133,6 +132,19 @@ def _populate(data: mmap.mmap, start: int, end: int) -> None:
         return
     with contextlib.suppress(OSError):
         data.madvise(_POPULATE_READ, page, end - page)
+
+
+def _batches(sizes: "Int64s") -> list[tuple[int, int]]:
+    """Ranges of units: at most `_BATCH`, and about `_RELEASE` bytes, so that large slices do not fill the memory."""
+    sums = np.cumsum(sizes)
+    found, low = [], 0
+    while low < len(sizes):
+        before = int(sums[low - 1]) if low else 0
+        fit = int(np.searchsorted(sums, before + _RELEASE, side="right"))
+        high = min(max(fit, low + 1), low + _BATCH, len(sizes))
+        found.append((low, high))
+        low = high
+    return found
 
 
 def hash_range(data: mmap.mmap, start: int, end: int, *, stop: threading.Event | None = None) -> bytes:
