@@ -215,8 +215,8 @@ def digest_sets(stream: Stream) -> bytes:
 def digest_presentation(stream: Stream) -> bytes:
     """SHA-256 over all that says when and how the samples are shown.
 
-    Timescales, sample durations, composition offsets, the edit list, the track header (enabled, matrix, size), and the
-    kinds of tracks in the file, in order.
+    Timescales, sample durations, composition offsets, the edit list, the track header (enabled, matrix, size), what
+    else turns or shapes the picture, and the kinds of tracks in the file, in order.
     """
     source, track, samples = stream.source, stream.track, stream.samples
     digest = hashlib.sha256(b"secguard segment presentation 1\0")
@@ -227,7 +227,7 @@ def digest_presentation(stream: Stream) -> bytes:
         digest.update(b"".join(value.to_bytes(9, "big", signed=True) for value in row))
     # Creation and modification times and the duration are bookkeeping, the rest shows.
     wide = track.header[0] == 1
-    digest.update(track.header[1:4] + track.header[36 if wide else 24 :])
+    digest.update(track.header[1:4] + track.header[36 if wide else 24 :] + track.shape)
     digest.update("\0".join(f"{item.handler} {item.entry}" for item in source.tracks).encode())
     return digest.digest()
 
@@ -242,7 +242,7 @@ def shown_of(stream: Stream) -> Shown:
     wide = track.header[0] == 1
     parts = (
         msgspec.json.encode(edits),
-        track.header[1:4] + track.header[36 if wide else 24 :],
+        track.header[1:4] + track.header[36 if wide else 24 :] + track.shape,
         "\0".join(f"{item.handler} {item.entry}" for item in source.tracks).encode(),
     )
     return Shown(*(hashlib.sha256(b"secguard segment shown 1\0" + part).hexdigest() for part in parts))

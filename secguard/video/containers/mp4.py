@@ -21,6 +21,12 @@ _ENTRIES = {b"avc1": "h264", b"avc3": "h264", b"hvc1": "h265", b"hev1": "h265"}
 BRANDS = frozenset((b"ftyp", b"styp", b"moov", b"free", b"skip", b"mdat", b"wide"))
 """Types of boxes that an MP4 file may begin with."""
 _CONFIG = {"h264": b"avcC", "h265": b"hvcC"}
+_INDEX = b"mvhd tkhd edts elst mdia mdhd hdlr minf stbl stsd stts ctts stss stsc stsz stco avcC hvcC pasp clap"
+_ONCE = frozenset(_INDEX.split())  # players differ in which of two they believe
+_SAME = {b"stz2": b"stsz", b"co64": b"stco"}  # two ways to say one thing
+_IDENTITY = b"".join(
+    value.to_bytes(4, "big") for row in ((1 << 16, 0, 0), (0, 1 << 16, 0), (0, 0, 1 << 30)) for value in row
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +117,27 @@ def walk(data: mmap.mmap, start: int, end: int, path: Path) -> Iterator[Box]:
 
 
 def _children(data: mmap.mmap, box: Box, path: Path, skip: int = 0) -> dict[bytes, Box]:
-    """Child boxes by type, the first of each."""
+    """Child boxes by type, the first of each.
+
+    Raises:
+        FormatError: one that may stand there once stands there twice.
+    """
     found: dict[bytes, Box] = {}
+    seen: set[bytes] = set()
     for child in walk(data, box.body + skip, box.end, path):
+        kind = _SAME.get(child.kind, child.kind)
+        if kind in seen and kind in _ONCE:
+            raise _twice(path, child)
+        seen.add(kind)
         found.setdefault(child.kind, child)
     return found
+
+
+def _twice(path: Path, box: Box) -> FormatError:
+    """The error for a file that says one thing twice: which of them is shown, depends on the player."""
+    hint = "players differ in which of the two they show: ask for the recording as the device wrote it"
+    what = f"box {box.kind.decode('latin-1')!r} stands there twice"
+    return fail(path, box.start, what, "video.mp4.ambiguous", hint)
 
 
 def _need(found: dict[bytes, Box], kind: bytes, parent: Box, path: Path) -> Box:
@@ -145,7 +167,10 @@ def open_movie(path: Path) -> Movie:
     if data[4:8] not in BRANDS:
         raise FormatError("video.mp4.format", "not an MP4 file", where=f"{path}, byte 0")
     boxes, cut = _top_level(data, path)
-    moov = next((box for box in boxes if box.kind == b"moov"), None)
+    indexes = [box for box in boxes if box.kind == b"moov"]
+    if len(indexes) > 1:
+        raise _twice(path, indexes[1])
+    moov = indexes[0] if indexes else None
     if moov is None:
         raise FormatError(
             "video.mp4.no-index",
@@ -154,11 +179,10 @@ def open_movie(path: Path) -> Movie:
             where=str(path),
         )
     children = list(walk(data, moov.body, moov.end, path))
-    header = next((box for box in children if box.kind == b"mvhd"), None)
-    if header is None:
-        raise fail(path, moov.start, "box 'moov' holds no 'mvhd'")
+    header = _need(_children(data, moov, path), b"mvhd", moov, path)
     created, timescale = _times(data, header, path)
-    tracks = tuple(_track(data, box, path) for box in children if box.kind == b"trak")
+    turned = _matrix(data, header)
+    tracks = tuple(_track(data, box, path, turned) for box in children if box.kind == b"trak")
     return Movie(path, data, "mp4", timescale, created, tracks, boxes=boxes, moov=moov, cut=cut)
 
 
@@ -198,6 +222,13 @@ def _times(data: mmap.mmap, box: Box, path: Path) -> tuple[int, int]:
     return created, timescale
 
 
+def _matrix(data: mmap.mmap, header: Box) -> bytes:
+    """The movie header's matrix, by which players turn all tracks; empty if it leaves them as they are."""
+    at = header.body + (48 if data[header.body] == 1 else 36)
+    matrix = bytes(data[at : min(at + 36, header.end)])
+    return b"" if matrix == _IDENTITY else matrix
+
+
 def _edits(data: mmap.mmap, trak: dict[bytes, Box], path: Path) -> tuple[tuple[int, int, int], ...]:
     if b"edts" not in trak:
         return ()
@@ -223,7 +254,7 @@ def _edits(data: mmap.mmap, trak: dict[bytes, Box], path: Path) -> tuple[tuple[i
     return tuple(rows)
 
 
-def _track(data: mmap.mmap, trak: Box, path: Path) -> Track:
+def _track(data: mmap.mmap, trak: Box, path: Path, turned: bytes) -> Track:
     parts = _children(data, trak, path)
     header = _full(data, _need(parts, b"tkhd", trak, path), path, 80, 1 << 10)
     media = _need(parts, b"mdia", trak, path)
@@ -234,12 +265,14 @@ def _track(data: mmap.mmap, trak: Box, path: Path) -> Track:
     table = _need(_children(data, info, path), b"stbl", info, path)
     tables = _children(data, table, path)
     edits = _edits(data, parts, path)
-    entry, codec, config, size = "", "", b"", 0
+    entry, codec, config, size, shape = "", "", b"", 0, b""
     if handler == "vide":
-        entry, codec, config, size = _entry(data, _need(tables, b"stsd", table, path), path)
+        box = _need(tables, b"stsd", table, path)
+        entry, codec, config, size = _entry(data, box, path)
+        shape = _shape(data, box, header, path) if codec else b""
     at = 20 if header[0] == 1 else 12
     number = int.from_bytes(header[at : at + 4], "big")
-    return Track(handler, codec, entry, config, size, timescale, header, edits, tables, number)
+    return Track(handler, codec, entry, config, size, timescale, header, edits, tables, number, turned + shape)
 
 
 def _entry(data: mmap.mmap, box: Box, path: Path) -> tuple[str, str, bytes, int]:
@@ -259,6 +292,23 @@ def _entry(data: mmap.mmap, box: Box, path: Path) -> tuple[str, str, bytes, int]
     config_box = _need(_children(data, entry, path, 78), _CONFIG[codec], entry, path)
     config = _full(data, config_box, path, 7 if codec == "h264" else 23, _MAX_CONFIG)
     return name, codec, config, length_size(codec, config, f"{path}, byte {config_box.start}")
+
+
+def _shape(data: mmap.mmap, box: Box, header: bytes, path: Path) -> bytes:
+    """What the sample entry says of the picture's shape beyond the track header; empty for what follows from that.
+
+    Width and height where the track header has others, the shape of a pixel where it is no square, and the clean
+    aperture (ISO/IEC 14496-12, 12.1.3 and 12.1.4).
+    """
+    entry = next(walk(data, box.body + 8, box.end, path))
+    size = bytes(data[entry.body + 24 : entry.body + 28])
+    shape = b"" if size == header[-8:-6] + header[-4:-2] else b"size" + size
+    found = _children(data, entry, path, 78)
+    for kind, most in ((b"pasp", 8), (b"clap", 32)):
+        if kind in found:
+            body = _full(data, found[kind], path, most, most)
+            shape += b"" if kind == b"pasp" and body[:4] == body[4:] else kind + body
+    return shape
 
 
 def length_size(codec: str, config: bytes, where: str) -> int:

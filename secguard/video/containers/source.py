@@ -62,6 +62,8 @@ class Track:
         edits: edit list rows (segment duration, media time, rate), durations in the movie's timescale.
         tables: MP4: boxes of the sample table by type.
         number: its track_ID, PID or stream_id.
+        shape: MP4: what else than `header` turns or shapes the picture: the movie's matrix, the sample entry's size,
+            pixel shape and clean aperture; empty where they leave it as it is.
     """
 
     handler: str
@@ -74,6 +76,7 @@ class Track:
     edits: tuple[tuple[int, int, int], ...] = ()
     tables: dict[bytes, Any] = field(default_factory=dict)
     number: int = 0
+    shape: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
