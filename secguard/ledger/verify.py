@@ -40,6 +40,8 @@ from secguard.ledger.tiles import (
 __all__ = ["verify_log"]
 
 _ZERO = bytes(HASH_SIZE)
+_ATTEMPTS = 10
+"""Looks at a log that grows meanwhile."""
 _SAMPLE = 128
 """Bundles of a large log whose IDs are looked up."""
 
@@ -105,9 +107,9 @@ class _Check:
 
     # what the folder holds
 
-    def list_files(self, size: int) -> None:
+    def list_files(self, public: Sequence[str], bodies: Sequence[str], size: int) -> None:
         """Sort the stored tiles; name what no tree of this log can have."""
-        for name in self.files(self.layout.public):
+        for name in public:
             if name == "checkpoint":
                 continue
             level, number, width = parse_path(name) or (0, size, 1)
@@ -116,7 +118,7 @@ class _Check:
                 self.say("ledger.file.unexpected", f"public/{name}")
             elif width < BUNDLE:
                 (self.bundles[number] if level < 0 else self.partials[level, number]).append(width)
-        for name in self.files(self.layout.bodies):
+        for name in bodies:
             place = parse_number(name)
             if place is None or (place + 1) * BUNDLE > size:
                 self.say("ledger.file.unexpected", f"bodies/{name}")
@@ -283,7 +285,11 @@ class _Check:
     # the journal's tail
 
     def tail(self, journal: Journal) -> None:
-        """Everything after the full bundles, from the journal."""
+        """Everything after the full bundles, from the journal.
+
+        Raises:
+            Retired: an integrator took the segment away meanwhile; nothing was judged.
+        """
         salts, bodies = b"", []
         try:
             last = journal.frames[-1].segment if journal.frames else 0
@@ -295,9 +301,8 @@ class _Check:
                 if skip < frame.events:
                     salts += columns.salts[skip * 16 :]
                     bodies += columns.bodies[skip:]
-        except (RefusedError, Retired) as error:
-            where = error.where if isinstance(error, RefusedError) else ""
-            self.say("ledger.journal.damaged", Path(where).name, reason=str(error))
+        except RefusedError as error:
+            self.say("ledger.journal.damaged", Path(error.where).name, reason=str(error))
         self.cite_all(bodies)
         for at in range(0, len(bodies) - BUNDLE + 1, BUNDLE):
             self._end_block(salts[at * 16 : (at + BUNDLE) * 16], bodies[at : at + BUNDLE])
@@ -397,6 +402,35 @@ def _count_bundles(layout: Layout) -> int:
     return number
 
 
+def _load(check: _Check, journal: Journal) -> State:
+    """The state, and the journal from there on; an integrator may move on between the two."""
+    layout = check.layout
+    state = _state(check)
+    for attempt in range(_ATTEMPTS):
+        try:
+            journal.load(state.size)
+        except (RefusedError, Retired) as error:
+            latest = _state(check)
+            if latest.size == state.size or attempt == _ATTEMPTS - 1:
+                where = error.where if isinstance(error, RefusedError) else check.name(layout.journal)
+                check.say("ledger.journal.damaged", where, reason=str(getattr(error, "message", error)))
+                break
+            state = latest
+        else:
+            break
+    return state
+
+
+def _state(check: _Check) -> State:
+    try:
+        return load_state(check.layout)
+    except SecguardError as error:
+        found = finding("ledger.state.damaged", check.name(check.layout.state), reason=error.message)
+        if found not in check.findings:
+            check.findings.append(found)
+        return State(_count_bundles(check.layout) * BUNDLE)
+
+
 def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progress: Progress = silent) -> Verdict:
     """Verify a whole log: tiles, bundles, bodies, journal, checkpoint and anchor; takes no lock and changes nothing.
 
@@ -418,27 +452,33 @@ def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progre
     check = _Check(layout, str(layout.root))
     report = Throttle(progress)
     signed = list(_notes(check, config, keys))
-    try:
-        state = load_state(layout)
-    except SecguardError as error:
-        check.say_error(error, "ledger.state.damaged", check.name(layout.state))
-        state = State(_count_bundles(layout) * BUNDLE)
+    # What is listed before the sizes are read lies within them, also while a writer and an integrator go on.
+    public, bodies = list(check.files(layout.public)), list(check.files(layout.bodies))
     journal = Journal(layout.journal)
     try:
-        try:
-            journal.load(state.size)
-        except RefusedError as error:
-            check.say_error(error, "ledger.journal.damaged", error.where)
+        state = _load(check, journal)
         if journal.garbage:
             check.say("ledger.journal.torn", journal.place(), bytes=journal.garbage)
         total = max(journal.size, state.size)
-        check.list_files(total)
-        for number in range(state.size // BUNDLE):
-            check.bundle(number)
-            report((number + 1) * BUNDLE, total, "entries")
-        if state.rows and check.tree.rows != state.rows:
-            check.say("ledger.state.damaged", check.name(layout.state), reason="it does not match the tree")
-        check.tail(journal)
+        check.list_files(public, bodies, total)
+        done = 0
+        for attempt in range(_ATTEMPTS):
+            for number in range(done, state.size // BUNDLE):
+                check.bundle(number)
+                report((number + 1) * BUNDLE, total, "entries")
+            done = state.size // BUNDLE
+            if state.rows and check.tree.rows != state.rows:
+                check.say("ledger.state.damaged", check.name(layout.state), reason="it does not match the tree")
+            try:
+                check.tail(journal)
+            except Retired as error:
+                if attempt == _ATTEMPTS - 1:
+                    check.say("ledger.journal.damaged", check.name(layout.journal), reason=str(error))
+                    break
+                state = _load(check, journal)
+                total = max(journal.size, state.size)
+            else:
+                break
         check.check_ids(state.size)
         report(total, total, "entries")
     finally:

@@ -253,3 +253,26 @@ def test_sizes(root: Path, size: int) -> None:
             assert log.receipt(index)
         verdict = verify_log(root, [KEY], at=NOW)
         assert verdict.outcome is Outcome.PASS, verdict.findings[:3]
+
+
+def test_verifying_a_log_that_grows_meanwhile_raises_no_alarm(root: Path, tmp_path: Path) -> None:
+    """Integrators turn segments into tiles, and delete them, between any two looks of the verifier."""
+    command = [sys.executable, str(CHILD), str(root), "forever", "0", "0", "97"]
+    with (tmp_path / "out").open("wb") as out:
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while (tmp_path / "out").stat().st_size < 20 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        alarms: set[str] = set()
+        sizes = set()
+        until = time.monotonic() + (60 if os.environ.get("SECGUARD_TEST_PROFILE") == "nightly" else 4)
+        while time.monotonic() < until:
+            verdict = verify_log(root, [KEY], at=NOW)
+            sizes.add(verdict.subject)
+            alarms |= {str(item) for item in verdict.findings if item.outcome is Outcome.FAIL}
+        assert not alarms
+        assert len(sizes) > 1
+    finally:
+        child.kill()
+        child.wait()
