@@ -96,7 +96,7 @@ def _format(track: Track, description: bytes) -> tuple[object, ...]:
 
 def sound_of(parts: Sequence[Part]) -> tuple[list[Track], Sound]:
     """The sound track of each part, and what becomes of it: `kept`, `dropped` (it changes its format) or `none`."""
-    found = []
+    found: list[Track] = []
     for part in parts:
         source = part.recorded.stream.source
         track = next((item for item in source.tracks if item.handler == "soun" and b"stsd" in item.tables), None)

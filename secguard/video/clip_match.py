@@ -175,10 +175,10 @@ def match_gops(
         for own in range(here + 1, next_here):
             value = gops.sha256[own]
             if value in places:
-                number = declared[places[value][0]]
+                meant = declared[places[value][0]]
                 code = "video.gop.repeated" if value in held else "video.gop.moved"
-                rows.say(code, f"{number.name}, {rows.frames(own)}", gop=number.gop + 1, frames=gops.frames[own])
-                rows.add(own, number.gop + 1, code.rsplit(".", 1)[1], code)
+                rows.say(code, f"{meant.name}, {rows.frames(own)}", gop=meant.gop + 1, frames=gops.frames[own])
+                rows.add(own, meant.gop + 1, code.rsplit(".", 1)[1], code)
             elif value in outside:
                 _, gop = outside[value]
                 rows.say("video.clip.gop-outside", rows.frames(own), gop=gop + 1, frames=gops.frames[own])

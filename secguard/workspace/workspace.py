@@ -192,7 +192,7 @@ class Workspace:
         return self.ledger.record([event])[0]
 
     def authority(self, passphrase_file: Path | None = None, *, keyless: bool = False) -> "Authority":
-        """The certificate authority, its keys opened when needed; without a passphrase for who needs no key (`keyless`).
+        """The certificate authority, its keys opened when needed; without a passphrase if it is `keyless`.
 
         Raises:
             UsageError: there is none yet, or the passphrase is missing.

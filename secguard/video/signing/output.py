@@ -23,6 +23,7 @@ __all__ = ["Edit", "Insertion", "Pending", "write_edits"]
 
 _COPY = 1 << 20
 _AHEAD = 8  # pieces written that are not hashed yet
+_LAG = (_AHEAD + 2) * _COPY
 _RELEASE = 32 << 20  # bytes after which pages already copied are given back
 
 Edit: TypeAlias = tuple[int, int, bytes]
@@ -153,10 +154,11 @@ def _copy(data: mmap.mmap, edits: Iterable[Edit], descriptor: int, progress: Pro
                 hasher.update(piece)
                 written += _put(descriptor, piece)
                 progress(min(low, total - 1), total, "bytes")
-                if low - released > _RELEASE:
+                done = low - _LAG  # what is not hashed yet would come back and stay
+                if done - released > _RELEASE:
                     page = released - released % mmap.PAGESIZE
-                    data.madvise(mmap.MADV_DONTNEED, page, low - low % mmap.PAGESIZE - page)
-                    released = low
+                    data.madvise(mmap.MADV_DONTNEED, page, done - done % mmap.PAGESIZE - page)
+                    released = done
             if new:
                 hasher.update(new)
                 written += _put(descriptor, memoryview(new))

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from secguard.core import SecguardError
 from secguard.video.signing import Mode
 
-EXAMPLES = settings(
-    max_examples=60 if os.environ.get("SECGUARD_TEST_PROFILE", "ci") == "ci" else 5000
-)
+EXAMPLES = settings(max_examples=60 if os.environ.get("SECGUARD_TEST_PROFILE", "ci") == "ci" else 5000)
 KINDS = ("mp4", "fragmented", "ts", "m2ts", "ps", "annexb")
 
 
