@@ -1,26 +1,25 @@
 """`secguard video verify`: one recording or thousands, over worker processes; each verdict is recorded."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from secguard.cli.frame import Context, Result, Table, command, require_option
+from secguard.cli.frame import Context, Result, command, require_option
+from secguard.cli.video_answers import Chain, one_result, print_answer, print_chain, several_results
 from secguard.core.clock import SystemClock, TimeSource, parse_time, rfc3339
 from secguard.core.errors import RefusedError, UsageError
 from secguard.core.findings import finding
-from secguard.core.verdict import Axis, Finding, Outcome
+from secguard.core.verdict import Axis, Outcome
 
 if TYPE_CHECKING:
     from secguard.events import Receipt
     from secguard.gbid import GbId
-    from secguard.report import Report
     from secguard.trust import TrustPolicy
-    from secguard.video.recording import RecordingVerdict
     from secguard.video.workers import Answer, Job
     from secguard.workspace import Workspace
 
@@ -102,16 +101,19 @@ def verify(
                 raise answer.error
             receipt = verifier.record(answer)
             if ctx.jsonl:
-                _print(ctx, answer, receipt)
+                print_answer(ctx, answer, receipt)
             found[answer.number] = answer
         done = [answer for answer in found if answer is not None]
         chains = [_judge_chain(home, done, trust, at, wanted, require) for home in homes]
+        if ctx.jsonl:
+            for chain in chains:
+                print_chain(ctx, chain)
     finally:
         if ws is not None:
             ws.close()
     if single and not chains:
-        return _one(done[0], verifier.receipts.get(0), streamed=ctx.jsonl)
-    return _several(done, verifier.receipts, chains, streamed=ctx.jsonl)
+        return one_result(done[0], verifier.receipts.get(0), streamed=ctx.jsonl)
+    return several_results(done, verifier.receipts, chains, streamed=ctx.jsonl)
 
 
 def _expand(path: Path) -> Iterator[Path]:
@@ -280,191 +282,6 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _receipt(receipt: "Receipt | None") -> dict[str, Any] | None:
-    if receipt is None:
-        return None
-    return {"event_id": receipt.event_id, "index": receipt.index, "origin": receipt.origin}
-
-
-def _values(answer: "Answer") -> dict[str, Any]:
-    """What `--json` tells of one recording beside its verdict."""
-    verdict = answer.verdict
-    assert verdict is not None
-    named = answer.job.expectation.manifest_name
-    return {
-        "device": verdict.device.value if verdict.device else None,
-        "manifest": named if answer.job.expectation.manifest is not None else None,
-        "sha256": answer.sha256 or None,
-        "codec": verdict.codec,
-        "frames": verdict.frames,
-        "gops": verdict.gops,
-        "nals": verdict.nals,
-        "seis": verdict.seis,
-        "valid_seis": verdict.valid_seis,
-        "slices": verdict.slices,
-        "proven": verdict.proven,
-        "timeline": list(verdict.timeline.rows()),
-        "nal_status": verdict.nal_status,
-        **({"clip": verdict.clip.record.summary()} if verdict.clip is not None else {}),
-    }
-
-
-def _print(ctx: Context, answer: "Answer", receipt: "Receipt | None") -> None:
-    """One verdict as one line of JSON, as soon as it is there."""
-    from secguard.cli import render
-
-    line = {"schema": ctx.schema, **_document(answer, ctx.lang), "receipt": _receipt(receipt)}
-    render.write_json(line)
-
-
-def _document(answer: "Answer", lang: str) -> dict[str, Any]:
-    from secguard.core.findings import describe, hint
-
-    path, error = str(answer.job.path), answer.error
-    if answer.verdict is None or error is not None:
-        assert error is not None
-        said = {"code": error.code, "message": error.message, "hint": error.hint, "where": error.where}
-        return {"file": path, "outcome": None, "exit": 2, "axes": {}, "findings": [], "error": said}
-    verdict = answer.verdict.verdict
-    return {
-        "file": path,
-        "outcome": verdict.outcome,
-        "exit": verdict.outcome.exit_code,
-        "axes": verdict.axes,
-        "findings": [
-            {
-                "code": item.code,
-                "axis": item.axis,
-                "outcome": item.outcome,
-                "where": item.where,
-                "text": describe(item, lang),
-                "hint": hint(item, lang),
-                "data": item.data,
-            }
-            for item in verdict.findings
-        ],
-        "data": {"at": verdict.at, **_values(answer)},
-    }
-
-
-def _one(answer: "Answer", receipt: "Receipt | None", *, streamed: bool) -> Result:
-    from secguard.video.story import make_report
-
-    verdict = answer.verdict
-    assert verdict is not None
-    rows = list(verdict.timeline.rows())
-    wrong = [row for row in rows if row["state"] not in {"intact", "sealed"}]
-    title = f"{len(rows)} GOPs, {len(wrong)} not as signed" if wrong else f"{len(rows)} GOPs as signed"
-    shown = wrong[:_MAX_ROWS] if wrong else rows if len(rows) <= _MAX_ROWS else []
-    hidden = f"{len(rows) - len(shown)} GOPs are not listed here; --json and --report FILE.html list all"
-    columns = ("gop", "first_frame", "frames", "start", "end", "state", "sei")
-    return Result.of(
-        verdict.verdict,
-        data=_values(answer),
-        receipt=_receipt(receipt),
-        tables=[Table(title, columns, [[row[name] for name in columns] for row in shown])] if shown else [],
-        lines=[*([] if shown else [title]), *([hidden] if len(shown) < len(rows) else [])],
-        jsonl=() if streamed else None,
-        report=lambda _: make_report(verdict, path=answer.job.path),
-    )
-
-
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Fail before unknown before pass; unknown where there is none."""
-    seen = set(outcomes)
-    return next((item for item in _WORST if item in seen), Outcome.UNKNOWN)
-
-
-def _outcome(answer: "Answer") -> Outcome:
-    return answer.verdict.verdict.outcome if answer.verdict is not None else Outcome.UNKNOWN
-
-
-def _several(
-    answers: Sequence["Answer"], receipts: "dict[int, Receipt]", chains: "Sequence[_Chain]", *, streamed: bool
-) -> Result:
-    """One answer over many recordings: the worst, and which."""
-    findings: list[Finding] = []
-    axes: dict[Axis, list[Outcome]] = {}
-    sealed = {path for chain in chains for path in chain.intact}
-    for answer in answers:
-        path = str(answer.job.path)
-        if answer.verdict is None and answer.job.path in sealed:
-            continue  # a format that is not read here, proven by its hash
-        if answer.verdict is None:
-            assert answer.error is not None
-            findings.append(finding("video.file.unjudged", path, reason=str(answer.error.message)))
-            continue
-        verdict = answer.verdict.verdict
-        for axis, outcome in verdict.axes.items():
-            axes.setdefault(axis, []).append(outcome)
-        findings += [
-            replace(item, where=f"{path}: {item.where}" if item.where else path)
-            for item in verdict.findings
-            if item.outcome is not Outcome.PASS
-        ]
-    for item in findings:
-        if item.code == "video.file.unjudged":
-            axes.setdefault(item.axis, []).append(item.outcome)
-    for chain in chains:
-        verdict = chain.answer.verdict
-        findings += [replace(item, where=f"{chain.home}: {item.where}") for item in verdict.findings]
-        for axis, outcome in verdict.axes.items():
-            axes.setdefault(axis, []).append(outcome)
-    outcomes = [
-        Outcome.PASS if answer.verdict is None and answer.job.path in sealed else _outcome(answer) for answer in answers
-    ]
-    counts = {item.value: outcomes.count(item) for item in _WORST}
-    counts["unreadable"] = sum(1 for answer in answers if answer.verdict is None)
-    rows = [
-        [
-            answer.job.path,
-            _outcome(answer).value if answer.verdict is not None else "unreadable",
-            answer.verdict.frames if answer.verdict else "",
-            answer.verdict.gops if answer.verdict else "",
-            f"{answer.seconds:.1f}",
-        ]
-        for answer in answers
-    ]
-    bad = [row for row in rows if row[1] != Outcome.PASS.value]
-    shown = (bad or rows)[: 5 * _MAX_ROWS]
-    summary = (
-        f"{len(answers)} recordings: {counts['pass']} proven, {counts['fail']} with violations, "
-        f"{counts['unknown']} not proven ({counts['unreadable']} of them cannot be read)"
-    )
-    findings.sort(key=lambda item: _WORST.index(item.outcome))
-    return Result(
-        outcome=worst([*outcomes, *(chain.answer.verdict.outcome for chain in chains)]),
-        axes={axis: worst(axes[axis]) for axis in Axis if axis in axes},
-        findings=findings[:_MAX_FINDINGS],
-        data={
-            "counts": counts,
-            "recordings": [_told(chain) for chain in chains],
-            "files": [
-                {**_document(answer, "en"), "receipt": _receipt(receipts.get(answer.number))} for answer in answers
-            ],
-        },
-        tables=[Table("recordings", ("file", "outcome", "frames", "gops", "seconds"), shown)],
-        lines=[summary],
-        jsonl=() if streamed else None,
-        report=lambda _: _overview(answers, chains),
-    )
-
-
-def _overview(answers: Sequence["Answer"], chains: "Sequence[_Chain]") -> "Report":
-    from secguard.video.overview import make_overview
-
-    return make_overview(answers, [(str(chain.home), chain.answer) for chain in chains])
-
-
-@dataclass(frozen=True, slots=True)
-class _Chain:
-    """The judged chain of a recording: its folder, the answer, and the files that it proves byte for byte."""
-
-    home: Path
-    answer: "RecordingVerdict"
-    intact: frozenset[Path]
-
-
 def _judge_chain(  # noqa: PLR0917 - what the command was told
     home: Path,
     answers: "Sequence[Answer]",
@@ -472,7 +289,7 @@ def _judge_chain(  # noqa: PLR0917 - what the command was told
     at: datetime,
     device: "GbId | None",
     require: tuple[Axis, ...],
-) -> _Chain:
+) -> Chain:
     """A recording's chain against its files, which have been judged and hashed already."""
     from secguard.video.recording import judge_recording
 
@@ -484,23 +301,4 @@ def _judge_chain(  # noqa: PLR0917 - what the command was told
             verdicts[name] = item.verdict
     answer = judge_recording(home, trust, at, device=device, require=require, facts=facts, verdicts=verdicts)
     proven = {home / item.file for item in answer.segments if item.state == "intact" and item.file}
-    return _Chain(home, answer, frozenset(proven))
-
-
-def _told(chain: _Chain) -> dict[str, Any]:
-    """What `--json` tells of one chain beside its verdict."""
-    answer = chain.answer
-    return {
-        "folder": chain.home,
-        "recording": answer.recording,
-        "device": answer.device or None,
-        "outcome": answer.verdict.outcome,
-        "axes": answer.verdict.axes,
-        "closed": answer.closed,
-        "until": answer.until,
-        "imported": answer.imported,
-        "segments": [
-            {"number": item.number, "name": item.name, "file": item.file, "state": item.state}
-            for item in answer.segments
-        ],
-    }
+    return Chain(home, answer, frozenset(proven))
