@@ -16,8 +16,8 @@ _MAX_PROBLEMS = 40
 _WORDS = {
     Outcome.PASS: Text("All recordings are what their cameras signed.", "所有录像均与摄像机签名时一致。"),
     Outcome.FAIL: Text(
-        "At least one recording is not what its camera signed; each is shown below.",
-        "至少有一个录像与签名时不一致，详见下文。",
+        "At least one recording is not what its camera signed, or not complete; each is shown below.",
+        "至少有一个录像与签名时不一致或不完整，详见下文。",
     ),
     Outcome.UNKNOWN: Text(
         "Nothing wrong was found, and not everything could be proven; see below what is needed.",
@@ -58,7 +58,11 @@ def make_overview(answers: Sequence[Answer], chains: Sequence[tuple[str, Recordi
     problems = [answer for answer, outcome in zip(answers, outcomes, strict=True) if outcome is not Outcome.PASS]
     problems = [answer for answer in problems if answer.verdict is not None]
     problems.sort(key=lambda answer: order.index(_outcome(answer)))
+    # First the chains: what is missing stands in no row of the table.
     sections: list[Section] = [
+        Findings(chain.verdict.findings, Text(f"Recording: {folder}", f"录像链：{folder}")) for folder, chain in chains
+    ]
+    sections.append(
         Table(
             Text("Recordings", "录像"),
             [
@@ -72,9 +76,7 @@ def make_overview(answers: Sequence[Answer], chains: Sequence[tuple[str, Recordi
             rows[:_MAX_ROWS],
             total=len(rows),
         )
-    ]
-    for folder, chain in chains:
-        sections.append(Findings(chain.verdict.findings, Text(f"Recording: {folder}", f"录像链：{folder}")))
+    )
     for answer in problems[:_MAX_PROBLEMS]:
         assert answer.verdict is not None
         sections += problem_sections(answer.verdict, answer.job.path, str(answer.job.path))
@@ -94,6 +96,9 @@ def make_overview(answers: Sequence[Answer], chains: Sequence[tuple[str, Recordi
     names = (Text("Proven", "已证明"), Text("With violations", "有违规"), Text("Not proven", "无法证明"))
     for item, words in zip((Outcome.PASS, Outcome.FAIL, Outcome.UNKNOWN), names, strict=True):
         counts.append((words, outcomes.count(item)))
+    broken = sum(chain.verdict.outcome is Outcome.FAIL for _, chain in chains)
+    if broken:
+        counts.append((Text("Chains with violations", "有违规的录像链"), broken))
     return Report(
         Text("Video verification", "视频验证"),
         sections,
