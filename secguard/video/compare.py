@@ -154,6 +154,8 @@ def compare(stream: Stream, gops: Gops, claims: Claims, pictures: Pictures, mani
     told = {item.code for item in pictures.findings}
     if seis < manifest.seis and not _CUT & {item.code for item in findings} and not told & _LOST_SEI:
         findings.append(finding("video.sei.removed", expected=manifest.seis, found=seis))
+    if seis > manifest.seis:  # one that was sent twice counts once
+        findings.append(finding("video.sei.added", expected=manifest.seis, found=seis))
     # Another container keeps parameter sets elsewhere and says times in other words: then a difference proves nothing.
     same_words = stream.source.container == manifest.container
     complete = not any(item.axis is Axis.COMPLETENESS for item in (*findings, *pictures.findings))

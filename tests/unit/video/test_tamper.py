@@ -265,3 +265,25 @@ def test_a_changed_first_picture_of_a_still_scene_is_named_alone(tmp_path: Path,
         answer = kit.judge_clip(changed, pki, manifest=manifest)
         assert kit.places(answer, "video.gop.hash-mismatch") == [f"GOP {gop}, frame {first + 1}"]
         assert not {code for code in kit.codes(answer) if code.startswith("video.frame.")}
+
+
+def test_sei_of_another_recording_of_the_same_camera_put_in(recording: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    codec = "libx265" if b"hev1" in recording.read_bytes() else "libx264"
+    source = kit.make_clip(tmp_path / "other.mp4", codec=codec, frames=24, seed=9)
+    kit.sign_clip(source, tmp_path / "other-signed.mp4", pki.camera)
+    seis = [nal for item in kit.take_apart(tmp_path / "other-signed.mp4") for nal in item.nals if _is_sei(nal)]
+    strange = [nal for nal in seis if b"secguard" in nal]
+    for nal in (strange[0], strange[-1]):
+        path = _edited(recording, lambda s, n=nal: [*s[:30], s[30].of([n, *s[30].nals]), *s[31:]], tmp_path / "new.mp4")
+        answer = kit.judge_clip(path, pki, manifest=manifest_path(recording))
+        assert "video.sei.added" in kit.codes(answer)
+        assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.FAIL
+        assert kit.judge_clip(path, pki).verdict.outcome is not Outcome.PASS
+
+
+def test_own_sei_sent_twice_is_no_addition(recording: Path, pki: kit.Pki, tmp_path: Path) -> None:
+    own = next(nal for item in kit.take_apart(recording) for nal in item.nals if _is_sei(nal) and b"secguard" in nal)
+    path = _edited(recording, lambda s: [*s[:30], s[30].of([own, *s[30].nals]), *s[31:]], tmp_path / "twice.mp4")
+    answer = kit.judge_clip(path, pki, manifest=manifest_path(recording))
+    assert "video.sei.added" not in kit.codes(answer)
+    assert answer.verdict.axes[Axis.INTEGRITY] is Outcome.PASS
