@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from secguard.core.errors import SystemPartError
@@ -44,6 +45,8 @@ def fsync_directory(path: Path) -> None:
 def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace `path` by `data` in one step; after a crash the old or the new content stands, never a part.
 
+    What is no file, `/dev/null` or a pipe, is written to and stays what it is.
+
     Args:
         path: the file; its directory must exist.
         data: its whole content.
@@ -55,15 +58,10 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if _is_device(path):
+            _write(os.open(path, os.O_WRONLY | os.O_CLOEXEC), data, durable=False)
+            return
+        _write(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), data, durable=durable)
         beside.replace(path)
         if durable:
             fsync_directory(path.parent)
@@ -71,3 +69,24 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
         with contextlib.suppress(OSError):
             beside.unlink()
         raise translate_os_error(error, path) from error
+
+
+def _is_device(path: Path) -> bool:
+    """A device, pipe or socket, or a name that the system keeps for one (`/dev/stdout`)."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or (path.parent == Path("/dev") and path.is_symlink())
+
+
+def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
+    """Write everything and close."""
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,11 @@ from secguard.core import catalogue
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-NAMES = ["cli.md", "findings.md", *(f"schemas/{name}.json" for name in ("bundle", "event", "result", "segment"))]
+NAMES = [
+    "cli.md",
+    "findings.md",
+    *(f"schemas/{name}.json" for name in ("bundle", "ca-profile", "event", "profile", "result", "segment")),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

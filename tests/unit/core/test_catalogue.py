@@ -31,6 +31,6 @@ def test_entry(code):
 
 
 def test_a_test_produces_each_code():
-    text = "\n".join(p.read_text(encoding="utf-8") for p in TESTS.rglob("test_*.py") if p != Path(__file__))
+    text = "\n".join(p.read_text(encoding="utf-8") for p in TESTS.rglob("*.py") if p != Path(__file__))
     missing = [code for code in CODES if code not in text]
     assert not missing

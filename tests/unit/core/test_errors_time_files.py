@@ -3,6 +3,7 @@
 import os
 import pickle
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -95,3 +96,20 @@ def test_read_bounded(tmp_path):
         read_bounded(path, 10)
     with pytest.raises(UsageError):
         read_bounded(tmp_path / "none")
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        atomic_write(pipe, b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    atomic_write(link, b"away")
+    assert link.is_symlink()
+    assert Path("/dev/null").is_char_device()
