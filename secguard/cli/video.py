@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, act_options, command
-from secguard.cli.video_seal import append_signed, seal
+from secguard.cli.video_seal import seal, signing_into
 from secguard.cli.video_verify import verify
 from secguard.core.clock import parse_time
 from secguard.core.errors import UsageError
@@ -114,6 +114,10 @@ def sign_(
             signer, certificates = load_signer(key, ws.passphrase(passphrase_file)), read_certificates(chain)
         else:
             signer, certificates = ws.media_signer(gbid, passphrase_file)
+        into = None
+        if recording:
+            who = (signer, certificates)
+            into = stack.enter_context(signing_into(ws, target.parent, gbid, who, case=case, reason=reason))
         folder = stack.enter_context(spool()) if piped or str(source) == "-" else None
         if folder is not None and str(source) == "-":
             source = spooled(sys.stdin.buffer, folder, ctx.progress("reading"))
@@ -129,12 +133,13 @@ def sign_(
             start=start,
             mode=mode,
             manifest=manifest,
+            place=into.place if into is not None else None,
             progress=progress,
         ) as done:
             receipt = ws.record("video.signed", gbid.value, case=case, reason=reason, data=done.event_data())
-        if recording:
-            sealed = append_signed(ws, done.output, gbid, (signer, certificates), case=case, reason=reason)
-            chained = {"recording": sealed.recording, "chain": sealed.chain}
+        if into is not None:
+            into.add(done.output, done.manifest)
+            chained = {"recording": into.chain.recording, "chain": str(into.chain.path)}
         if piped:
             try:
                 send(out, sys.stdout.fileno())

@@ -1,6 +1,7 @@
 """`secguard video seal`: manifests for files of any kind, and the chain of a recording."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,7 +9,7 @@ import click
 
 from secguard.cli.frame import Context, Result, Table, act_options, command
 from secguard.core.clock import parse_time, rfc3339
-from secguard.core.errors import RefusedError, UsageError
+from secguard.core.errors import UsageError
 from secguard.core.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
     from secguard.gbid import GbId
     from secguard.keys import Signer
-    from secguard.video.recording_seal import Sealed
+    from secguard.video.recording_seal import Sealed, SigningInto
     from secguard.workspace import Workspace
 
-__all__ = ["append_signed", "seal"]
+__all__ = ["seal", "signing_into"]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MAX_ROWS = 20
@@ -163,37 +164,30 @@ def seal(
     return _result(done, gbid.value, kind, receipts)
 
 
-def append_signed(
+@contextmanager
+def signing_into(
     ws: "Workspace",
-    output: Path,
+    folder: Path,
     device: "GbId",
     who: "tuple[Signer, list[x509.Certificate]]",
     *,
     case: str,
     reason: str,
-) -> "Sealed":
-    """Put a signed file into the chain of its folder; its manifest stands beside it already.
+) -> "Iterator[SigningInto]":
+    """Hold the chain of a folder's recording open for a file that is about to be signed into it.
 
     Raises:
-        RefusedError: it could not be; the signed file stands, and `video seal` can put it there later.
+        RefusedError: it is closed or broken, or another process holds it; nothing was signed yet.
     """
-    from secguard.video.recording_seal import seal_recording
+    from secguard.video.recording_seal import SigningInto
     from secguard.video.seal import Sealer
 
     def record(data: Mapping[str, Any]) -> None:
         ws.record("video.sealed", device.value, case=case, reason=reason, data=dict(data))
 
-    done = seal_recording(
-        output.parent,
-        device=device,
-        sealer=Sealer(who[0], tuple(who[1])),
-        clock=ws.clock,
-        record=record,
-        names=[output.name],
-    )
-    if done.refused:
-        raise RefusedError("video.seal.refused", done.refused[0].error, where=done.refused[0].name)
-    return done
+    sealer = Sealer(who[0], tuple(who[1]))
+    with SigningInto.open(folder, device=device, sealer=sealer, clock=ws.clock, record=record) as into:
+        yield into
 
 
 def _result(done: "Sealed", device: str, kind: str, receipts: list[Any]) -> Result:

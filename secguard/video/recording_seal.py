@@ -5,7 +5,8 @@ written more.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ from secguard.video.seal import (
     write_manifest,
 )
 
-__all__ = ["Sealed", "SealedFile", "seal_files", "seal_recording"]
+__all__ = ["Sealed", "SealedFile", "SigningInto", "seal_files", "seal_recording"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,57 @@ class _Work:
             raise RefusedError("video.seal.growing", "its manifest was changed while it was read", where=name)
         self.chain.add(name, opened.manifest, envelope, event_data(opened.manifest, envelope, self.sealer, name))
         self.done.files.append(_named(opened.manifest, name, number, target, adopted=True))
+
+
+@dataclass(frozen=True, slots=True)
+class SigningInto:
+    """A recording's chain, held open while a file is signed that becomes its next segment.
+
+    Attributes:
+        chain: the chain.
+        sealer: who signs.
+    """
+
+    chain: RecordingChain
+    sealer: Sealer
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, folder: Path, *, device: GbId, sealer: Sealer, clock: Clock, record: RecordAct
+    ) -> "Iterator[SigningInto]":
+        """Open the chain of a folder, or begin one.
+
+        Raises:
+            RefusedError: it is closed or broken, or another process holds it.
+        """
+        promise = replace(Promise(), whole=False)
+        opened = RecordingChain(folder, device=device, sealer=sealer, clock=clock, record=record, promise=promise)
+        with opened as chain:
+            if chain.closed:
+                raise RefusedError(
+                    "video.seal.closed",
+                    f"recording {chain.recording} is closed",
+                    hint="put new files into another folder",
+                    where=str(chain.path),
+                )
+            yield cls(chain, sealer)
+
+    @property
+    def place(self) -> Mapping[str, Any]:
+        """What the manifest of the next segment says of its place."""
+        return self.chain.place
+
+    def add(self, video: Path, manifest: Path) -> None:
+        """Put the signed file into the chain.
+
+        Raises:
+            SecguardError: it could not be recorded or written; the signed file stands, and `video seal` can add it.
+        """
+        envelope = read_bounded(manifest)
+        opened = OpenedManifest.read(envelope, str(manifest))
+        data = event_data(opened.manifest, envelope, self.sealer, video.name)
+        self.chain.add(video.name, opened.manifest, envelope, data)
 
 
 def _choose(

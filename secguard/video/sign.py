@@ -7,12 +7,12 @@ one ends the last sample. A second pass copies the file and inserts them. Nothin
 import hashlib
 import mmap
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from cryptography import x509
@@ -187,6 +187,7 @@ def sign(
     start: datetime | None = None,
     mode: Mode | None = None,
     manifest: Path | None = None,
+    place: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Iterator[Signed]:
     """Sign a recording; the block decides its fate.
@@ -204,6 +205,7 @@ def sign(
         start: wall clock of the first frame; default: the file's creation time, else such that it ends now.
         mode: how it is signed.
         manifest: the manifest's file; default: `manifest_path(target)`.
+        place: what the manifest says of its place in a recording: `recording`, `sequence`, `previous`.
         progress: called with bytes done.
 
     Yields:
@@ -263,6 +265,7 @@ def sign(
                 time_source="signing" if times.source == "clock" else times.source,
                 sealed_at=rfc3339(clock.now()),
                 chain=pem.decode("ascii"),
+                **(place or {}),
             )
             envelope = segment.seal(signer)
             yield Signed(

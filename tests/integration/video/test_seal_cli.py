@@ -81,8 +81,23 @@ def test_signing_into_a_recording(secguard: Run, site: Path, clip: Path) -> None
     assert (closed["done"], closed["before"], closed["closed"]) == (0, 2, True)
     late = secguard("video", "sign", clip, "out/3.mp4", *device, "--recording", "--json", cwd=site)
     assert json.loads(late.stdout)["error"]["code"] == "video.seal.closed"
+    assert not (site / "out" / "3.mp4").exists()
     both = secguard("video", "sign", clip, "out/4.mp4", *device, "--recording", "--manifest", "m.json", cwd=site)
     assert both.returncode == 2
+
+
+def test_a_clip_across_segments_that_were_signed_into_a_recording(secguard: Run, site: Path, clip: Path) -> None:
+    (site / "two").mkdir()
+    device = ("--device", kit.CAMERA.value)
+    for number in (0, 1):  # the clip has 60 frames, 15 a second
+        begin = f"2026-10-01T08:00:0{number * 4}Z"
+        words = ("video", "sign", clip, f"two/{number}.mp4", *device, "--start", begin, "--recording")
+        assert secguard(*words, cwd=site).returncode == 0
+    span = ("--from", "2026-10-01T08:00:02Z", "--to", "2026-10-01T08:00:06Z", "--case", "A-1", "-o", "cut.mp4")
+    made = secguard("evidence", "clip", "two/0.mp4", "two/1.mp4", *span, cwd=site)
+    assert made.returncode == 0, made.stderr
+    judged = secguard("video", "verify", "cut.mp4", "--json", cwd=site)
+    assert judged.returncode == 0, judged.stdout
 
 
 def test_at_import_with_the_sites_operator(secguard: Run, site: Path, clip: Path) -> None:
