@@ -16,7 +16,7 @@ from secguard.core.findings import describe, hint
 from secguard.core.progress import Progress, Throttle
 from secguard.core.verdict import Finding, Outcome
 
-__all__ = ["bar", "plain", "set_logging", "show", "write_json"]
+__all__ = ["bar", "finding_document", "plain", "set_logging", "show", "write_json"]
 
 _STYLE = {Outcome.PASS: "bold green", Outcome.FAIL: "bold red", Outcome.UNKNOWN: "bold yellow"}
 _WORD = {
@@ -61,7 +61,8 @@ def write_json(document: Mapping[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _finding(item: Finding, lang: str) -> dict[str, Any]:
+def finding_document(item: Finding, lang: str) -> dict[str, Any]:
+    """A finding as JSON documents show it."""
     return {
         "code": item.code,
         "axis": item.axis,
@@ -89,7 +90,7 @@ def show(context: Context, result: Result) -> int:
                 "outcome": result.outcome,
                 "exit": code,
                 "axes": result.axes,
-                "findings": [_finding(item, context.lang) for item in result.findings],
+                "findings": [finding_document(item, context.lang) for item in result.findings],
                 "data": result.data,
                 "receipt": result.receipt,
             }

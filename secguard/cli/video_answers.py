@@ -79,20 +79,9 @@ def print_chain(ctx: Context, chain: Chain) -> None:
 
 
 def _findings(findings: Iterable[Finding], lang: str) -> list[dict[str, Any]]:
-    from secguard.core.findings import describe, hint
+    from secguard.cli.render import finding_document
 
-    return [
-        {
-            "code": item.code,
-            "axis": item.axis,
-            "outcome": item.outcome,
-            "where": item.where,
-            "text": describe(item, lang),
-            "hint": hint(item, lang),
-            "data": item.data,
-        }
-        for item in findings
-    ]
+    return [finding_document(item, lang) for item in findings]
 
 
 def _document(answer: "Answer", lang: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A site's CAs as they stand: certificates, keys, and who acts; what issuing, revoking and publishing work on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 
 from secguard.core import Clock, FormatError, RefusedError, UsageError
-from secguard.events import Actor, Event, Receipt, Recorder, Result, long_act, new_event_id
+from secguard.events import Actor, Recorder, long_act
 from secguard.gbid import GbId
+from secguard.identity.acting import Acting
 from secguard.identity.certificate import ROOT
 from secguard.identity.config import IdentityConfig
 from secguard.identity.profiles import CaProfile, Profile, load_ca_profiles, load_profiles
@@ -27,7 +28,7 @@ __all__ = ["Site", "no_certificate", "relative_reference"]
 _MAX_CHOICES = 4096
 
 
-class Site:
+class Site(Acting):
     """A site's CAs; made by `create_authority`.
 
     Args:
@@ -56,16 +57,13 @@ class Site:
         actor: Actor,
         passphrase: bytes | None = None,
     ) -> None:
+        super().__init__(clock, recorder, actor)
         self.folder = folder
         self.certs = certs
         self.registry = registry
         self.config = config
-        self.clock = clock
         self.passphrase = passphrase
-        self._recorder = recorder
-        self._actor = actor
         self._signers: dict[str, Signer] = {}
-        self.receipts: list[Receipt] = []
         self.templates: dict[tuple[object, ...], Template] = {}
         self._generation = (-1, -1)
         self._still = False
@@ -245,28 +243,11 @@ class Site:
         """A certificate with its issuing CA's, without the root."""
         return [record.x509(), self.certificates[record.issuer]]
 
-    def event(self, kind: str, subject: str, event_id: str | None = None, *, case: str = "", **data: Any) -> Event:
-        """An event of the acting person, now."""
-        return Event(
-            id=event_id or new_event_id(),
-            kind=kind,
-            time=self.clock.now(),
-            actor=self._actor,
-            subject=subject,
-            case=case,
-            outcome=Result.DENIED if kind == "certificate.refused" else Result.SUCCESS,
-            data=data,
-        )
-
     @contextmanager
     def act(self, noun: str, subject: str, **data: Any) -> Iterator[dict[str, Any]]:
         """A long act of the acting person, recorded at its start and its end; see `secguard.events.long_act`."""
         with long_act(self._recorder, self.clock, noun, actor=self._actor, subject=subject, **data) as closing:
             yield closing
-
-    def record(self, events: Sequence[Event]) -> None:
-        """Record events and keep their receipts; if this raises, nothing may be released."""
-        self.receipts += self._recorder.record(events)
 
 
 def relative_reference(folder: Path, path: Path) -> str:

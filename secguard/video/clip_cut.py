@@ -8,9 +8,7 @@ import hashlib
 import itertools
 import mmap
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -18,12 +16,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from secguard.core import FormatError, Progress, RefusedError, silent
-from secguard.core.files import translate_os_error
 from secguard.video.clip_boxes import Lane, file_type, index, media_header
 from secguard.video.clip_range import Chosen, Part
 from secguard.video.containers import Samples, Source, Track
 from secguard.video.containers.mp4 import Movie
-from secguard.video.signing.output import Pending
+from secguard.video.signing.output import Pending, writing_beside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -245,31 +242,17 @@ def _write(
     length = len(index(lanes, starts, made=made, wide=wide))
     base = len(head) + length + 16
     front = head + index(lanes, [column + base for column in starts], made=made, wide=wide) + media_header(total)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     digest = hashlib.sha256()
     done = 0
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            _put(descriptor, front, digest)
-            for number, (_, piece) in enumerate(order):
-                for data in _bytes(piece):
-                    _put(descriptor, data, digest)
-                    done += len(data)
-                    progress(min(done, total - 1), total, "bytes")
-                if number == last:
-                    _put(descriptor, extra, digest)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise translate_os_error(error, target) from error
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
+    with writing_beside(target) as (beside, descriptor):
+        _put(descriptor, front, digest)
+        for number, (_, piece) in enumerate(order):
+            for data in _bytes(piece):
+                _put(descriptor, data, digest)
+                done += len(data)
+                progress(min(done, total - 1), total, "bytes")
+            if number == last:
+                _put(descriptor, extra, digest)
     progress(total, total, "bytes")
     return Pending(beside, target, digest.digest(), len(front) + total)
 

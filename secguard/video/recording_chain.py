@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from secguard.core import FormatError, SystemPartError, UsageError
 from secguard.keys import unseal
 
-__all__ = ["CHAIN_TYPE", "MAX_LINE", "MAX_LINES", "Line", "Record", "Segment", "load_chain", "read_lines"]
+__all__ = ["CHAIN_TYPE", "MAX_LINE", "MAX_LINES", "Line", "Record", "Segment", "read_lines"]
 
 CHAIN_TYPE = "application/vnd.secguard.recording+json"
 MAX_LINE = 1 << 18
@@ -184,15 +184,3 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise UsageError("core.file.missing", "no such file", where=str(path)) from None
     except OSError as error:
         raise SystemPartError("core.file.unreadable", f"cannot read: {error.strerror}", where=str(path)) from error
-
-
-def load_chain(path: Path) -> list[Line]:
-    """All lines of a chain.
-
-    Raises:
-        As `read_lines`; also FormatError if not one line is a record, for then it is no chain at all.
-    """
-    lines = list(read_lines(path))
-    if not any(line.record is not None for line in lines):
-        raise FormatError("video.recording.format", "not a chain of a recording", where=str(path))
-    return lines

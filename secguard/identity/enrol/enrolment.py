@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from secguard.core import RefusedError, SecguardError, UsageError
+from secguard.events import Result
 from secguard.identity.authority import Authority
 from secguard.identity.certificate import ROOT
 from secguard.identity.enrol.claims import (
@@ -296,6 +297,7 @@ class Enrolment:
         event = self._authority.event(
             "certificate.refused",
             subject,
+            outcome=Result.DENIED,
             operation=operation,
             profile=label[:40],
             code=error.code,
@@ -316,4 +318,5 @@ class Enrolment:
         """
         if self._flood.count:
             flood, self._flood = self._flood, Flood()
-            await self._registrar.record(self._authority.event("certificate.refused", "est", **flood.facts()))
+            told = self._authority.event("certificate.refused", "est", outcome=Result.DENIED, **flood.facts())
+            await self._registrar.record(told)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from secguard.core import Progress, RefusedError, SecguardError, Throttle, UsageError, rfc3339, silent
+from secguard.core import Progress, SecguardError, Throttle, UsageError, rfc3339, silent
 from secguard.identity.inventory.fields import EDITABLE, IGNORED, parse_field
 from secguard.identity.inventory.kinds import Kind, kind_of
 from secguard.identity.inventory.register import Register
@@ -29,7 +29,6 @@ __all__ = [
     "import_devices",
     "plan_import",
     "read_row",
-    "refuse_import",
     "updated",
 ]
 
@@ -391,14 +390,3 @@ def _changes(plan: Plan) -> bytes:
         *({"changed": change.gbid, "fields": change.fields} for _, change in plan.changed),
     ]
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-
-
-def refuse_import(plan: Plan) -> RefusedError:
-    """The error of an import that changed nothing because of its rows; the first few are named."""
-    shown = "; ".join(f"{p.where}: {p.field}: {p.reason}" for p in plan.problems[:3])
-    return RefusedError(
-        "identity.import.refused",
-        f"{len(plan.problems)} problems in {plan.counts['refused']} rows; nothing was imported: {shown}",
-        hint="correct them, or take the good rows with --keep-going",
-        where=plan.source.name,
-    )

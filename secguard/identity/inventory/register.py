@@ -1,13 +1,13 @@
 """The register of devices as people work on it; every change is recorded before it is released."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from secguard.core import Clock, UsageError
-from secguard.events import Actor, Event, Receipt, Recorder, new_event_id
+from secguard.events import Actor, Recorder
 from secguard.gbid import GbId
+from secguard.identity.acting import Acting
 from secguard.identity.inventory.policy import RegisterPolicy
 from secguard.identity.records import DeviceRecord
 from secguard.identity.registry import Registry
@@ -15,7 +15,7 @@ from secguard.identity.registry import Registry
 __all__ = ["Register", "unknown_device"]
 
 
-class Register:
+class Register(Acting):
     """The register of a site; needs no CA and no key.
 
     Args:
@@ -39,15 +39,12 @@ class Register:
         edition: str = "2022",
         policy: RegisterPolicy | None = None,
     ) -> None:
+        super().__init__(clock, recorder, actor)
         self.folder = folder
         self.registry = registry
-        self.clock = clock
         self.edition = edition
         self.policy = policy or RegisterPolicy()
-        self._recorder = recorder
-        self._actor = actor
         self._prefixes: dict[str, tuple[UsageError, ...]] = {}
-        self.receipts: list[Receipt] = []
 
     @property
     def lock(self) -> Path:
@@ -59,25 +56,6 @@ class Register:
     def operator(self) -> str:
         """Who acts."""
         return self._actor.name
-
-    def event(
-        self, kind: str, subject: str, event_id: str = "", *, case: str = "", reason: str = "", **data: Any
-    ) -> Event:
-        """An event of the acting person, now."""
-        return Event(
-            id=event_id or new_event_id(),
-            kind=kind,
-            time=self.clock.now(),
-            actor=self._actor,
-            subject=subject,
-            case=case,
-            reason=reason,
-            data=data,
-        )
-
-    def record(self, events: Sequence[Event]) -> None:
-        """Record events; if this raises, nothing may be released."""
-        self.receipts += self._recorder.record(events)
 
     def problems(self, gbid: str) -> tuple[UsageError, ...]:
         """What the tables say against an ID; looked up once for IDs that differ in their number only."""

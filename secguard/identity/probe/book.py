@@ -15,8 +15,6 @@ from secguard.identity.registry import Registry
 
 __all__ = ["Book", "activate", "to_activate"]
 
-_IN_FORCE = {Status.ACTIVE, Status.SUPERSEDED, Status.REVOKED}
-
 
 class Book:
     """What the registry says of endpoints.

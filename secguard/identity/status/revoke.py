@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -179,7 +180,7 @@ def _since(one: Revocation, now: datetime) -> str | None:
     return rfc3339(one.since.replace(microsecond=0)) if one.since is not None and one.since < now else None
 
 
-def _facts(row: CertificateRecord, one: Revocation, now: datetime) -> dict[str, str]:
+def _facts(row: CertificateRecord, one: Revocation, now: datetime) -> dict[str, Any]:
     since = _since(one, now)
     facts = {"profile": row.profile, "issuer": row.issuer, "serial": row.serial, "since": rfc3339(now)}
     return facts | {"crl_reason": one.reason} | ({"invalid_since": since} if since else {})

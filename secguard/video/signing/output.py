@@ -10,8 +10,8 @@ import os
 import queue
 import secrets
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -19,7 +19,7 @@ from typing import Self, TypeAlias
 from secguard.core import Progress
 from secguard.core.files import fsync_directory, translate_os_error
 
-__all__ = ["Edit", "Insertion", "Pending", "write_edits"]
+__all__ = ["Edit", "Insertion", "Pending", "write_edits", "writing_beside"]
 
 _COPY = 1 << 20
 _AHEAD = 8  # pieces written that are not hashed yet
@@ -97,11 +97,23 @@ def write_edits(data: mmap.mmap, edits: Iterable[Edit], target: Path, progress: 
     Raises:
         SystemPartError: the disk is full, or any other failed write; nothing is left behind.
     """
+    with writing_beside(target) as (beside, descriptor):
+        digest, written = _copy(data, edits, descriptor, progress)
+    return Pending(beside, target, digest, written)
+
+
+@contextmanager
+def writing_beside(target: Path) -> Iterator[tuple[Path, int]]:
+    """A new file beside `target`, and its descriptor; durable behind the block, removed when the block raises.
+
+    Raises:
+        SystemPartError: the disk is full, or any other failed write; nothing is left behind.
+    """
     beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            digest, written = _copy(data, edits, descriptor, progress)
+            yield beside, descriptor
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -113,7 +125,6 @@ def write_edits(data: mmap.mmap, edits: Iterable[Edit], target: Path, progress: 
         with suppress(OSError):
             beside.unlink()
         raise
-    return Pending(beside, target, digest, written)
 
 
 class _Hasher:
