@@ -32,10 +32,10 @@ class Acting:
         *,
         case: str = "",
         reason: str = "",
-        outcome: Result = Result.SUCCESS,
+        denied: bool = False,
         **data: Any,
     ) -> Event:
-        """An event of the acting person, now."""
+        """An event of the acting person, now; further names are its data."""
         return Event(
             id=event_id or new_event_id(),
             kind=kind,
@@ -44,7 +44,7 @@ class Acting:
             subject=subject,
             case=case,
             reason=reason,
-            outcome=outcome,
+            outcome=Result.DENIED if denied else Result.SUCCESS,
             data=data,
         )
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from secguard.core import RefusedError, SecguardError, UsageError
-from secguard.events import Result
 from secguard.identity.authority import Authority
 from secguard.identity.certificate import ROOT
 from secguard.identity.enrol.claims import (
@@ -297,7 +296,7 @@ class Enrolment:
         event = self._authority.event(
             "certificate.refused",
             subject,
-            outcome=Result.DENIED,
+            denied=True,
             operation=operation,
             profile=label[:40],
             code=error.code,
@@ -318,5 +317,5 @@ class Enrolment:
         """
         if self._flood.count:
             flood, self._flood = self._flood, Flood()
-            told = self._authority.event("certificate.refused", "est", outcome=Result.DENIED, **flood.facts())
+            told = self._authority.event("certificate.refused", "est", denied=True, **flood.facts())
             await self._registrar.record(told)

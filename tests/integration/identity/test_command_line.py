@@ -21,24 +21,6 @@ CAMERA = "32011600001320000001"
 NIGHTLY = os.environ.get("SECGUARD_TEST_PROFILE") == "nightly"
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A workspace with its CAs; copied for tests that change it."""
-    root = tmp_path_factory.mktemp("identity") / "site"
-    environment = {**os.environ, "XDG_STATE_HOME": str(root.parent / "xdg")}
-    for words in (["init", str(root), "--area", "320116"], ["identity", "ca", "init", "--yes", "-w", str(root)]):
-        subprocess.run([sys.executable, "-m", "secguard", *words], check=True, capture_output=True, env=environment)
-    return root
-
-
-@pytest.fixture
-def site(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    shutil.copytree(template.parent / "xdg", tmp_path / "xdg", dirs_exist_ok=True)
-    shutil.copytree(template, tmp_path / "site")
-    return tmp_path / "site"
-
-
 @pytest.fixture
 def run(secguard, site):
     def call(*words, code=0):

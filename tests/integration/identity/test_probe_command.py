@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -42,14 +41,6 @@ def template(tmp_path_factory):
     ):
         subprocess.run([sys.executable, "-m", "secguard", *words], check=True, capture_output=True, env=environment)
     return root
-
-
-@pytest.fixture
-def site(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    shutil.copytree(template.parent / "xdg", tmp_path / "xdg", dirs_exist_ok=True)
-    shutil.copytree(template, tmp_path / "site")
-    return tmp_path / "site"
 
 
 @pytest.fixture

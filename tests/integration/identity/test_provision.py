@@ -26,24 +26,6 @@ def camera(number: int) -> str:
     return f"3201160000132{number:07}"
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A workspace with its CAs; copied for each test."""
-    root = tmp_path_factory.mktemp("provision") / "site"
-    environment = {**os.environ, "XDG_STATE_HOME": str(root.parent / "xdg")}
-    for words in (["init", str(root), "--area", "320116"], ["identity", "ca", "init", "--yes", "-w", str(root)]):
-        subprocess.run([sys.executable, "-m", "secguard", *words], check=True, capture_output=True, env=environment)
-    return root
-
-
-@pytest.fixture
-def site(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    shutil.copytree(template.parent / "xdg", tmp_path / "xdg", dirs_exist_ok=True)
-    shutil.copytree(template, tmp_path / "site")
-    return tmp_path / "site"
-
-
 def listing(site: Path, first: int, count: int, name: str = "devices.csv") -> Path:
     path = site.parent / name
     lines = [f"{camera(n)},机位{n},SN{n}" for n in range(first, first + count)]

@@ -1,7 +1,6 @@
 """Every act is in the ledger before its result is out; where the ledger refuses, nothing comes out."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -65,12 +64,9 @@ def template(tmp_path_factory):
 
 
 @pytest.fixture
-def site(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    shutil.copytree(template.parent / "xdg", tmp_path / "xdg", dirs_exist_ok=True)
-    shutil.copytree(template, tmp_path / "site")
-    monkeypatch.chdir(tmp_path / "site")
-    return tmp_path / "site"
+def site(site, monkeypatch):
+    monkeypatch.chdir(site)
+    return site
 
 
 @pytest.fixture(scope="module")

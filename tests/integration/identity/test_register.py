@@ -1,33 +1,13 @@
 """The register on the command line: from the platform's catalog to a signed coverage report."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "catalog"
 CAMERA = "32011600001320000001"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("register") / "site"
-    environment = {**os.environ, "XDG_STATE_HOME": str(root.parent / "xdg")}
-    for words in (["init", str(root), "--area", "320116"], ["identity", "ca", "init", "--yes", "-w", str(root)]):
-        subprocess.run([sys.executable, "-m", "secguard", *words], check=True, capture_output=True, env=environment)
-    return root
-
-
-@pytest.fixture
-def site(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    shutil.copytree(template.parent / "xdg", tmp_path / "xdg", dirs_exist_ok=True)
-    shutil.copytree(template, tmp_path / "site")
-    return tmp_path / "site"
 
 
 @pytest.fixture

@@ -41,14 +41,6 @@ def template(tmp_path_factory):
 
 
 @pytest.fixture
-def site(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    shutil.copytree(template.parent / "xdg", tmp_path / "xdg", dirs_exist_ok=True)
-    shutil.copytree(template, tmp_path / "site")
-    return tmp_path / "site"
-
-
-@pytest.fixture
 def run(secguard, site):
     def call(*words, code=0):
         done = secguard("identity", *words, "--json", cwd=site)
