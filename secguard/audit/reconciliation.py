@@ -4,8 +4,8 @@ import threading
 
 import msgspec
 
-from secguard.audit.index import Damage, Index, Log, batches, body_of, catch_up, check_origin
-from secguard.audit.rows import COLUMNS, Row, rows_of
+from secguard.audit.index.index import Damage, Index, Log, batches, body_of, catch_up, check_origin
+from secguard.audit.index.rows import COLUMNS, Row, rows_of
 from secguard.core import Axis, Clock, Finding, Outcome, Progress, Throttle, Verdict, finding, judge, silent
 from secguard.events import Actor, Event, Result, decode_stored, new_event_id
 

@@ -339,7 +339,7 @@ class Workspace:
         Raises:
             SecguardError: their end could not be recorded.
         """
-        from secguard.audit.query import Equals, Or
+        from secguard.audit.query.query import Equals, Or
 
         dangling: list[Event] = []
         try:

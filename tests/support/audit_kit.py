@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from secguard.audit import matches
-from secguard.audit.query import KEYWORDS, All, And, Equals, Node, Not, Or, Range, Wildcard, Words
-from secguard.audit.rows import Row, microseconds
-from secguard.audit.words import phrase_of
+from secguard.audit.index.rows import Row, microseconds
+from secguard.audit.index.words import phrase_of
+from secguard.audit.query.query import KEYWORDS, All, And, Equals, Node, Not, Or, Range, Wildcard, Words
 from secguard.events import Actor, Event, Result
 
 _START = datetime(2026, 10, 1, tzinfo=UTC)

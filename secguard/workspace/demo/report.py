@@ -72,7 +72,7 @@ def write_demo_report(
             Findings(stage.bad.verdict.findings, title=Text("What the verifier says of it", "验证器的结论")),
         ]
     if stage.labs:
-        from secguard.isolation.show import matrix
+        from secguard.isolation.judge.show import matrix
 
         titles = {
             "tight": Text("A tight firewall", "严格的防火墙"),

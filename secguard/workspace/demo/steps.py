@@ -24,7 +24,7 @@ from secguard.workspace.demo.clip import make_clip
 from secguard.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from secguard.isolation.lab import LabResult
+    from secguard.isolation.lab.lab import LabResult
     from secguard.video import VideoVerdict
 
 __all__ = ["CASE", "STEPS", "Shown", "Stage"]
@@ -192,8 +192,8 @@ def flip(stage: Stage, progress: Progress) -> Shown:
 
 def separate(stage: Stage, progress: Progress) -> Shown:
     """The namespace lab: a tight firewall passes, a leaky one is caught, each leak by its kind."""
-    from secguard.isolation import lab
-    from secguard.isolation.show import kind_words
+    from secguard.isolation.judge.show import kind_words
+    from secguard.isolation.lab import lab
 
     workspace = stage.workspace
     if reason := lab.available():

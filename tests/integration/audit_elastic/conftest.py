@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from secguard.audit.elastic import EPOCH, ElasticIndex, ElasticServer
+from secguard.audit.index.elastic import EPOCH, ElasticIndex, ElasticServer
 from secguard.events import Actor, Event
 from secguard.ledger import Ledger
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secguard.audit import ElasticIndex, row_of
-from secguard.audit.index import Cursor
-from secguard.audit.query import And, Node, Not, Or, Range, Wildcard, Words
-from secguard.audit.words import phrase_of
+from secguard.audit.index.index import Cursor
+from secguard.audit.index.words import phrase_of
+from secguard.audit.query.query import And, Node, Not, Or, Range, Wildcard, Words
 from secguard.events import Actor, Event, encode
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from secguard.audit import ElasticIndex, SqliteIndex, catch_up, compare, parse, reconcile, reindex, search
-from secguard.audit.elastic.delivery import name_of
+from secguard.audit.index.elastic.delivery import name_of
 from secguard.core import FixedClock, Outcome, RefusedError, SecguardError, SystemPartError, UsageError
 from secguard.events import Actor, Event
 from secguard.ledger import Ledger

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from secguard.core import Outcome
-from secguard.isolation import lab
+from secguard.isolation.lab import lab
 from secguard.workspace.demo import run_demo
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from secguard.isolation import lab
+from secguard.isolation.lab import lab
 from secguard.workspace.demo.accesses import write_accesses
 from secguard.workspace.demo.clip import make_clip
 

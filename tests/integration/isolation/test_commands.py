@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from secguard.isolation.lab import available
+from secguard.isolation.lab.lab import available
 from secguard.workspace import Workspace
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from secguard.core import Outcome, SystemPartError
-from secguard.isolation.lab import PLANTED, LabResult, available, run_lab
-from secguard.isolation.runner import Action
+from secguard.isolation.lab.lab import PLANTED, LabResult, available, run_lab
+from secguard.isolation.runs.runner import Action
 from secguard.keys import generate, unseal
 
 NIGHTLY = os.environ.get("SECGUARD_TEST_PROFILE") == "nightly"
@@ -372,7 +372,7 @@ def _descendants(root: int) -> set[str]:
 
 def test_without_privileges() -> None:
     """All capabilities gone but the one that a parent needs to map user 0: only a user namespace can make the lab."""
-    text = "from secguard.isolation.lab import run_lab; print(run_lab('tight').verdict.outcome)"
+    text = "from secguard.isolation.lab.lab import run_lab; print(run_lab('tight').verdict.outcome)"
     drop = ["setpriv", "--bounding-set=-all,+setfcap"] if os.getuid() == 0 else []
     done = subprocess.run(
         [*drop, sys.executable, "-c", text],
@@ -402,8 +402,8 @@ def test_bad_rules_are_one_clear_error() -> None:
 
 _BROKEN_EAR = """
 import socket, subprocess, time
-from secguard.isolation.namespaces import isolate
-from secguard.isolation.wire import Interface, Wire, tool
+from secguard.isolation.wire.namespaces import isolate
+from secguard.isolation.wire.wire import Interface, Wire, tool
 isolate()
 subprocess.run([tool("ip", "iproute2"), "link", "set", "lo", "up"], check=True)
 def hear(frame, outgoing, at):
@@ -425,7 +425,7 @@ def test_a_sensor_that_breaks_off_counts_as_lost_frames() -> None:
 
 def test_a_file_in_the_working_directory_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "msgspec.py").write_text("raise SystemExit('hijacked')")
-    text = "import os; from secguard.isolation.lab import run_lab; os.chdir(os.environ['HOME']); run_lab('tight')"
+    text = "import os; from secguard.isolation.lab.lab import run_lab; os.chdir(os.environ['HOME']); run_lab('tight')"
     done = subprocess.run(
         [sys.executable, "-c", text],
         cwd=Path(__file__).parents[3],

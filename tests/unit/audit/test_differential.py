@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secguard.audit import SqliteIndex, matches, row_of
-from secguard.audit.index import Cursor
-from secguard.audit.query import Node, Wildcard
-from secguard.audit.rows import Row
+from secguard.audit.index.index import Cursor
+from secguard.audit.index.rows import Row
+from secguard.audit.query.query import Node, Wildcard
 from secguard.events import Event, encode
 
 

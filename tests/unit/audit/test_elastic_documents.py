@@ -11,11 +11,11 @@ from audit_kit import events, queries
 from hypothesis import given
 
 from secguard.audit import parse, row_of
-from secguard.audit.elastic.client import reason_of
-from secguard.audit.elastic.documents import PLACES, document_of, mapping_problems, row_from
-from secguard.audit.elastic.query import compile_dsl
-from secguard.audit.query import Node
-from secguard.audit.rows import COLUMNS, Row
+from secguard.audit.index.elastic.client import reason_of
+from secguard.audit.index.elastic.documents import PLACES, document_of, mapping_problems, row_from
+from secguard.audit.index.elastic.query import compile_dsl
+from secguard.audit.index.rows import COLUMNS, Row
+from secguard.audit.query.query import Node
 from secguard.events import Actor, Event, Result, encode
 
 TEMPLATE = Path(__file__).parents[3] / "audit" / "elasticsearch" / "index-template.json"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secguard.audit import import_file
-from secguard.audit.importer import Imported
+from secguard.audit.sources.importer import Imported
 from secguard.core import Clock, FormatError, RefusedError, UsageError
 from secguard.events import MAX_EVENT, Actor, Assurance, Event, Receipt, Result, decode_untrusted, encode
 
@@ -93,7 +93,7 @@ def test_a_file_cannot_use_the_names_that_secguard_derives(run: Any, log: Any, n
 
 
 def test_a_line_fits_whether_the_service_runs_or_not(run: Any, log: Any) -> None:
-    from secguard.audit.importer import _ROOM
+    from secguard.audit.sources.importer import _ROOM
 
     empty = len(encode(decode_untrusted(line(0, data={"n": ""}))))
     most = MAX_EVENT - _ROOM - empty
@@ -178,7 +178,7 @@ def test_lines_around_the_limit(run: Any) -> None:
 
 
 def test_more_rejections_than_are_listed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secguard.audit.importer.MAX_LISTED", 2)
+    monkeypatch.setattr("secguard.audit.sources.importer.MAX_LISTED", 2)
     done = run(line(0), *[b"bad"] * 5)
     assert done.rejected == 5
     assert [item.code for item in done.findings()][-1] == "audit.record.rejected-more"

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from secguard.audit import SqliteIndex, catch_up, parse, reindex, row_of, rows_of
-from secguard.audit.query import All, Words
-from secguard.audit.rows import Row
-from secguard.audit.words import phrase_of
+from secguard.audit.index.rows import Row
+from secguard.audit.index.words import phrase_of
+from secguard.audit.query.query import All, Words
 from secguard.core import Clock, FormatError, RefusedError, SystemPartError
 from secguard.events import Actor, Event, encode
 
@@ -72,7 +72,7 @@ def test_catch_up_goes_on_from_the_position(index: SqliteIndex, log: Any, make: 
 
 
 def test_many_transactions(index: SqliteIndex, log: Any, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secguard.audit.index._BATCH", 4)
+    monkeypatch.setattr("secguard.audit.index.index._BATCH", 4)
     log.record([make(number) for number in range(11)])
     log.bodies[6] = None
     catch_up(index, log)

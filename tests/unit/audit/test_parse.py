@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secguard.audit.parser import MAX_DEPTH, MAX_QUERY, MAX_TERMS, parse, parse_cursor
-from secguard.audit.query import All, And, Equals, Node, Not, Or, Range, Wildcard, Words
-from secguard.audit.rows import microseconds
-from secguard.audit.words import Phrase
+from secguard.audit.index.rows import microseconds
+from secguard.audit.index.words import Phrase
+from secguard.audit.query.parser import MAX_DEPTH, MAX_QUERY, MAX_TERMS, parse, parse_cursor
+from secguard.audit.query.query import All, And, Equals, Node, Not, Or, Range, Wildcard, Words
 from secguard.core import UsageError
 
 NOW = datetime(2026, 11, 1, 8, tzinfo=UTC)

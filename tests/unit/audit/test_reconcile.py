@@ -11,8 +11,8 @@ import pytest
 
 from secguard.audit import Damage, Reconciled, SqliteIndex, catch_up, compare, reindex, search
 from secguard.audit import reconcile as judge_index
-from secguard.audit.directory import directory_is_sound
-from secguard.audit.rows import COLUMNS
+from secguard.audit.index.directory import directory_is_sound
+from secguard.audit.index.rows import COLUMNS
 from secguard.core import Axis, Clock, Outcome, RefusedError, SystemPartError
 from secguard.core.findings import describe
 from secguard.events import Actor, Event, Result

@@ -7,7 +7,7 @@ import pytest
 
 from secguard.audit import Page, SqliteIndex, catch_up
 from secguard.audit import search as answer
-from secguard.audit.answer import checkpoint_of
+from secguard.audit.search.answer import checkpoint_of
 from secguard.core import Clock, Outcome, RefusedError, UsageError
 from secguard.events import Actor, Event, Receipt
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from secguard.audit.elastic.documents import PLACES
-from secguard.audit.rows import COLUMNS
+from secguard.audit.index.elastic.documents import PLACES
+from secguard.audit.index.rows import COLUMNS
 
 _TYPES = {"keyword", "text", "ip", "date", "long", "boolean", "flattened"}
 FOLDER = Path(__file__).parents[3] / "audit" / "elasticsearch"

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secguard.audit.words import GAP, document, phrase_of, words_of
+from secguard.audit.index.words import GAP, document, phrase_of, words_of
 
 
 @pytest.mark.parametrize(

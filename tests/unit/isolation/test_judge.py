@@ -6,13 +6,13 @@ import msgspec
 import pytest
 
 from secguard.core import Axis, Outcome, describe
-from secguard.isolation.compiler import compile_plan
-from secguard.isolation.judge import Judgement, judge
-from secguard.isolation.observations import Answers, Arrivals, Beacons, Observations, Strange, open_observations
-from secguard.isolation.packets import fill
-from secguard.isolation.plan import AgentInfo, Plan
-from secguard.isolation.policy import load_policy
-from secguard.isolation.tokens import Kind
+from secguard.isolation.agent.observations import Answers, Arrivals, Beacons, Observations, Strange, open_observations
+from secguard.isolation.judge.judge import Judgement, judge
+from secguard.isolation.plan.compiler import compile_plan
+from secguard.isolation.plan.plan import AgentInfo, Plan
+from secguard.isolation.plan.tokens import Kind
+from secguard.isolation.policy.policy import load_policy
+from secguard.isolation.probes.packets import fill
 from secguard.keys import Algorithm, generate
 
 NOW = datetime(2026, 10, 1, tzinfo=UTC)
@@ -76,7 +76,7 @@ class World:
         )
 
     def packet(self, case: int, kind: str, source: str = "") -> bytes:
-        from secguard.isolation.headers import packed
+        from secguard.isolation.probes.headers import packed
 
         cases, family = self.plan.cases, self.plan.cases.family[case]
         ends = (

@@ -13,14 +13,14 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 
-from secguard.isolation import headers
-from secguard.isolation.compiler import compile_plan
-from secguard.isolation.packets import fill, kinds, parts
-from secguard.isolation.plan import AgentInfo
-from secguard.isolation.policy import load_policy
-from secguard.isolation.sensor import Sensor
-from secguard.isolation.templates import dissect, template
-from secguard.isolation.tokens import MAGIC, SIZE, Kind
+from secguard.isolation.agent.sensor import Sensor
+from secguard.isolation.plan.compiler import compile_plan
+from secguard.isolation.plan.plan import AgentInfo
+from secguard.isolation.plan.tokens import MAGIC, SIZE, Kind
+from secguard.isolation.policy.policy import load_policy
+from secguard.isolation.probes import headers
+from secguard.isolation.probes.packets import fill, kinds, parts
+from secguard.isolation.probes.templates import dissect, template
 
 V4 = tuple(ipaddress.ip_address(text).packed for text in ("10.1.0.2", "10.2.0.2"))
 V6 = tuple(ipaddress.ip_address(text).packed for text in ("fd00:1::2", "fd00:2::2"))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secguard.core import FormatError, RefusedError, SecguardError, UsageError
-from secguard.isolation.compiler import compile_plan
-from secguard.isolation.plan import PLAN_TYPE, AgentInfo, Plan, open_plan, seal_plan
-from secguard.isolation.policy import load_policy
+from secguard.isolation.plan.compiler import compile_plan
+from secguard.isolation.plan.plan import PLAN_TYPE, AgentInfo, Plan, open_plan, seal_plan
+from secguard.isolation.policy.policy import load_policy
 from secguard.keys import Algorithm, generate, seal
 
 NOW = datetime(2026, 10, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from secguard.core import FormatError, UsageError
 from secguard.core.yamltree import MAX_BYTES, load
-from secguard.isolation.policy import load_policy
+from secguard.isolation.policy.policy import load_policy
 
 GOOD = """\
 apiVersion: secguard/v1alpha1

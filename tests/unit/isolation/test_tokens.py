@@ -5,7 +5,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secguard.isolation.tokens import MAGIC, SIZE, Kind, Status, Tokens, phase_of
+from secguard.isolation.plan.tokens import MAGIC, SIZE, Kind, Status, Tokens, phase_of
 
 RUN = Tokens(b"s" * 32, b"r" * 16)
 YESTERDAY = Tokens(b"s" * 32, b"y" * 16)

@@ -1,6 +1,0 @@
-"""The search index on Elasticsearch, for sites that outgrow one machine."""
-
-from secguard.audit.elastic.client import ElasticServer
-from secguard.audit.elastic.index import EPOCH, ElasticIndex
-
-__all__ = ["EPOCH", "ElasticIndex", "ElasticServer"]

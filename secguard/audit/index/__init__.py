@@ -1,0 +1,1 @@
+"""What finds events: SQLite here, Elasticsearch by configuration."""

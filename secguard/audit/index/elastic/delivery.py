@@ -1,0 +1,131 @@
+"""Delivers documents: in chunks, again after a pause while the server is away or busy, and never over another one."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from secguard.audit.index.elastic.client import BUSY, Server, TransientError, pauses, reason_of
+from secguard.audit.index.elastic.documents import document_of
+from secguard.audit.index.rows import Row
+from secguard.core import FormatError, RefusedError, SystemPartError
+
+__all__ = ["deliver", "name_of"]
+
+_CHUNK_ROWS = 2048
+_CHUNK_BYTES = 8 << 20
+
+
+class _Item(NamedTuple):
+    row: Row
+    name: str  # `_id`
+    line: bytes
+
+
+def name_of(origin: str, seq: int) -> str:
+    """The `_id` of an event's document."""
+    return f"{origin}-{seq}"
+
+
+def deliver(server: Server, index: str, origin: str, rows: Iterable[Row]) -> None:
+    """Create the documents of rows in one index; returns when they are on the server's disk and searches see them.
+
+    Raises:
+        RefusedError: `audit.index.conflict`: another document stands where one of these belongs.
+        FormatError: `audit.index.item`: the server does not take a document; it is named.
+        SystemPartError: the server was away or busy for all attempts; some may be in, and are found the next time.
+    """
+    for chunk in _chunks(origin, rows):
+        waits, pending = pauses(), chunk
+        while pending:
+            problem: SystemPartError
+            try:
+                pending, reason = _attempt(server, index, pending)
+                if not pending:
+                    break
+                problem = SystemPartError(
+                    "audit.elastic.busy",
+                    f"the server does not take {len(pending)} documents now: {reason}",
+                    hint="nothing is lost; the next run goes on from here",
+                    where=server.url,
+                )
+            except TransientError as error:  # whatever was delivered is found and compared by the next attempt
+                problem = error
+            wait = next(waits, None)
+            if wait is None:
+                raise problem
+            time.sleep(wait)
+
+
+def _chunks(origin: str, rows: Iterable[Row]) -> Iterator[list[_Item]]:
+    chunk: list[_Item] = []
+    size = 0
+    for row in rows:
+        line = msgspec.json.encode(document_of(row))
+        if chunk and (len(chunk) >= _CHUNK_ROWS or size + len(line) > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(_Item(row, name_of(origin, row.seq), line))
+        size += len(line)
+    if chunk:
+        yield chunk
+
+
+def _attempt(server: Server, index: str, pending: list[_Item]) -> tuple[list[_Item], str]:
+    """One bulk request; returns what to send again, and why."""
+    operations: list[Any] = []
+    for item in pending:
+        operations += (msgspec.json.encode({"create": {"_id": item.name}}), item.line)
+    answer = server.call(
+        lambda client: client.bulk(
+            index=index, operations=operations, refresh=True, filter_path="items.*.status,items.*.error"
+        )
+    )
+    results = [result.get("create", {}) for result in answer.body.get("items", [])]
+    if len(results) != len(pending):
+        raise SystemPartError("audit.elastic.failed", "the server's answer is incomplete", where=server.url)
+    again: list[_Item] = []
+    there: list[_Item] = []
+    refused: list[tuple[_Item, str]] = []
+    reason = ""
+    for item, result in zip(pending, results, strict=True):
+        status = result.get("status")
+        if status == 409:
+            there.append(item)
+        elif status in BUSY:
+            again.append(item)
+            reason = reason_of(result)
+        elif status != 201:
+            refused.append((item, reason_of(result)))
+    again += _compare(server, index, there)
+    if refused:
+        item, reason = refused[0]
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise FormatError(
+            "audit.index.item",
+            f"the server does not take event {item.row.id} (ledger index {item.row.seq}){more}: {reason}",
+            hint="nothing is lost; check the server's settings, then run again",
+            where=f"{index}/{item.name}",
+        )
+    return again, reason
+
+
+def _compare(server: Server, index: str, there: list[_Item]) -> list[_Item]:
+    """Compare documents that stood there before; returns those that are gone by now."""
+    if not there:
+        return []
+    ids = [item.name for item in there]
+    answer = server.call(lambda client: client.mget(index=index, ids=ids))
+    gone = []
+    for item, found in zip(there, answer.body["docs"], strict=True):
+        if not found.get("found"):
+            gone.append(item)
+        elif found["_source"] != document_of(item.row):
+            raise RefusedError(
+                "audit.index.conflict",
+                f"another document stands where event {item.row.id} (ledger index {item.row.seq}) belongs",
+                hint="somebody put it there; compare: secguard audit reconcile",
+                where=f"{index}/{item.name}",
+            )
+    return gone

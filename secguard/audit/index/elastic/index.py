@@ -1,0 +1,274 @@
+"""The index on Elasticsearch: documents that are only ever added, and a position that moves after they are in.
+
+1. A row becomes a document whose `_id` is the log's origin and the ledger index, so that delivering it twice makes one.
+2. Documents are created, never overwritten. Where one stands already it must say the same, or it is refused: whoever
+   may write to the server could have put another one there first.
+3. The position stands in a file beside the ledger, and moves when the server has a whole batch on its disk and shows it
+   to searches. A process or server that dies in between leaves documents that the next run finds and compares.
+4. An index on the server holds 16,777,216 entries of the log (one tile of level 3), so an `_id` is unique without
+   asking other indices. The account needs no right to delete: `clear` begins a new generation of indices.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from secguard.audit.index.elastic.client import ElasticServer, Server
+from secguard.audit.index.elastic.delivery import deliver, name_of
+from secguard.audit.index.elastic.documents import INDEX_FIELD, TIME_FIELD, mapping_problems, row_from
+from secguard.audit.index.elastic.position import PositionFile, State
+from secguard.audit.index.elastic.query import compile_dsl
+from secguard.audit.index.index import Cursor, Damage, Found
+from secguard.audit.index.rows import Row
+from secguard.audit.query.query import Node
+from secguard.core import FormatError, RefusedError, SystemPartError
+
+__all__ = ["EPOCH", "ElasticIndex"]
+
+EPOCH = 256**3
+"""Ledger entries that one index holds."""
+
+_PAGE = 5000  # documents a search hands over; a server's limit is 10,000
+
+
+class ElasticIndex:
+    """`secguard.audit.index.index.Index` on a server."""
+
+    def __init__(self, path: Path, server: ElasticServer, origin: str, epoch: int) -> None:
+        self._file = PositionFile(path, State(origin, epoch))
+        self._server = Server(server)
+        self._origin = origin
+        self._epoch = epoch
+        self._verified: set[str] = set()
+        slug = re.sub(r"[^a-z0-9.]+", "-", origin).strip("-.")
+        self._stem = f"secguard-audit-{slug}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+
+    @classmethod
+    def open(
+        cls, path: Path, server: ElasticServer, origin: str, *, epoch: int = EPOCH, rebuild: bool = False
+    ) -> "ElasticIndex":
+        """Open the index; the server is asked when it is needed.
+
+        Args:
+            path: the file with the position; its directory is made.
+            server: where the documents are.
+            origin: name of the log.
+            epoch: ledger entries an index on the server holds; never changed for an index that holds some.
+            rebuild: the caller empties it next: an unreadable position file is removed.
+
+        Raises:
+            FormatError: the position file is damaged.
+        """
+        index = cls(path, server, origin, epoch)
+        try:
+            index._file.read()
+        except FormatError:
+            if not rebuild:
+                raise
+            index._file.remove()
+        return index
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._server.close()
+
+    @property
+    def position(self) -> int:
+        """Number of events whose documents are in; known without asking the server."""
+        return self._file.read().position
+
+    @property
+    def origin(self) -> str | None:
+        """Name of the log; None while empty."""
+        state = self._file.read()
+        return state.origin if state.position else None
+
+    # Indices on the server
+
+    def _pattern(self, state: State) -> str:
+        return f"{self._stem}-{state.generation}-*"
+
+    def _name(self, state: State, seq: int) -> str:
+        return f"{self._stem}-{state.generation}-{seq // self._epoch:06d}"
+
+    def _survey(self, pattern: str) -> dict[str, Any]:
+        found = self._server.call(lambda client: client.indices.get(index=pattern, allow_no_indices=True))
+        return dict(found.body)
+
+    def _replaced(self, problem: str) -> RefusedError:
+        return RefusedError(
+            "audit.index.replaced",
+            problem,
+            hint="install audit/elasticsearch/index-template.json on the server, then: secguard audit reindex",
+            where=self._server.url,
+        )
+
+    def _verify(self, state: State) -> None:
+        """Refuse to work on indices that are not what this process or an earlier one made; asked once a process."""
+        if not self._verified >= state.indices.keys():
+            problems = _problems(state.indices, self._survey(self._pattern(state)))
+            if problems:
+                raise self._replaced(problems[0])
+            self._verified |= state.indices.keys()
+
+    def _ensure(self, state: State, name: str) -> State:
+        if name in state.indices:
+            self._verify(state)
+            return state
+        if name not in self._survey(f"{name}*"):
+            # 400: another process was faster; the mapping comes from the installed template.
+            self._server.call(lambda client: client.options(ignore_status=400).indices.create(index=name))
+        there = self._survey(f"{name}*")
+        uuid = there[name]["settings"]["index"]["uuid"] if name in there else ""
+        problems = _problems({name: uuid}, there)
+        if problems:
+            raise self._replaced(problems[0])
+        state = replace(state, indices={**state.indices, name: uuid})
+        self._file.write(state)
+        self._verified.add(name)
+        return state
+
+    # Writing
+
+    def add(self, origin: str, first: int, stop: int, rows: Sequence[Row]) -> bool:
+        """Deliver the documents of rows, then move the position; False if another process was faster.
+
+        Raises:
+            RefusedError: another document stands where one of these belongs, or the index is of another log.
+            FormatError: the server does not take a document; it is named.
+            SystemPartError: the server was away or busy for all attempts; the position did not move.
+        """
+        if origin != self._origin:
+            raise RefusedError("audit.index.foreign", f"the index belongs to the log {self._origin}, not {origin}")
+        with self._file.alone() as state:
+            if state.position != first:
+                return False
+            for _, group in groupby(rows, lambda row: row.seq // self._epoch):
+                batch = list(group)
+                name = self._name(state, batch[0].seq)
+                state = self._ensure(state, name)  # noqa: PLW2901 - it now knows one index more
+                deliver(self._server, name, origin, batch)
+            self._file.write(replace(state, position=stop))
+        return True
+
+    def clear(self) -> None:
+        """Begin a new generation of indices; the old ones are deleted if the account may do that."""
+        old = self._survey(f"{self._stem}-*")
+        found = (re.fullmatch(r".*-(\d{1,9})-\d{6,}", name) for name in old)
+        numbers = [int(match[1]) for match in found if match]
+        with self._file.alone() as state:
+            generation = max([*numbers, state.generation]) + 1 if old else state.generation
+            self._file.write(State(self._origin, self._epoch, generation=generation))
+            self._verified.clear()
+        for name in old:
+            with suppress(RefusedError):
+                self._server.call(lambda client, name=name: client.indices.delete(index=name))  # type: ignore[misc]
+
+    # Reading
+
+    @contextmanager
+    def _snapshot(self, state: State) -> Iterator[dict[str, Any]]:
+        """A view that does not change while several pages are read (a point in time)."""
+        opened = self._server.call(
+            lambda client: client.open_point_in_time(index=self._pattern(state), keep_alive="2m")
+        )
+        try:
+            yield {"pit": {"id": opened["id"], "keep_alive": "2m"}}
+        finally:
+            with suppress(SystemPartError, RefusedError):
+                self._server.call(lambda client: client.close_point_in_time(id=opened["id"]))
+
+    def _search(self, **body: Any) -> dict[str, Any]:
+        # Part of an answer is none: every shard must have searched.
+        answer = self._server.call(lambda client: client.search(allow_partial_search_results=False, **body))
+        hits: dict[str, Any] = answer.body["hits"]
+        return hits
+
+    def find(self, query: Node, *, limit: int, after: Cursor | None = None) -> Found:
+        """The newest `limit` matching events, and how many there are."""
+        state = self._file.read()
+        if not state.indices:
+            return Found(0, [], state.position, None)
+        self._verify(state)
+        snapshot = after.snapshot if after else state.position
+        filters = [{"range": {INDEX_FIELD: {"lt": snapshot}}}, compile_dsl(query)]
+        asked: dict[str, Any] = {
+            "query": {"bool": {"filter": filters}},
+            "sort": [{TIME_FIELD: "desc"}, {INDEX_FIELD: "desc"}],
+            "source": False,
+        }
+        large = limit >= _PAGE
+        if after:  # a point in time sorts by its own third key as well, and no document has this value of it
+            asked["search_after"] = [*after[1:], (1 << 63) - 1] if large else after[1:]
+        places: list[list[int]] = []
+        total = 0
+        with self._snapshot(state) if large else nullcontext({"index": self._pattern(state)}) as where:
+            while len(places) <= limit:
+                size = min(limit + 1 - len(places), _PAGE)
+                hits = self._search(**where, **asked, size=size, track_total_hits=not places)
+                if not places:
+                    total = hits["total"]["value"]
+                places += [hit["sort"][:2] for hit in hits["hits"]]
+                if len(hits["hits"]) < size:
+                    break
+                asked["search_after"] = hits["hits"][-1]["sort"]
+        following = Cursor(snapshot, *places[limit - 1]) if len(places) > limit else None
+        return Found(total, [seq for _, seq in places[:limit]], state.position, following)
+
+    def rows(self, start: int, stop: int) -> list[Row]:
+        """The rows of all documents with ledger indices [start, stop), in order, also several of the same index."""
+        found = self._rows({"range": {INDEX_FIELD: {"gte": start, "lt": stop}}}, _PAGE)
+        if len(found) < _PAGE or stop - start < 2:
+            return found
+        middle = (start + stop) // 2
+        return self.rows(start, middle) + self.rows(middle, stop)
+
+    def stray(self, stop: int) -> list[Row]:
+        """Rows of documents outside [0, stop), at most 1000."""
+        return self._rows({"bool": {"must_not": [{"range": {INDEX_FIELD: {"gte": 0, "lt": stop}}}]}}, 1000)
+
+    def _rows(self, query: dict[str, Any], size: int) -> list[Row]:
+        state = self._file.read()
+        if not state.indices:
+            return []
+        order = [{INDEX_FIELD: "asc"}]
+        hits = self._search(index=self._pattern(state), query=query, sort=order, size=size, track_total_hits=False)
+        return [self._row(state, hit) for hit in hits["hits"]]
+
+    def _row(self, state: State, hit: dict[str, Any]) -> Row:
+        row = row_from(hit.get("_source"))
+        if row.digest and (hit["_index"], hit["_id"]) == (self._name(state, row.seq), name_of(self._origin, row.seq)):
+            return row
+        place = hit["sort"][0]
+        known = isinstance(place, int) and abs(place) < 1 << 62  # the server sorts by the extreme value where none is
+        return row._replace(seq=place if known else -1, digest=b"")
+
+    def damage(self) -> Damage:
+        """Indices that were deleted, replaced or mapped otherwise, and ones that stand among them."""
+        state = self._file.read()
+        there = self._survey(self._pattern(state))
+        problems = _problems(state.indices, there)
+        problems += [f"the index {name} is not ours" for name in sorted(there.keys() - state.indices.keys())]
+        return Damage(problems, [])
+
+
+def _problems(expected: dict[str, str], there: dict[str, Any]) -> list[str]:
+    """What is wrong with indices that should be there, by name and UUID."""
+    problems: list[str] = []
+    for name, uuid in expected.items():
+        if name not in there:
+            problems.append(f"the index {name} was deleted on the server")
+            continue
+        settings = there[name].get("settings", {}).get("index", {})
+        if settings.get("uuid") != uuid:
+            problems.append(f"the index {name} was replaced on the server")
+        if "analysis" in settings:
+            problems.append(f"the index {name} brings its own text analysis")
+        problems += [f"the index {name}: {text}" for text in mapping_problems(there[name].get("mappings", {}))]
+    return problems

@@ -1,0 +1,125 @@
+"""The index row of an event: every column can be computed again from the ledger's bytes, so any change shows."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from secguard.audit.index.words import document
+from secguard.events import decode_stored
+
+__all__ = ["COLUMNS", "Row", "microseconds", "row_of", "rows_of"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Row(NamedTuple):
+    """What the index knows of one event; strings are empty where the event says nothing.
+
+    Attributes:
+        seq: the event's ledger index, zero-based.
+        id: the event's ID.
+        kind: its kind.
+        time: microseconds since 1970 UTC, as claimed by the source (nanoseconds would overflow before 1677 and
+            after 2262, and events hold microseconds).
+        actor: name of the actor.
+        role: the actor's role.
+        org: the actor's organisation.
+        address: the actor's address.
+        subject: what the act was done to.
+        case: case number.
+        approver: who approved.
+        outcome: how it ended.
+        reasoned: 1 if a reason is given.
+        digest: SHA-256 of the event's stored bytes (32 bytes).
+        reason: the words of the reason.
+        text: the words of everything else that people write.
+    """
+
+    seq: int
+    id: str
+    kind: str
+    time: int
+    actor: str
+    role: str
+    org: str
+    address: str
+    subject: str
+    case: str
+    approver: str
+    outcome: str
+    reasoned: int
+    digest: bytes
+    reason: str
+    text: str
+
+    @classmethod
+    def blank(cls, seq: int, id: str = "", reason: str = "", text: str = "") -> "Row":  # noqa: A002 - the field's name
+        """A row of which only this much is known."""
+        return cls(seq, id, "", 0, "", "", "", "", "", "", "", "", 0, b"", reason, text)
+
+
+COLUMNS = Row._fields
+"""Names of the columns."""
+
+
+def microseconds(time: datetime) -> int:
+    """Microseconds since 1970 UTC of an aware time, exactly."""
+    delta = time - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _collect(values: Iterable[Any], texts: list[str]) -> None:
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, bool) or value is None:
+            continue
+        elif isinstance(value, int | float):
+            texts.append(str(value))
+        elif isinstance(value, dict):
+            _collect(value.values(), texts)
+        elif isinstance(value, list):
+            _collect(value, texts)
+
+
+def row_of(seq: int, body: bytes) -> Row:
+    """The row of the event whose stored bytes are `body`.
+
+    Raises:
+        FormatError: the bytes are no event.
+    """
+    event = decode_stored(body)
+    actor = event.actor
+    kept = [actor.name, actor.role, actor.org, actor.address, event.subject, event.case, event.approver]
+    if b"\\u0000" in body:  # SQLite's pattern match ends at a NUL
+        kept = [value.replace("\0", "\ufffd") for value in kept]
+    reason = document((event.reason,)) if event.reason else ""
+    # The words of a question are left out: a search would find all earlier searches for the same words.
+    texts = [value for value in kept if value]
+    if event.data and event.kind != "audit.searched":
+        _collect(event.data.values(), texts)
+    name, role, org, address, subject, case, approver = kept
+    return Row(
+        seq,
+        event.id.replace("\0", "\ufffd"),
+        event.kind,
+        microseconds(event.time),
+        name,
+        role,
+        org,
+        address,
+        subject,
+        case,
+        approver,
+        event.outcome.value,
+        1 if reason else 0,
+        hashlib.sha256(body).digest(),
+        reason,
+        document(texts),
+    )
+
+
+def rows_of(first: int, bodies: Sequence[bytes | None]) -> list[Row]:
+    """The rows of a batch that begins at `first`; a pruned body has none."""
+    return [row_of(seq, body) for seq, body in enumerate(bodies, first) if body is not None]

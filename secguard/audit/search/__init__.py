@@ -1,0 +1,1 @@
+"""An auditor's question, answered from the ledger and recorded."""

@@ -1,0 +1,1 @@
+"""Where access events come from."""

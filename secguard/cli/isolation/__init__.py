@@ -1,0 +1,19 @@
+"""`secguard isolation`: prove with packets that zones are separated; a command is one call of `secguard.isolation`."""
+
+from secguard.cli.lazy import LazyGroup
+
+__all__ = ["isolation"]
+
+_HERE = "secguard.cli.isolation"
+# name -> (module, attribute, one-line help), in the order of a scan's life.
+_COMMANDS = {
+    "lint": (f"{_HERE}.scan", "lint", "Check a policy; errors name their line."),
+    "plan": (f"{_HERE}.scan", "plan", "Compile a policy into a signed plan."),
+    "run": (f"{_HERE}.scan", "run_", "Probe by a policy, from both ends, and judge."),
+    "judge": (f"{_HERE}.scan", "judge_", "Judge a plan and the agents' observations."),
+    "lab": (f"{_HERE}.scan", "lab_", "Scan a lab of three zones and a firewall."),
+}
+
+isolation = LazyGroup(
+    name="isolation", table=_COMMANDS, help="Prove with packets that zones are separated.", no_args_is_help=True
+)

@@ -1,0 +1,221 @@
+"""The sensor: what each heard frame means for the run. No I/O; fed by `wire`, read by `agent`."""
+
+from collections import deque
+
+from secguard.isolation.agent.observations import Answers, Arrivals, Beacons, Strange
+from secguard.isolation.plan.plan import Plan
+from secguard.isolation.plan.tokens import MAGIC, Kind, Status, Token, phase_of
+from secguard.isolation.probes import headers
+from secguard.isolation.probes.headers import Header
+
+__all__ = ["BEACON_SPORT", "Sensor"]
+
+BEACON_SPORT = 0x5347
+_MAX_STRANGE = 1000
+_MAX_PACKETS = 100_000
+_PACKET_HEAD = 512
+_NUMBERS = {"tcp": 6, "udp": 17}
+
+
+class Sensor:
+    """Sorts frames into egress, arrivals, answers, beacons and strangers for one agent of a plan."""
+
+    def __init__(self, plan: Plan, me: int) -> None:
+        self._plan = plan
+        self._me = me
+        self._tokens = plan.tokens()
+        self._window = tuple(int(at.timestamp() * 1e9) for at in (plan.not_before, plan.not_after))
+        cases = plan.cases
+        self.egress = [0] * len(cases)
+        self.beacons = {4: Beacons(), 6: Beacons()}
+        self.phase = 1
+        self.neighbours: dict[bytes, bytes] = {}
+        self.hops: set[bytes] = set()
+        self.accepted: deque[int] = deque()
+        self.arrived: deque[tuple[int, int]] = deque()
+        self.strange_total = 0
+        self._strange = Strange()
+        self._arrivals: dict[tuple[int, int], list[int]] = {}
+        self._answers: dict[tuple[int, str, bytes], int] = {}
+        self._hints: set[int] = set()
+        self._packets: list[tuple[int, int, str]] = []
+        self._shapes: dict[tuple[int, int, int, bytes, bytes], int] = {}
+        self._mine: dict[tuple[int, bytes, bytes, int, int], int] = {}
+        self._theirs: dict[tuple[int, bytes, bytes, int, int], int] = {}
+        addresses = [{family: headers.packed(a.address(family) or "::") for family in (4, 6)} for a in plan.agents]
+        for case, protocol in enumerate(cases.protocol):
+            number = _NUMBERS.get(protocol)
+            if number is None or me not in {cases.src[case], cases.dst[case]}:
+                continue
+            family = cases.family[case]
+            key = (
+                number,
+                addresses[cases.src[case]][family],
+                addresses[cases.dst[case]][family],
+                cases.sport[case],
+                cases.dport[case],
+            )
+            (self._mine if cases.src[case] == me else self._theirs).setdefault(key, case)
+
+    def hear(self, frame: bytes, outgoing: bool, at: int) -> None:
+        """Take one Ethernet frame at `at` nanoseconds."""
+        kind = frame[12:14]
+        start = 14
+        if kind == b"\x81\x00":
+            kind, start = frame[16:18], 18
+        if kind == b"\x08\x06":
+            if not outgoing:
+                self._arp(frame[start:])
+            return
+        if kind not in {b"\x08\x00", b"\x86\xdd"}:
+            return
+        packet = frame[start:]
+        if MAGIC in packet:
+            self._marked(packet, outgoing, at)
+        elif outgoing:
+            self._bare(packet, self._mine)
+        else:
+            self._unmarked(packet)
+
+    def _arp(self, packet: bytes) -> None:
+        # RFC 826: a reply (2) says who has the sender's address.
+        if len(packet) >= 28 and packet[6:8] == b"\0\2":
+            self._neighbour(packet[14:18], packet[8:14], 4)
+
+    def _neighbour(self, address: bytes, mac: bytes, family: int) -> None:
+        self.neighbours[address] = mac
+        if address in self.hops:
+            self.beacons[family].neighbour[self.phase - 1] += 1
+
+    def _marked(self, packet: bytes, outgoing: bool, at: int) -> None:
+        header = headers.parse(packet)
+        if header is None:
+            return
+        for token in self._tokens.find(packet):
+            if token.status is Status.GOOD and self._window[0] <= at <= self._window[1]:
+                self._good(token, packet, header, outgoing, at)
+            elif not outgoing:
+                self._stranger("forged" if token.status is Status.FORGED else "foreign", header, at)
+
+    def _good(self, token: Token, packet: bytes, header: Header, outgoing: bool, at: int) -> None:
+        cases = self._plan.cases
+        if token.kind == Kind.BEACON:
+            if not outgoing and token.case == self._me and headers.echo_reply(packet, header):
+                phase = phase_of(token.seq)
+                if phase:
+                    self.beacons[header.family].heard[phase - 1] += 1
+            return
+        if token.case >= len(cases):
+            return
+        mine = cases.src[token.case] == self._me
+        if outgoing:
+            if mine and token.kind == Kind.PROBE:
+                self.egress[token.case] += 1
+            return
+        if token.kind != Kind.PROBE:
+            if mine:
+                self._answer(token.case, "reply-open" if token.kind == Kind.REPLY_OPEN else "reply-closed", header)
+            return
+        if mine:
+            said = headers.answer(packet, header)
+            word = said[0] if said else "echo" if headers.echo_reply(packet, header) else "reflected"
+            self._answer(token.case, word, header)
+            return
+        entry = self._arrivals.get((token.case, token.seq))
+        if entry is None:
+            self._arrivals[token.case, token.seq] = [at, 1, self._keep(token.case, packet, header, at)]
+            self.arrived.append((token.case, token.seq))
+        elif header.protocol != _NUMBERS["tcp"] or phase_of(token.seq):
+            entry[1] += 1  # a connection (phase 0) repeats by itself what was not acknowledged: no replay
+
+    def _keep(self, case: int, packet: bytes, header: Header, at: int) -> int:
+        """Keep the first packet of a case and shape (addresses, protocol, where the upper layer starts) as evidence."""
+        shape = (case, header.protocol, header.start, header.source, header.destination)
+        if shape not in self._shapes:
+            if len(self._packets) >= _MAX_PACKETS:
+                return -1
+            self._shapes[shape] = len(self._packets)
+            self._packets.append((case, at, packet[:_PACKET_HEAD].hex()))
+        return self._shapes[shape]
+
+    def _unmarked(self, packet: bytes) -> None:
+        header = headers.parse(packet)
+        if header is None:
+            return
+        if header.protocol == 58 and len(packet) >= header.start + 32 and packet[header.start] == 136:
+            at = header.start
+            # RFC 4861, 4.4: the target, then a target link-layer address option (type 2, 8 bytes).
+            if packet[at + 24 : at + 26] == b"\x02\x01":
+                self._neighbour(packet[at + 8 : at + 24], packet[at + 26 : at + 32], 6)
+            return
+        said = headers.answer(packet, header)
+        if said is not None:
+            word, probe = said
+            case = self._mine.get((probe.protocol, probe.source, probe.destination, probe.sport, probe.dport))
+            if case is not None:
+                self._answer(case, word, header)
+        else:
+            self._bare(packet, self._theirs)
+
+    def _bare(self, packet: bytes, table: dict[tuple[int, bytes, bytes, int, int], int]) -> None:
+        """A SYN without payload: known by its 5-tuple and its sequence number; ours left, or one of theirs hints."""
+        header = headers.parse(packet)
+        if header is None or header.protocol != 6 or len(packet) < header.start + 20:
+            return
+        case = table.get((6, header.source, header.destination, header.sport, header.dport))
+        isn = int.from_bytes(packet[header.start + 4 : header.start + 8])
+        if case is None or packet[header.start + 13] & 0x17 != 2 or isn != self._tokens.hint(case):
+            return
+        if table is self._mine:
+            self.egress[case] += 1
+        else:
+            self._hints.add(case)
+
+    def _answer(self, case: int, word: str, header: Header) -> None:
+        key = (case, word, header.source)
+        if key not in self._answers and len(self._answers) > 4 * len(self.egress) + 1000:
+            return
+        if word == "syn-ack" and key not in self._answers:
+            self.accepted.append(case)
+        self._answers[key] = self._answers.get(key, 0) + 1
+
+    def _stranger(self, status: str, header: Header, at: int) -> None:
+        self.strange_total += 1
+        if len(self._strange.status) < _MAX_STRANGE:
+            self._strange.status.append(status)
+            self._strange.source.append(headers.text(header.source))
+            self._strange.destination.append(headers.text(header.destination))
+            self._strange.time.append(at)
+
+    def arrivals(self) -> Arrivals:
+        """Arrivals so far."""
+        table = Arrivals()
+        for (case, seq), (at, count, packet) in sorted(self._arrivals.items()):
+            table.case.append(case)
+            table.seq.append(seq)
+            table.time.append(at)
+            table.count.append(count)
+            table.packet.append(packet)
+        return table
+
+    def answers(self) -> Answers:
+        """Answers so far."""
+        table = Answers()
+        for (case, word, source), count in sorted(self._answers.items()):
+            table.case.append(case)
+            table.word.append(word)
+            table.source.append(headers.text(source))
+            table.count.append(count)
+        return table
+
+    def strange(self) -> Strange:
+        """The first strangers."""
+        return self._strange
+
+    def hints(self) -> list[int]:
+        """Cases whose bare SYN seems to have arrived."""
+        return sorted(self._hints)
+
+    def packets(self) -> list[tuple[int, int, str]]:
+        """Packets kept as evidence: (case, nanoseconds, hex of the first bytes from layer 3 on)."""
+        return self._packets

@@ -1,0 +1,1 @@
+"""Zones and a firewall made of network namespaces for the moment."""

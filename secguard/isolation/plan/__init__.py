@@ -1,0 +1,1 @@
+"""A policy compiled into cases, tokens and a time window, signed."""

@@ -1,0 +1,1 @@
+"""What may pass: zones, blocks, flows."""

@@ -1,0 +1,1 @@
+"""What is sent: packets and their templates, and how answers are read."""

@@ -1,0 +1,1 @@
+"""Brings agents, plan and judge together."""

@@ -1,0 +1,1 @@
+"""Raw sockets, interfaces, routes and namespaces."""
