@@ -1,0 +1,104 @@
+"""Observations as what is asked of each case: what arrived and how, what was answered, what silence proves."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from secguard.isolation.agent.observations import Observations
+from secguard.isolation.plan.plan import Plan
+from secguard.isolation.plan.tokens import phase_of
+from secguard.isolation.probes.templates import dissect
+
+__all__ = ["Evidence"]
+
+
+class Evidence:
+    """Observations turned into what is asked of each case."""
+
+    def __init__(self, plan: Plan, seen: Sequence[Observations]) -> None:
+        self.plan = plan
+        self.by_agent = {item.agent: item for item in seen}
+        self._carried = {item.agent: [dissect(_bytes(text)) for _, _, text in item.packets] for item in seen}
+        self.arrived: dict[int, list[tuple[Observations, int]]] = defaultdict(list)
+        self.words: dict[int, set[str]] = defaultdict(set)
+        self.hints: set[int] = set()
+        self.repeated: dict[int, int] = defaultdict(int)
+        cases = plan.cases
+        for item in seen:
+            for row, case in enumerate(item.arrivals.case):
+                if cases.src[case] != item.agent:
+                    self.arrived[case].append((item, row))
+                    if item.arrivals.count[row] > 1:
+                        self.repeated[item.agent] += item.arrivals.count[row] - 1
+            for case, word in zip(item.answers.case, item.answers.word, strict=True):
+                if cases.src[case] == item.agent:
+                    self.words[case].add(word)
+            self.hints.update(case for case in item.hints if cases.dst[case] == item.agent)
+        self._health: dict[tuple[int, int], str] = {}
+        self._lost_canaries = self._canaries()
+
+    def carried(self, item: Observations, row: int) -> tuple[str, str, str]:
+        """How an arrival was carried, and its outer addresses."""
+        packet = item.arrivals.packet[row]
+        return self._carried[item.agent][packet] if packet >= 0 else ("unknown", "", "")
+
+    def _canaries(self) -> set[tuple[str, str]]:
+        plan, cases = self.plan, self.plan.cases
+        lost: set[tuple[str, str]] = set()
+        for case, canary in enumerate(cases.canary):
+            if not canary:
+                continue
+            heard = {phase_of(item.arrivals.seq[row]) for item, row in self.arrived.get(case, ())}
+            if not {1, 2, 3} <= heard:
+                lost.add((plan.agents[cases.src[case]].zone, plan.agents[cases.dst[case]].zone))
+        return lost
+
+    def _agent(self, agent: int, family: int) -> str:
+        """Why nothing can be concluded from an agent's silence; empty if it is healthy."""
+        key = (agent, family)
+        if key not in self._health:
+            self._health[key] = self._examine(agent, family)
+        return self._health[key]
+
+    def _examine(self, agent: int, family: int) -> str:
+        item = self.by_agent.get(agent)
+        if item is None:
+            return "agent"
+        if item.drops:
+            return "drops"
+        beacons = item.beacons.get(str(family))
+        if beacons is None or not all(beacons.neighbour):
+            return "next-hop"
+        if not all(beacons.heard):
+            return "beacon"
+        return ""
+
+    def unhealthy(self, case: int) -> str:
+        """Why silence of a case proves nothing; empty if it proves that the packets were stopped."""
+        plan, cases = self.plan, self.plan.cases
+        src, dst, family = cases.src[case], cases.dst[case], cases.family[case]
+        for end in (src, dst):
+            if reason := self._agent(end, family):
+                return f"{reason}:{plan.agents[end].name}"
+        if self.by_agent[src].egress[case] < plan.attempts:
+            return f"egress:{plan.agents[src].name}"
+        if (plan.agents[src].zone, plan.agents[dst].zone) in self._lost_canaries:
+            return f"canary:{plan.agents[dst].name}"
+        return ""
+
+    def loss(self, agent: int) -> float:
+        """Share of in-zone beacons that an agent did not hear back."""
+        item = self.by_agent.get(agent)
+        if item is None:
+            return 1.0
+        sent = sum(sum(beacons.sent) for beacons in item.beacons.values())
+        heard = sum(
+            min(a, b) for beacons in item.beacons.values() for a, b in zip(beacons.sent, beacons.heard, strict=True)
+        )
+        return 1 - heard / sent if sent else 1.0
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""

@@ -1,0 +1,48 @@
+"""The matrix: what is said of each ordered pair of zones."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from secguard.isolation.judge.cases import REACHED, CaseResults
+from secguard.isolation.judge.codes import pair_of
+from secguard.isolation.judge.evidence import Evidence
+from secguard.isolation.plan.plan import Plan
+
+__all__ = ["Cell", "matrix_of"]
+
+
+class Cell(msgspec.Struct):
+    """One ordered pair of zones: outcome, counts, kinds found, and the chance that all attempts of a case got lost."""
+
+    src: str
+    dst: str
+    outcome: str = "pass"
+    cases: int = 0
+    failed: int = 0
+    unknown: int = 0
+    reached: int = 0
+    kinds: list[str] = []
+    miss: float = 0.0
+
+
+def matrix_of(
+    plan: Plan, results: CaseResults, kinds: Mapping[tuple[str, str], set[str]], evidence: Evidence
+) -> list[Cell]:
+    """One cell an ordered pair of zones: counts, kinds, outcome, chance of a miss."""
+    cells: dict[tuple[str, str], Cell] = {}
+    for case in range(len(plan.cases)):
+        pair = pair_of(plan, case)
+        cell = cells.setdefault(pair, Cell(*pair))
+        cell.cases += 1
+        cell.failed += results.outcome[case] == "fail"
+        cell.unknown += results.outcome[case] == "unknown"
+        cell.reached += results.result[case] in REACHED
+        loss = max(evidence.loss(plan.cases.src[case]), evidence.loss(plan.cases.dst[case]))
+        cell.miss = max(cell.miss, loss**plan.attempts)
+    for src, dst, _ in plan.uncovered:
+        cells.setdefault((src, dst), Cell(src, dst)).unknown += 1
+    for pair, cell in cells.items():
+        cell.outcome = "fail" if cell.failed else "unknown" if cell.unknown else "pass"
+        cell.kinds = sorted(kinds.get(pair, ()))
+    return list(cells.values())
