@@ -84,6 +84,8 @@ class Observations(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         drops: frames lost by the sensor.
         problems: what went wrong, in words.
         packets: kept packets: (case, nanoseconds, hex of the first bytes from layer 3 on).
+        witnessed: the sender's end, for the captures: (case, nanoseconds, whether it left, hex) of the first packet
+            of each case that left, and of the first answers to it.
     """
 
     run: str
@@ -101,6 +103,7 @@ class Observations(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     problems: list[str]
     packets: list[tuple[int, int, str]]
     strange_total: int = 0
+    witnessed: list[tuple[int, int, bool, str]] = []
     v: int = 1
 
     def seal(self, signer: Signer) -> bytes:
@@ -151,7 +154,9 @@ def _check(seen: Observations, cases: int, agents: int) -> None:
         raise ValueError("beacons do not fit the phases")
     if any(not -1 <= position < len(seen.packets) for position in seen.arrivals.packet):
         raise ValueError("names a packet that was not kept")
-    if any(len(text) > 2 * _MAX_HEAD for _, _, text in seen.packets):
+    if any(len(row[-1]) > 2 * _MAX_HEAD for row in (*seen.packets, *seen.witnessed)):
         raise ValueError("a packet that is too long")
+    if any(not 0 <= row[0] < cases for row in (*seen.packets, *seen.witnessed)):
+        raise ValueError("keeps a packet of a case that is not in the plan")
     if any(not 0 <= case < cases for column in (seen.arrivals.case, seen.answers.case, seen.hints) for case in column):
         raise ValueError("names a case that is not in the plan")

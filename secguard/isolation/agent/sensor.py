@@ -13,6 +13,7 @@ __all__ = ["BEACON_SPORT", "Sensor"]
 BEACON_SPORT = 0x5347
 _MAX_STRANGE = 1000
 _MAX_PACKETS = 100_000
+_MAX_WITNESSED = 20_000
 _PACKET_HEAD = 512
 _NUMBERS = {"tcp": 6, "udp": 17}
 
@@ -40,6 +41,8 @@ class Sensor:
         self._hints: set[int] = set()
         self._packets: list[tuple[int, int, str]] = []
         self._shapes: dict[tuple[int, int, int, bytes, bytes], int] = {}
+        self._witnessed: dict[tuple[int, bool, int], tuple[int, int, bool, str]] = {}
+        self._heard = (b"", 0)
         self._mine: dict[tuple[int, bytes, bytes, int, int], int] = {}
         self._theirs: dict[tuple[int, bytes, bytes, int, int], int] = {}
         addresses = [{family: headers.packed(a.address(family) or "::") for family in (4, 6)} for a in plan.agents]
@@ -70,6 +73,7 @@ class Sensor:
         if kind not in {b"\x08\x00", b"\x86\xdd"}:
             return
         packet = frame[start:]
+        self._heard = (packet, at)
         if MAGIC in packet:
             self._marked(packet, outgoing, at)
         elif outgoing:
@@ -111,6 +115,7 @@ class Sensor:
         if outgoing:
             if mine and token.kind == Kind.PROBE:
                 self.egress[token.case] += 1
+                self._witness(token.case, left=True)
             return
         if token.kind != Kind.PROBE:
             if mine:
@@ -137,6 +142,12 @@ class Sensor:
             self._shapes[shape] = len(self._packets)
             self._packets.append((case, at, packet[:_PACKET_HEAD].hex()))
         return self._shapes[shape]
+
+    def _witness(self, case: int, *, left: bool) -> None:
+        """Keep the first packet of a case and length that left, or that answered: the sender's end of the captures."""
+        packet, at = self._heard
+        if len(self._witnessed) < _MAX_WITNESSED:
+            self._witnessed.setdefault((case, left, len(packet)), (case, at, left, packet[:_PACKET_HEAD].hex()))
 
     def _unmarked(self, packet: bytes) -> None:
         header = headers.parse(packet)
@@ -168,6 +179,7 @@ class Sensor:
             return
         if table is self._mine:
             self.egress[case] += 1
+            self._witness(case, left=True)
         else:
             self._hints.add(case)
 
@@ -175,6 +187,7 @@ class Sensor:
         key = (case, word, header.source)
         if key not in self._answers and len(self._answers) > 4 * len(self.egress) + 1000:
             return
+        self._witness(case, left=False)
         if word == "syn-ack" and key not in self._answers:
             self.accepted.append(case)
         self._answers[key] = self._answers.get(key, 0) + 1
@@ -219,3 +232,7 @@ class Sensor:
     def packets(self) -> list[tuple[int, int, str]]:
         """Packets kept as evidence: (case, nanoseconds, hex of the first bytes from layer 3 on)."""
         return self._packets
+
+    def witnessed(self) -> list[tuple[int, int, bool, str]]:
+        """The sender's end: (case, nanoseconds, whether it left, hex) of what left first and what answered first."""
+        return list(self._witnessed.values())
