@@ -17,7 +17,7 @@ import msgspec
 
 from secguard.core.clock import SystemClock
 from secguard.core.errors import SecguardError, SystemPartError
-from secguard.isolation.agent.agent import spki
+from secguard.isolation.agent.keys import spki
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.runs.runner import Action, collect
 from secguard.isolation.wire.namespaces import Namespaces, die_with_parent, isolate

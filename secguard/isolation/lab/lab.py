@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from secguard.core import Clock, Progress, SecguardError, SystemPartError, UsageError, silent
-from secguard.isolation.agent.agent import parse_key
+from secguard.isolation.agent.keys import parse_key
 from secguard.isolation.lab.host import Request
 from secguard.isolation.runs.process import environment, python
 from secguard.isolation.runs.runner import Act, Action, RunResult, conclude, no_act

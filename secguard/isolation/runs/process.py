@@ -39,7 +39,7 @@ class AgentProcess:
         self.zone = zone
         self.error = ""
         self._buffer = b""
-        command = python("secguard.isolation.agent.agent", "--name", name, "--netns", namespace)
+        command = python("secguard.isolation.agent.stdio", "--name", name, "--netns", namespace)
         self.process = subprocess.Popen(
             [*command, "--trust", trust, "--parent", str(os.getpid())],
             env=environment(),

@@ -27,7 +27,7 @@ from secguard.core import (
     Verdict,
     silent,
 )
-from secguard.isolation.agent.agent import parse_key, spki
+from secguard.isolation.agent.keys import parse_key, spki
 from secguard.isolation.agent.observations import PHASES, Observations, open_observations
 from secguard.isolation.judge.judge import Cell, judge
 from secguard.isolation.judge.result import case_columns, seal_result

@@ -1,0 +1,38 @@
+"""The end of a run at one agent: stop hearing, and sign what was seen."""
+
+import time
+
+from secguard.isolation.agent.observations import Observations
+from secguard.isolation.agent.session import Session
+
+__all__ = ["report"]
+
+
+def report(session: Session) -> bytes:
+    """Stop, and sign what was seen."""
+    for item in (*session.connections, *session.listeners):
+        item.close()
+    drops = session.wire.stop()
+    if session.wire.error:
+        session.problems.append(f"interface: {session.wire.error}")
+    seen = Observations(
+        run=session.plan.run,
+        plan=session.digest,
+        agent=session.me,
+        started=session.started,
+        ended=time.time_ns(),
+        egress=session.sensor.egress,
+        arrivals=session.sensor.arrivals(),
+        answers=session.sensor.answers(),
+        hints=session.sensor.hints(),
+        strange=session.sensor.strange(),
+        strange_total=session.sensor.strange_total,
+        beacons={
+            str(family): value for family, value in session.sensor.beacons.items() if session.info.address(family)
+        },
+        drops=drops,
+        problems=session.problems,
+        packets=session.sensor.packets(),
+        witnessed=session.sensor.witnessed(),
+    )
+    return seen.seal(session.signer)
