@@ -1,31 +1,23 @@
-"""Verifying a whole log, from the bodies up; nothing that is stored is believed.
+"""One verification of a log under way: every stored file is held against what the bodies give.
 
-Every body is held against its commitment, every commitment and hash against the tiles, the tree against the signed
-checkpoint, the checkpoint against the anchor, and every stored file against what it must hold. Where body, entry and
-tile disagree, the one that the other two contradict is named.
+Where body, entry and tile disagree, the one that the other two contradict is named.
 """
 
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from secguard.core import Axis, Finding, Progress, Throttle, Verdict, finding, judge, silent
+from secguard.core import Finding, finding
 from secguard.core.errors import FormatError, RefusedError, SecguardError
-from secguard.ledger.anchor import Anchor
 from secguard.ledger.bodies import commit_many, leaf_hashes, unpack_bodies
-from secguard.ledger.ids import IdIndex
-from secguard.ledger.integrate import State, event_ids, load_state
-from secguard.ledger.journal import Journal, Retired
-from secguard.ledger.layout import Config, Layout, read_config
+from secguard.ledger.integrate import State
+from secguard.ledger.journal import Journal
+from secguard.ledger.layout import Layout
 from secguard.ledger.merkle import HASH_SIZE, leaf_hash, root_of
-from secguard.ledger.note import Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
-from secguard.ledger.publish import read_checkpoint
+from secguard.ledger.note import Checkpoint
 from secguard.ledger.tiles import (
     BUNDLE,
     body_path,
@@ -36,25 +28,11 @@ from secguard.ledger.tiles import (
     tile_path,
     unpack_bundle,
 )
+from secguard.ledger.verify.pruned import Pruned
 
-__all__ = ["verify_log"]
+__all__ = ["Check"]
 
 _ZERO = bytes(HASH_SIZE)
-_ATTEMPTS = 10
-"""Looks at a log that grows meanwhile."""
-_SAMPLE = 128
-"""Bundles of a large log whose IDs are looked up."""
-
-
-class _PrunedData(msgspec.Struct):
-    """The part of an `audit.pruned` event's data that names deleted bodies: ranges [first, last]."""
-
-    indexes: list[tuple[int, int]] = []
-
-
-class _PrunedEvent(msgspec.Struct):
-    kind: str
-    data: _PrunedData = msgspec.field(default_factory=_PrunedData)
 
 
 def _whole(events: Sequence[bytes | None]) -> list[bytes]:
@@ -63,7 +41,7 @@ def _whole(events: Sequence[bytes | None]) -> list[bytes]:
 
 
 @dataclass(slots=True)
-class _Check:
+class Check:
     """One verification under way."""
 
     layout: Layout
@@ -73,19 +51,22 @@ class _Check:
     marks: dict[int, list[tuple[Checkpoint, str]]] = field(default_factory=lambda: defaultdict(list))
     partials: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
     bundles: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    pruned: list[int] = field(default_factory=list)
-    cited: list[tuple[int, int]] = field(default_factory=list)
+    pruned: Pruned = field(default_factory=Pruned)
 
     def say(self, code: str, where: str, **data: Any) -> None:
+        """Add a finding."""
         self.findings.append(finding(code, where, **data))
 
     def say_error(self, error: SecguardError, code: str, where: str) -> None:
+        """Add a finding whose reason is an error."""
         self.say(code, where, reason=error.message)
 
     def name(self, path: Path) -> str:
+        """A path relative to the log's folder."""
         return str(path.relative_to(self.layout.root))
 
     def read(self, name: str, code: str) -> bytes | None:
+        """A file; where it cannot be read, None and a finding."""
         try:
             with open(f"{self.base}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - Path costs more than the read
                 return file.read()
@@ -94,6 +75,7 @@ class _Check:
             return None
 
     def there(self, name: str) -> bool:
+        """Whether a file exists."""
         return (self.layout.root / name).exists()
 
     def files(self, folder: Path) -> Iterator[str]:
@@ -142,7 +124,7 @@ class _Check:
                 self.say_error(error, "ledger.body.damaged", f"{error.where}, {span}")
             else:
                 if b'"audit.pruned"' in raw_bodies:
-                    self.cite_all(bodies[1])
+                    self.pruned.cite_all(first, bodies[1])
         if tile is not None and len(tile) != BUNDLE * HASH_SIZE:
             self.say("ledger.tile.damaged", tile_file, bytes=len(tile))
             tile = None
@@ -172,24 +154,10 @@ class _Check:
             return stored
         salts, events = bodies
         full = _whole(events)
-        self.pruned += [first + slot for slot, event in enumerate(events) if event is None]
+        self.pruned.gone += [first + slot for slot, event in enumerate(events) if event is None]
         kept = b"".join([salts[at * 16 : at * 16 + 16] for at, event in enumerate(events) if event is not None])
         made = iter(commit_many(kept, full))
         return [next(made) if event is not None else stored[slot] for slot, event in enumerate(events)]
-
-    def cite_all(self, events: Sequence[bytes | None]) -> None:
-        """Take note of the deletions that events of a bundle record."""
-        for event in events:
-            if event is not None and b'"audit.pruned"' in event:
-                self.cite(event)
-
-    def cite(self, event: bytes) -> None:
-        try:
-            record = msgspec.json.decode(event, type=_PrunedEvent)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return
-        if record.kind == "audit.pruned":
-            self.cited += record.data.indexes
 
     def blame(
         self,
@@ -228,6 +196,7 @@ class _Check:
     # tiles
 
     def compare_tile(self, path: str, stored: bytes | None, row: bytes, level: int, number: int) -> None:
+        """Name each hash of a stored tile that is not the computed one."""
         if stored is None or stored == row:
             return
         if len(stored) != len(row):
@@ -303,7 +272,7 @@ class _Check:
                     bodies += columns.bodies[skip:]
         except RefusedError as error:
             self.say("ledger.journal.damaged", Path(error.where).name, reason=str(error))
-        self.cite_all(bodies)
+        self.pruned.cite_all(self.tree.size, bodies)
         for at in range(0, len(bodies) - BUNDLE + 1, BUNDLE):
             self._end_block(salts[at * 16 : (at + BUNDLE) * 16], bodies[at : at + BUNDLE])
         rest = len(bodies) // BUNDLE * BUNDLE
@@ -320,181 +289,3 @@ class _Check:
         if len(bodies) == BUNDLE:
             for level, place, row in self.tree.push(root_of(hashes)):
                 self.check_row(level, place, row)
-
-    def check_ids(self, size: int) -> None:
-        """The index from event ID to entry: whole, and right for all bundles of a small log, for 128 of a large one.
-
-        What cannot be opened is built again by whoever needs it, and is no finding.
-        """
-        folder = self.layout.ids
-        try:
-            index = IdIndex(folder)
-        except (FormatError, OSError):
-            return
-        try:
-            if not index.covers(size) or (folder / "building").exists():
-                return
-            if not index.complete(size):
-                self.say("ledger.ids.damaged", self.name(folder))
-                return
-            for number in range(0, size // BUNDLE, max(1, size // BUNDLE // _SAMPLE)):
-                path = self.layout.bodies / body_path(number)
-                try:
-                    bodies = unpack_bodies(path.read_bytes())[1]
-                    names = event_ids([b"{}" if body is None else body for body in bodies])
-                except (SecguardError, UnicodeDecodeError, OSError):
-                    continue  # named where bodies are verified
-                found = set(index.candidates(names))
-                for at, body in enumerate(bodies):
-                    if body is not None and (at, number * BUNDLE + at) not in found:
-                        self.say("ledger.ids.damaged", f"{self.name(folder)}, entry {number * BUNDLE + at}")
-                        return
-        finally:
-            index.close()
-
-    def judge_pruned(self) -> None:
-        ranges = sorted(self.cited)
-        for index in self.pruned:
-            if not any(low <= index <= high for low, high in ranges):
-                where = f"bodies/{body_path(index // BUNDLE)}, entry {index}"
-                self.say("ledger.body.missing", where, reason="deleted, and no audit.pruned event says so", index=index)
-
-
-def _notes(check: _Check, config: Config, keys: Sequence[NoteKey]) -> Iterator[Checkpoint]:
-    """Judge the stored checkpoint and the anchored one; yield those that can be read."""
-    layout = check.layout
-    anchor = Anchor(layout.root / config.anchor, config.origin)
-    raw: dict[str, bytes | None] = {}
-    for name in ("checkpoint", "anchor"):
-        try:
-            raw[name] = note = read_checkpoint(layout) if name == "checkpoint" else anchor.read()
-        except SecguardError as error:
-            check.say_error(error, "ledger.checkpoint.damaged", name)
-            continue
-        if note is None:
-            continue
-        try:
-            signed = open_checkpoint(note, keys, name) if keys else parse_checkpoint(note, name)
-        except FormatError as error:
-            check.say_error(error, "ledger.checkpoint.damaged", name)
-            continue
-        except RefusedError as error:
-            check.say_error(error, "ledger.checkpoint.signature", name)
-            signed = parse_checkpoint(note, name)
-        if signed.origin != config.origin:
-            check.say("ledger.checkpoint.foreign", name, origin=signed.origin, expected=config.origin)
-            continue
-        check.marks[signed.size].append((signed, name))
-        yield signed
-    local, far = raw.get("checkpoint"), raw.get("anchor")
-    if local is not None and far is None and "anchor" in raw:
-        check.say("ledger.anchor.missing", str(anchor.path))
-    elif far is not None and local is None and "checkpoint" in raw:
-        check.say("ledger.checkpoint.missing", check.name(layout.checkpoint))
-    elif local is not None and far is not None and local != far:
-        check.say("ledger.checkpoint.behind", check.name(layout.checkpoint), anchor=str(anchor.path))
-
-
-def _count_bundles(layout: Layout) -> int:
-    number = 0
-    while (layout.bodies / body_path(number)).exists():
-        number += 1
-    return number
-
-
-def _load(check: _Check, journal: Journal) -> State:
-    """The state, and the journal from there on; an integrator may move on between the two."""
-    layout = check.layout
-    state = _state(check)
-    for attempt in range(_ATTEMPTS):
-        try:
-            journal.load(state.size)
-        except (RefusedError, Retired) as error:
-            latest = _state(check)
-            if latest.size == state.size or attempt == _ATTEMPTS - 1:
-                where = error.where if isinstance(error, RefusedError) else check.name(layout.journal)
-                check.say("ledger.journal.damaged", where, reason=str(getattr(error, "message", error)))
-                break
-            state = latest
-        else:
-            break
-    return state
-
-
-def _state(check: _Check) -> State:
-    try:
-        return load_state(check.layout)
-    except SecguardError as error:
-        found = finding("ledger.state.damaged", check.name(check.layout.state), reason=error.message)
-        if found not in check.findings:
-            check.findings.append(found)
-        return State(_count_bundles(check.layout) * BUNDLE)
-
-
-def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progress: Progress = silent) -> Verdict:
-    """Verify a whole log: tiles, bundles, bodies, journal, checkpoint and anchor; takes no lock and changes nothing.
-
-    Args:
-        root: the log's folder.
-        keys: keys that the caller believes to be the log's; without any, provenance is unknown.
-        at: time of judgement, aware.
-        progress: told the entries done.
-
-    Returns:
-        A verdict over integrity, completeness and provenance; every finding names file and index.
-
-    Raises:
-        UsageError: there is no log here.
-        FormatError: its configuration is damaged.
-    """
-    layout = Layout(root)
-    config = read_config(layout)
-    check = _Check(layout, str(layout.root))
-    report = Throttle(progress)
-    signed = list(_notes(check, config, keys))
-    # What is listed before the sizes are read lies within them, also while a writer and an integrator go on.
-    public, bodies = list(check.files(layout.public)), list(check.files(layout.bodies))
-    journal = Journal(layout.journal)
-    try:
-        state = _load(check, journal)
-        if journal.garbage:
-            check.say("ledger.journal.torn", journal.place(), bytes=journal.garbage)
-        total = max(journal.size, state.size)
-        check.list_files(public, bodies, total)
-        done = 0
-        for attempt in range(_ATTEMPTS):
-            for number in range(done, state.size // BUNDLE):
-                check.bundle(number)
-                report((number + 1) * BUNDLE, total, "entries")
-            done = state.size // BUNDLE
-            if state.rows and check.tree.rows != state.rows:
-                check.say("ledger.state.damaged", check.name(layout.state), reason="it does not match the tree")
-            try:
-                check.tail(journal)
-            except Retired as error:
-                if attempt == _ATTEMPTS - 1:
-                    check.say("ledger.journal.damaged", check.name(layout.journal), reason=str(error))
-                    break
-                state = _load(check, journal)
-                total = max(journal.size, state.size)
-            else:
-                break
-        check.check_ids(state.size)
-        report(total, total, "entries")
-    finally:
-        journal.close()
-    for size, notes in check.marks.items():
-        for _, where in notes:
-            check.say("ledger.checkpoint.rollback", where, size=size, have=total)
-    if signed:
-        check.need_partials(min(total, signed[0].size))
-    check.judge_pruned()
-    examined = {Axis.INTEGRITY, Axis.COMPLETENESS}
-    if signed and keys:
-        examined.add(Axis.PROVENANCE)
-    elif not signed:
-        check.say("ledger.checkpoint.none", check.name(layout.checkpoint))
-    else:
-        check.say("ledger.checkpoint.unverified", check.name(layout.checkpoint))
-    default = (Axis.INTEGRITY, Axis.COMPLETENESS, Axis.PROVENANCE)
-    return judge(f"{config.origin} ({total} entries)", at, examined=examined, findings=check.findings, default=default)
