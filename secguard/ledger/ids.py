@@ -1,9 +1,10 @@
 """The index from event ID to leaf: memory-mapped hash tables that can be rebuilt from the bodies at any time.
 
 A table of 2^n entries has twice as many 8-byte slots: 32 bits of the ID's hash and 32 bits of index (0 = empty), linear
-probing, nothing is ever deleted or moved; after a crash the journal's entries are simply put in again. When a table is
-full, a larger one follows. A hit is only a candidate: the caller compares the event itself. The hash is a secret random
-prime's remainder, so nobody outside can aim IDs at one slot.
+probing, nothing is ever deleted or moved; after a crash the journal's entries are simply put in again. Before the slots
+stand 16 bits an entry, one set by each ID: most unknown IDs end there, in memory that stays in the cache. When a table
+is full, a larger one follows. A hit is only a candidate: the caller compares the event itself. The hash is a secret
+random prime's remainder, so nobody outside can aim IDs at one slot.
 """
 
 import mmap
@@ -20,12 +21,18 @@ from secguard.core.files import atomic_write, fsync_directory
 __all__ = ["IdIndex"]
 
 _HEAD = 4096
-_MAGIC = b"SGI1"
+_MAGIC = b"SGI2"
 _HEADER = struct.Struct("<4sIQ")
 _FIRST_BITS = 14
 _STEP_BITS = 3
 _LAST_BITS = 23
 _LOW = (1 << 32) - 1
+_FILTER_BITS = 4  # 16 bits an entry: one in sixteen unknown IDs gets past a full table's filter
+
+
+def _size(bits: int) -> int:
+    """Bytes of a table's file: head, filter, slots."""
+    return _HEAD + (1 << bits + _FILTER_BITS - 3) + (2 << bits) * 8
 
 
 def _is_prime(number: int) -> bool:
@@ -67,8 +74,9 @@ class _Table:
         self.first = first
         self.stop = first + (1 << bits)
         self.mask = (2 << bits) - 1
+        self.filter_mask = (1 << bits + _FILTER_BITS) - 1
         self._file = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
-        size = _HEAD + (self.mask + 1) * 8
+        size = _size(bits)
         try:
             if os.fstat(self._file).st_size != size:
                 raise FormatError("ledger.ids.format", "an ID table has a wrong length", where=str(path))
@@ -77,9 +85,12 @@ class _Table:
             os.close(self._file)
             raise
         self._view = memoryview(self._map)
-        self.slots = self._view[_HEAD:].cast("Q")
+        slots = size - (self.mask + 1) * 8
+        self.filter = self._view[_HEAD:slots]
+        self.slots = self._view[slots:].cast("Q")
 
     def close(self) -> None:
+        self.filter.release()
         self.slots.release()
         self._view.release()
         self._map.close()
@@ -151,7 +162,8 @@ class IdIndex:
         found: list[tuple[int, int]] = []
         for table in self._tables.values():
             slots, mask, first = table.slots, table.mask, table.first
-            for position in [k for k, value in enumerate(hashes) if slots[value & mask]]:
+            seen, bits = table.filter, table.filter_mask >> 3
+            for position in [k for k, value in enumerate(hashes) if seen[value >> 35 & bits] >> (value >> 32 & 7) & 1]:
                 value = hashes[position]
                 mark, start = value >> 32, value & mask
                 for slot in chain(range(start, mask + 1), range(start)):
@@ -172,10 +184,12 @@ class IdIndex:
         while at < len(names):
             table = self._table_for(first + at)
             count = min(len(names) - at, table.stop - first - at)
-            slots, mask = table.slots, table.mask
+            slots, mask, seen, bits = table.slots, table.mask, table.filter, table.filter_mask
             number = first + at - table.first + 1
             for value in self._hash(names[at : at + count]):
                 held = value >> 32 << 32 | number
+                mark = value >> 32 & bits
+                seen[mark >> 3] |= 1 << (mark & 7)
                 start = value & mask
                 for slot in chain(range(start, mask + 1), range(start)):
                     there = slots[slot]
@@ -193,15 +207,19 @@ class IdIndex:
         )
 
     def complete(self, size: int) -> bool:
-        """Whether every leaf below `size` stands in the tables, once; not whether under the right ID."""
+        """Whether every leaf below `size` stands in the tables, once, and is found there; not whether under its ID."""
         import numpy as np
 
         for first, bits in takewhile(lambda place: place[0] < size, _places()):
             count = min(size - first, 1 << bits)
-            held = np.array(self._tables[first].slots)
+            table = self._tables[first]
+            held = np.array(table.slots)
             numbers = np.sort(held[held != 0] & _LOW)
             numbers = numbers[numbers <= count]  # an integrator may be ahead
             if not np.array_equal(numbers, np.arange(1, count + 1)):
+                return False
+            marks = (held[held != 0] >> 32) & table.filter_mask
+            if not (np.array(table.filter)[marks >> 3] >> (marks & 7) & 1).all():
                 return False
         return True
 
@@ -215,7 +233,7 @@ class IdIndex:
                 file.write(_HEADER.pack(_MAGIC, bits, first))
                 file.flush()
                 # Really allocated: a hole that a full disk cannot fill would end the process by SIGBUS.
-                os.posix_fallocate(file.fileno(), 0, _HEAD + (2 << bits) * 8)
+                os.posix_fallocate(file.fileno(), 0, _size(bits))
             beside.replace(path)
             fsync_directory(self._folder)
             table = self._tables[first] = _Table(path, first, bits, write=True)
