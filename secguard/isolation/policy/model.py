@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from secguard.isolation.policy.targets import Target
+
 __all__ = [
     "MAX_EXCEPTIONS",
     "MAX_FLOWS",
@@ -51,21 +53,28 @@ class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An agent: its name, what it can hear, and its addresses (found by itself when left out).
 
-    `sensor: host` hears what reaches its own host; a mirror port is reserved.
+    Attributes:
+        name: unique in the policy.
+        sensor: `host` hears what reaches its own host, `mirror` what a mirror (SPAN) port copies to it.
+        addresses: inside its zone, one a family.
+        covers: blocks of its zone that its sensor hears besides its own addresses: behind a mirror port, routed
+            through it, or local to it. Targets that no sensor covers are one-sided: their silence proves nothing.
     """
 
     name: Name
-    sensor: Literal["host"] = "host"
+    sensor: Literal["host", "mirror"] = "host"
     addresses: tuple[str, ...] = ()
+    covers: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class Zone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A zone: a label for people, its blocks and its agents."""
+    """A zone: a label for people, its blocks and its agents, and what is swept in it besides the agents' addresses."""
 
     name: Name = ""
     label: Text = ""
     ip_blocks: tuple[Block, ...] = msgspec.field(name="ipBlocks")
     agents: tuple[AgentSpec, ...]
+    targets: Annotated[tuple[Target, ...], msgspec.Meta(max_length=256)] = ()
 
     def covers(self, address: Address) -> bool:
         """Whether the address belongs to the zone."""
@@ -167,7 +176,14 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked policy; `flows` holds the exceptions too, last; `digest` is the SHA-256 of the file."""
+    """A checked policy.
+
+    Attributes:
+        flows: what may pass; the exceptions come last.
+        digest: SHA-256 of the file.
+        where: its name.
+        lines: the line of each flow, by name.
+    """
 
     zones: tuple[Zone, ...]
     flows: tuple[Flow, ...]
@@ -176,6 +192,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     probes: Probes
     digest: str
     where: str
+    lines: dict[str, int] = {}
 
     def zone(self, name: str) -> Zone:
         """The zone of that name (KeyError if there is none)."""

@@ -28,6 +28,7 @@ from secguard.isolation.policy.model import (
     Zone,
 )
 from secguard.isolation.policy.reader import Network, Reader
+from secguard.isolation.policy.targets import check_target, within
 
 __all__ = [
     "PROFILES",
@@ -77,6 +78,13 @@ def _zone(reader: Reader, name: str, value: Any) -> Zone | None:
                 continue
             if not inside:
                 reader.add("agent-outside", f"{text} is not in zone {name}", *path, "agents", number)
+        for text in agent.covers:
+            network = reader.network(text, *path, "agents", number)
+            if network is not None and not within(network, (block.cidr for block in zone.ip_blocks)):
+                reader.add("covers", f"{text} is in no block of zone {name}", *path, "agents", number)
+    for number, target in enumerate(zone.targets):
+        if problem := check_target(target, [block.cidr for block in zone.ip_blocks]):
+            reader.add("target", problem, *path, "targets", number)
     return zone
 
 
@@ -139,9 +147,10 @@ def _flow(reader: Reader, value: Any, kind: type[Flow], known: list[str], *path:
     return flow
 
 
-def _flows(reader: Reader, document: dict[str, Any], known: list[str]) -> tuple[Flow, ...]:
-    """Flows, then exceptions."""
+def _flows(reader: Reader, document: dict[str, Any], known: list[str]) -> tuple[tuple[Flow, ...], dict[str, int]]:
+    """Flows, then exceptions; and the line of each by name."""
     found: list[Flow] = []
+    lines: dict[str, int] = {}
     for key, kind, most in (("flows", Flow, MAX_FLOWS), ("exceptions", Exemption, MAX_EXCEPTIONS)):
         listed = document.get(key)
         if listed is None:
@@ -156,7 +165,8 @@ def _flows(reader: Reader, document: dict[str, Any], known: list[str]) -> tuple[
             if any(other.name == flow.name for other in found):
                 reader.add("flow-twice", f"two flows are called {flow.name}", key, number)
             found.append(flow)
-    return tuple(found)
+            lines[flow.name] = reader.tree.line(key, number)
+    return tuple(found), lines
 
 
 def _head(reader: Reader, document: dict[str, Any]) -> None:
@@ -210,7 +220,7 @@ def read_policy(source: Path | bytes, where: str = "policy") -> tuple[Policy | N
         raw = {}
     zones = tuple(zone for name, value in raw.items() if (zone := _zone(reader, name, value)) is not None)
     _check_zones(reader, zones, len(raw))
-    flows = _flows(reader, document, list(raw))
+    flows, lines = _flows(reader, document, list(raw))
     profiles = _profiles(reader, document)
     limits = reader.read(document.get("limits", {}), Limits, "limits") or Limits()
     for number, text in enumerate(limits.exclude):
@@ -218,11 +228,17 @@ def read_policy(source: Path | bytes, where: str = "policy") -> tuple[Policy | N
     probes = reader.read(document.get("probes", {}), Probes, "probes") or Probes()
     if reader.problems:
         return None, sorted(reader.problems, key=lambda item: int(item.where.rpartition(":")[2]))
-    digest = hashlib.sha256(data).hexdigest()
-    return (
-        Policy(zones=zones, flows=flows, profiles=profiles, limits=limits, probes=probes, digest=digest, where=where),
-        [],
+    policy = Policy(
+        zones=zones,
+        flows=flows,
+        profiles=profiles,
+        limits=limits,
+        probes=probes,
+        digest=hashlib.sha256(data).hexdigest(),
+        where=where,
+        lines=lines,
     )
+    return policy, []
 
 
 def load_policy(source: Path | bytes, where: str = "policy") -> Policy:

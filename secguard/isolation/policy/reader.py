@@ -1,4 +1,4 @@
-"""Reads a YAML tree into types and collects what is wrong, each problem with its line: it does not stop at the first."""
+"""Reads a YAML tree into types and collects what is wrong, each problem with its line, not only the first."""
 
 import contextlib
 import ipaddress
