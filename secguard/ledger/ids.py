@@ -190,12 +190,10 @@ class IdIndex:
                 held = value >> 32 << 32 | number
                 mark = value >> 32 & bits
                 seen[mark >> 3] |= 1 << (mark & 7)
-                start = value & mask
-                for slot in chain(range(start, mask + 1), range(start)):
-                    there = slots[slot]
-                    if not there or there == held:
-                        slots[slot] = held
-                        break
+                slot = value & mask
+                while (there := slots[slot]) and there != held:
+                    slot = slot + 1 & mask
+                slots[slot] = held
                 number += 1
             at += count
 
