@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from secguard.core import Outcome
 from secguard.isolation.judge.judge import Cell as Pair
-from secguard.isolation.runs.runner import RunResult
+from secguard.isolation.runs.conclude import RunResult
 from secguard.report import Cell, Code, Facts, Matrix, Paragraph, Report, Section, Table, Text, Value, Words
 
 __all__ = ["case_rows", "kind_words", "matrix", "report", "sections"]

@@ -19,7 +19,8 @@ from secguard.core.clock import SystemClock
 from secguard.core.errors import SecguardError, SystemPartError
 from secguard.isolation.agent.keys import spki
 from secguard.isolation.policy.policy import load_policy
-from secguard.isolation.runs.runner import Action, collect
+from secguard.isolation.runs.collect import collect
+from secguard.isolation.runs.runner import Action
 from secguard.isolation.wire.namespaces import Namespaces, die_with_parent, isolate
 from secguard.isolation.wire.wire import tool
 from secguard.keys import Algorithm, generate

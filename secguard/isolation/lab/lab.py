@@ -17,8 +17,9 @@ import msgspec
 from secguard.core import Clock, Progress, SecguardError, SystemPartError, UsageError, silent
 from secguard.isolation.agent.keys import parse_key
 from secguard.isolation.lab.host import Request
+from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.isolation.runs.process import environment, python
-from secguard.isolation.runs.runner import Act, Action, RunResult, conclude, no_act
+from secguard.isolation.runs.runner import Act, Action, no_act
 from secguard.isolation.wire.wire import tool
 from secguard.keys import Algorithm, Signer, generate
 
