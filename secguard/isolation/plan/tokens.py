@@ -7,14 +7,21 @@ another run never opens. The whole payload stays 28 bytes: it fits where the sma
 """
 
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-__all__ = ["MAGIC", "SIZE", "Kind", "Status", "Token", "Tokens", "phase_of"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["MAGIC", "SIZE", "Kind", "Status", "Token", "TokenColumns", "Tokens", "phase_of"]
 
 MAGIC = b"\xa7sgI"
 _TAG = 8
@@ -51,6 +58,16 @@ class Token(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TokenColumns:
+    """Opened payloads as columns; kind, case and seq count only where `status` is GOOD, and are 0 elsewhere."""
+
+    status: "NDArray[np.uint8]"
+    kind: "NDArray[np.uint8]"
+    case: "NDArray[np.int64]"
+    seq: "NDArray[np.int64]"
+
+
 def phase_of(seq: int) -> int:
     """Phase a sequence number belongs to: 1 before, 2 during, 3 after; 0 application data after a handshake."""
     return seq >> 8 & 3
@@ -75,6 +92,40 @@ class Tokens:
         head = self._head
         return [head + sealed[i : i + 16] for i in range(0, len(sealed), 16)]
 
+    def make_columns(self, kind: Kind, cases: "NDArray[Any]", seqs: "NDArray[Any] | int") -> "NDArray[np.uint8]":
+        """Payloads for columns of (case, seq), as the rows of a (n, 28) matrix: what `make` makes of each."""
+        import numpy as np
+
+        blocks = np.zeros(len(cases), _block_type())
+        blocks["check"] = np.frombuffer(self._check, "V8")
+        blocks["kind"], blocks["case"], blocks["seq"] = kind, cases, seqs
+        sealed = self._cipher.encryptor().update(blocks.tobytes())
+        rows = np.empty((len(cases), SIZE), np.uint8)
+        rows[:, :-16] = np.frombuffer(self._head, np.uint8)
+        rows[:, -16:] = np.frombuffer(sealed, np.uint8).reshape(-1, 16)
+        return rows
+
+    def open_columns(self, payloads: "NDArray[np.uint8]") -> TokenColumns:
+        """What each row of a (n, 28) matrix is worth: as `find` tells of one."""
+        import numpy as np
+
+        known = (payloads[:, :-16] == np.frombuffer(self._head, np.uint8)).all(axis=1)
+        opened = np.frombuffer(self._cipher.decryptor().update(payloads[:, -16:].tobytes()), _block_type())
+        good = known & (opened["check"] == np.frombuffer(self._check, "V8")) & (opened["zero"] == 0)
+        status = np.where(good, Status.GOOD, np.where(known, Status.FORGED, Status.FOREIGN)).astype(np.uint8)
+        return TokenColumns(
+            status,
+            np.where(good, opened["kind"], 0).astype(np.uint8),
+            np.where(good, opened["case"], 0).astype(np.int64),
+            np.where(good, opened["seq"], 0).astype(np.int64),
+        )
+
+    def hint_columns(self, cases: "NDArray[Any]") -> "NDArray[np.uint32]":
+        """The `hint` of each case."""
+        import numpy as np
+
+        return np.uint32(self._hint) ^ np.asarray(cases).astype(np.uint32) * np.uint32(0x9E3779B1)
+
     def hint(self, case: int) -> int:
         """A 32-bit initial sequence number for a TCP probe without payload: a reason to look, never a proof."""
         return (self._hint ^ case * 0x9E3779B1) & 0xFFFFFFFF
@@ -97,3 +148,11 @@ class Tokens:
         if check != self._check or zero:
             return Token(Status.FORGED, offset=offset)
         return Token(Status.GOOD, kind, case, seq, offset)
+
+
+@cache
+def _block_type() -> "np.dtype[Any]":
+    """`_BLOCK` for columns."""
+    import numpy as np
+
+    return np.dtype([("check", "V8"), ("kind", "u1"), ("case", ">u4"), ("seq", ">u2"), ("zero", "u1")])
