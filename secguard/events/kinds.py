@@ -4,7 +4,7 @@ import difflib
 
 from secguard.core.errors import FormatError
 
-__all__ = ["ALIASES", "KINDS", "SOURCE_KINDS", "canonical_kind"]
+__all__ = ["ACCESS_KINDS", "ALIASES", "KINDS", "SOURCE_KINDS", "canonical_kind"]
 
 KINDS: dict[str, str] = {
     # identity
@@ -54,6 +54,7 @@ KINDS: dict[str, str] = {
     "user.changed": "an account or its rights were changed",
     "config.changed": "a platform's configuration was changed",
     "key.released": "a decryption key was released",
+    "log.received": "a message of a system's log was taken in as it is",
     # isolation
     "scan.started": "an isolation scan began",
     "scan.finished": "an isolation scan ended with a verdict",
@@ -66,17 +67,24 @@ KINDS: dict[str, str] = {
     "audit.held": "events were put on hold for a case",
     "record.rejected": "a record that could not be read was put aside",
     "source.lost": "a source lost records or fell silent",
+    "source.returned": "a source that had fallen silent sends again",
+    "source.drifted": "a source's clock does not agree with this machine's",
+    "source.allowed": "a token to hand in events was made",
+    "source.withdrawn": "a token to hand in events was withdrawn",
+    "clock.jumped": "this machine's clock was set back or forward",
+    "collect.started": "collecting from the sources began",
+    "collect.finished": "collecting from the sources ended",
+    "collect.failed": "collecting from the sources was broken off",
     "import.started": "an import began",
     "import.finished": "an import ended",
     "import.failed": "an import was broken off",
 }
 
-SOURCE_KINDS = frozenset(
+ACCESS_KINDS = frozenset(
     {
         "camera.controlled",
         "config.changed",
         "key.released",
-        "source.lost",
         "user.changed",
         "user.logged-in",
         "user.logged-out",
@@ -89,6 +97,9 @@ SOURCE_KINDS = frozenset(
         "video.viewed",
     }
 )
+"""Acts on video whose `data` has the fields of `secguard.events.access.Access`."""
+
+SOURCE_KINDS = ACCESS_KINDS | {"log.received", "source.lost"}
 """What a platform may report; all other acts are recorded by secguard itself, and other rooms rely on that."""
 
 ALIASES: dict[str, str] = {

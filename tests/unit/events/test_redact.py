@@ -2,8 +2,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from secguard.events import Actor, Event, encode, redact
+from secguard.events import Actor, Event, encode, may_hold_secrets, redact
 
 
 def event(**values: Any) -> Event:
@@ -23,6 +25,19 @@ def event(**values: Any) -> Event:
         ("mail a@b.example about passwords", "mail a@b.example about passwords"),
         ("http://h/x?tokens_left=3", "http://h/x?tokens_left=3"),
         ("basic checks", "basic checks"),
+        ("sip:32011600:geheim@10.0.0.1:5060", "sip:32011600:[redacted]@10.0.0.1:5060"),
+        ("sip:32011600@10.0.0.1:5060", "sip:32011600@10.0.0.1:5060"),
+        (
+            'Digest username="u", nonce="1f", response="0123456789abcdef0123456789abcdef"',
+            'Digest username="u", nonce="1f", response=[redacted]',
+        ),
+        ("login user=u password=hunter2, ok", "login user=u password=[redacted], ok"),
+        ("用户 张三 密码：hunter2，登录", "用户 张三 密码：[redacted]，登录"),
+        ('{"user":"u","password":"hunter 2"}', '{"user":"u","password":[redacted]}'),
+        ("key eyJhbGciOiJIUzI1.eyJzdWIiOiIx.c2ln end", "key [redacted] end"),
+        ("-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----", "[redacted]"),
+        ("the passage was open: token ring", "the passage was open: token ring"),
+        ("http://h/x?X-Amz-Signature=ab12&b=1", "http://h/x?X-Amz-Signature=[redacted]&b=1"),
     ],
 )
 def test_secrets_in_texts(text: str, expected: str) -> None:
@@ -58,6 +73,30 @@ def test_nothing_to_take_out_is_the_same_object_and_twice_is_once() -> None:
     assert redact(clean) is clean
 
 
+def test_actors_names_of_keys_and_limits() -> None:
+    clean = redact(event(data={"rtsp://a:b@h": 1, "rtsp://c:d@h": 2}, subject="x://a@ " * 36))
+    assert sorted(clean.data.values()) == [1, 2]
+    assert not any("b@" in key or "d@" in key for key in clean.data)
+    assert len(clean.subject) <= 256
+    named = Event(id="e", kind="video.viewed", time=clean.time, actor=Actor(name="rtsp://u:p@h"))
+    assert redact(named).actor.name == "rtsp://[redacted]@h"
+
+
+@given(st.text(alphabet="passwordtokeybri:/?=@ &\"'密码口令eyJ.B-", max_size=80))
+def test_the_quick_look_misses_nothing(text: str) -> None:
+    item = event(reason=text, data={text: text})
+    if redact(item) is not item:
+        assert may_hold_secrets(encode(item))
+
+
 def test_long_hostile_text_is_quick() -> None:
-    for text in ("://" + "a" * 4000, "?token" * 600, "bearer " * 500, "a://" * 1000):
+    for text in (
+        "password: " * 400,
+        "sip:" * 900 + "@",
+        "eyJ" * 1300,
+        "://" + "a" * 4000,
+        "?token" * 600,
+        "bearer " * 500,
+        "a://" * 1000,
+    ):
         redact(event(reason=text, data={"t": text}))
