@@ -63,10 +63,12 @@ def schemas() -> dict[str, Any]:
     from secguard.events import Event
     from secguard.evidence import BundleManifest
     from secguard.identity.profiles import profile_schemas
+    from secguard.isolation.policy.schema import policy_schema
     from secguard.video import Manifest
 
     types: dict[str, Any] = {"result": Document, "event": Event, "bundle": BundleManifest, "segment": Manifest}
     made = {name: msgspec.json.schema(kind) for name, kind in types.items()} | profile_schemas()
+    made["isolation-policy"] = policy_schema()
     return {
         f"{name}.json": _tidy({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
         for name, schema in made.items()

@@ -7,7 +7,7 @@ __all__ = ["isolation"]
 _HERE = "secguard.cli.isolation"
 # name -> (module, attribute, one-line help), in the order of a scan's life.
 _COMMANDS = {
-    "lint": (f"{_HERE}.scan", "lint", "Check a policy; errors name their line."),
+    "lint": (f"{_HERE}.policy", "lint", "Check a policy: everything that is wrong, by line."),
     "plan": (f"{_HERE}.scan", "plan", "Compile a policy into a signed plan."),
     "run": (f"{_HERE}.scan", "run_", "Probe by a policy, from both ends, and judge."),
     "judge": (f"{_HERE}.scan", "judge_", "Judge a plan and the agents' observations."),

@@ -12,10 +12,11 @@ from secguard.core.errors import UsageError
 from secguard.core.verdict import Axis
 
 if TYPE_CHECKING:
-    from secguard.isolation.runs.runner import Act, RunResult
+    from secguard.isolation.runs.conclude import RunResult
+    from secguard.isolation.runs.runner import Act
     from secguard.keys import Signer
 
-__all__ = ["judge_", "lab_", "lint", "plan", "run_"]
+__all__ = ["judge_", "lab_", "plan", "run_"]
 
 _MAX_KEY = 1 << 16
 _WORDS = {
@@ -125,32 +126,6 @@ def _namespace(text: str) -> tuple[str, str]:
     return zone, f"/proc/{place}/ns/net" if place.isdigit() else f"/run/netns/{place}"
 
 
-@command("isolation.lint", "lint")
-@click.argument("policy", type=_FILE)
-def lint(ctx: Context, policy: Path) -> Result:
-    """Check a policy; errors name their line."""
-    del ctx
-    from secguard.isolation.policy.policy import load_policy
-
-    checked = load_policy(policy)
-    zones = [
-        (zone.name, zone.label, ", ".join(b.cidr for b in zone.ip_blocks), ", ".join(a.name for a in zone.agents))
-        for zone in checked.zones
-    ]
-    flows = [
-        (flow.name, f"{flow.src} -> {flow.dst}", flow.expect, "yes" if flow.canary else "", str(flow.expires or ""))
-        for flow in checked.flows
-    ]
-    return Result(
-        data={"policy": checked.digest, "zones": [row[0] for row in zones], "flows": [row[0] for row in flows]},
-        tables=[
-            Table("zones", ["zone", "label", "blocks", "agents"], zones),
-            Table("allowed flows", ["flow", "from -> to", "expect", "canary", "expires"], flows),
-        ],
-        lines=["everything else is denied; the policy is well-formed"],
-    )
-
-
 @command("isolation.plan", "plan")
 @click.argument("policy", type=_FILE)
 @click.option("-o", "--output", type=_FILE, required=True, help="Where to write the signed plan (private, 0600).")
@@ -242,7 +217,7 @@ def judge_(
 
     from secguard.core.errors import FormatError
     from secguard.core.limits import read_bounded
-    from secguard.isolation.runs.runner import conclude
+    from secguard.isolation.runs.conclude import conclude
 
     try:
         trusted = load_pem_public_key(read_bounded(trust, _MAX_KEY))

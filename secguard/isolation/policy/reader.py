@@ -93,7 +93,9 @@ class Reader:
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for key in value:
             if key not in fields:
-                hint = f"keys: {', '.join(sorted(fields))}"
+                # A name with a default stands elsewhere: before the colon.
+                known = sorted(name for name, item in fields.items() if name != "name" or item.required)
+                hint = f"keys: {', '.join(known)}"
                 self.add("field", f"{_name(path)}unknown key {key[:40]!r}", *path, key, hint=hint)
         for name, field in fields.items():
             if name in value:

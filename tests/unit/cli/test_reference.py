@@ -15,7 +15,10 @@ DOCS = Path(__file__).parents[3] / "docs"
 NAMES = [
     "cli.md",
     "findings.md",
-    *(f"schemas/{name}.json" for name in ("bundle", "ca-profile", "event", "profile", "result", "segment")),
+    *(
+        f"schemas/{name}.json"
+        for name in ("bundle", "ca-profile", "event", "isolation-policy", "profile", "result", "segment")
+    ),
 ]
 
 
