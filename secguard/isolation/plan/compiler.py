@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from secguard.core.errors import UsageError
 from secguard.isolation.plan.plan import MAX_CASES, AgentInfo, CaseTable, Plan
+from secguard.isolation.plan.sweep_compiler import compile_sweeps
+from secguard.isolation.plan.sweeps import KINDS as SWEEP_KINDS
+from secguard.isolation.plan.sweeps import Sweep, estimate
 from secguard.isolation.policy.policy import Flow, Policy
 from secguard.isolation.probes.packets import Template, kinds
 
@@ -155,9 +158,11 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
                     _pair(build, policy, flows, (family, src, dst))
                 elif _wants(policy, a.zone, family) and _wants(policy, b.zone, family):
                     uncovered.append((a.zone, b.zone, family))
-    if not len(build.table):
+    sweeps = compile_sweeps(policy, agents, live, len(build.table))
+    if not len(build.table) and not sweeps:
         raise UsageError("isolation.plan.empty", "no two agents share an address family: nothing to probe")
     seconds = len(build.table) * policy.limits.attempts * 2 / policy.limits.rate + policy.limits.timeout
+    seconds += estimate(sweeps, policy.limits.attempts, policy.limits.rate)
     sampled = {flow.name: (_count(flow)) for flow in live}
     return Plan(
         run=secrets.token_hex(16),
@@ -175,20 +180,23 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
         attempts=policy.limits.attempts,
         rate=policy.limits.rate,
         timeout=policy.limits.timeout,
-        templates=_templates(build.table),
+        templates=_templates(build.table, sweeps),
         sampled={name: counts for name, counts in sampled.items() if counts[0] != counts[1]},
         uncovered=tuple(dict.fromkeys(uncovered)),
         expired=tuple(flow.name for flow in policy.flows if flow not in live),
+        sweeps=sweeps,
     )
 
 
-def _templates(table: CaseTable) -> dict[str, Template]:
+def _templates(table: CaseTable, sweeps: Sequence[Sweep]) -> dict[str, Template]:
     from secguard.isolation.probes.templates import template  # scapy: about a second
 
     # Beacons are echoes, and the answer to a UDP probe is UDP, whatever the cases are.
     wanted = {(kind, family) for family in set(table.family) for kind in ("echo", "udp")}
     for profile, protocol, family in set(zip(table.profile, table.protocol, table.family, strict=True)):
         wanted.update((kind, family) for kind in kinds(profile, protocol))
+    for sweep in sweeps:
+        wanted.update((kind, sweep.family) for kind in ("echo", "udp", *SWEEP_KINDS[sweep.protocol]))
     return {f"{kind}/{family}": template(kind, family) for kind, family in sorted(wanted)}
 
 

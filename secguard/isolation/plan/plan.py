@@ -13,6 +13,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from secguard.core.errors import FormatError, RefusedError, UsageError
+from secguard.isolation.plan.sweeps import Sweep, check_sweeps
 from secguard.isolation.plan.tokens import Tokens
 from secguard.isolation.probes.packets import Template, kinds
 from secguard.keys import Signer, seal, unseal
@@ -74,6 +75,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         sampled: flows whose port ranges are probed in part: name -> (ports named, ports probed).
         uncovered: (source zone, destination zone, family) that the policy has but no agent can probe.
         expired: names of flows past their date, treated as denied.
+        sweeps: blocks of hosts times ports; their probes are numbered after the cases.
     """
 
     run: str
@@ -92,6 +94,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     sampled: dict[str, tuple[int, int]] = {}
     uncovered: tuple[tuple[str, str, int], ...] = ()
     expired: tuple[str, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
     v: int = 1
 
     def tokens(self) -> Tokens:
@@ -173,6 +176,7 @@ def _check(plan: Plan) -> None:
         if not kind or family not in {"4", "6"}:
             raise ValueError("a template without a kind")
         form.check(int(family))
+    check_sweeps(plan.sweeps, count, plan.agents, plan.templates, (plan.zones, plan.exclude))
     for index in range(count):
         wanted = kinds(cases.profile[index], cases.protocol[index])
         if any(f"{kind}/{cases.family[index]}" not in plan.templates for kind in wanted):

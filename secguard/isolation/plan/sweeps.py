@@ -10,7 +10,7 @@ to who holds the plan, and to nobody else.
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
@@ -21,17 +21,49 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["KINDS", "MAX_PROBES", "MAX_SWEEPS", "Piece", "Sweep", "check_sweeps", "rounds"]
+__all__ = [
+    "KINDS",
+    "MAX_PROBES",
+    "MAX_RANGES",
+    "MAX_SWEEPS",
+    "Piece",
+    "Sender",
+    "Sweep",
+    "check_sweeps",
+    "estimate",
+    "rounds",
+]
 
 MAX_PROBES = 1 << 26
 """Probes of all sweeps of a plan: a /16 by a thousand ports."""
 MAX_SWEEPS = 10_000
-_MAX_RANGES = 4096
+MAX_RANGES = 4096
+"""Ranges of addresses, or of ports, of one sweep."""
 _ROUND_SECONDS = 5
+_PAUSE = 0.5
 _ROUND = (512, 65_536)
 
 KINDS: Mapping[str, tuple[str, ...]] = {"tcp": ("syn-data", "syn"), "udp": ("udp",), "icmp": ("echo",)}
 """Kinds of packets by protocol; consecutive attempts take turns, as in the case table."""
+
+
+class Sender(Protocol):
+    """What a sweep asks of an agent (`secguard.isolation.plan.plan.AgentInfo`)."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the policy."""
+
+    @property
+    def zone(self) -> str:
+        """Where it stands."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its addresses."""
+
+    def address(self, family: int) -> str:
+        """Its address of family 4 or 6; empty if it has none."""
 
 
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,7 +115,9 @@ class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Ports probed of each host."""
         return sum(last - first + 1 for first, last in self.ports)
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Probes: hosts times ports."""
         return self.hosts * self.width
 
     def port_column(self) -> "NDArray[np.uint16]":
@@ -101,14 +135,15 @@ class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if not self.sample or self.sample >= self.population:
             rows = np.empty((self.population, size), np.uint8)
             at = 0
-            for first, count in spans:
-                end = first + count
+            for begin, count in spans:
+                first, end = begin, begin + count
                 while first < end:  # the low 32 bits count; where they overflow, the rest changes
                     step = min(end - first, (1 << 32) - (first & 0xFFFFFFFF))
                     low = np.arange(step, dtype=np.uint64) + np.uint64(first & 0xFFFFFFFF)
                     rows[at : at + step] = np.frombuffer(first.to_bytes(size), np.uint8)
                     rows[at : at + step, -4:] = low.astype(">u4").view(np.uint8).reshape(-1, 4)
-                    at, first = at + step, first + step
+                    at += step
+                    first += step
             return rows
         picked = b"".join(value.to_bytes(size) for value in _sample(spans, self.sample, _stream(secret, run, self)))
         return np.frombuffer(picked, np.uint8).reshape(-1, size)
@@ -153,7 +188,7 @@ def rounds(sweeps: Sequence[Sweep], attempts: int, rate: int) -> list[dict[int, 
     room: dict[int, int] = {}
     for index, sweep in enumerate(sweeps):
         queue = queues.setdefault(sweep.src, [])
-        at, total = 0, len(sweep)
+        at, total = 0, sweep.size
         while at < total:
             if not room.get(sweep.src):
                 queue.append([])
@@ -166,9 +201,44 @@ def rounds(sweeps: Sequence[Sweep], attempts: int, rate: int) -> list[dict[int, 
     return [{agent: queue[number] for agent, queue in queues.items() if number < len(queue)} for number in range(count)]
 
 
-def check_sweeps(sweeps: Sequence[Sweep], cases: int, agents: Sequence[Any], templates: Iterable[str]) -> None:
-    """Refuse sweeps that do not fit their plan (ValueError): what comes from outside is bounded before it is used."""
+def estimate(sweeps: Sequence[Sweep], attempts: int, rate: int) -> float:
+    """Seconds that the rounds of a plan take: the slowest agent's sending, and a pause after each round."""
+    each: dict[int, int] = {}
+    for sweep in sweeps:
+        each[sweep.src] = each.get(sweep.src, 0) + sweep.size
+    return max(each.values(), default=0) * attempts / rate + _PAUSE * len(rounds(sweeps, attempts, rate))
+
+
+def _overlap(cidr: str, family: int, first: int, last: int) -> bool:
+    network = ipaddress.ip_network(cidr)
+    return (
+        network.version == family and int(network.network_address) <= last and first <= int(network.broadcast_address)
+    )
+
+
+def _holds(cidr: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    block = ipaddress.ip_network(cidr)
+    return block.version == network.version and network.subnet_of(block)  # type: ignore[arg-type] # of one version
+
+
+def check_sweeps(
+    sweeps: Sequence[Sweep],
+    cases: int,
+    agents: Sequence[Sender],
+    templates: Iterable[str],
+    bounds: tuple[Mapping[str, Sequence[str]], Sequence[str]],
+) -> None:
+    """Refuse sweeps that do not fit their plan (ValueError): what comes from outside is bounded before it is used.
+
+    Args:
+        sweeps: the plan's.
+        cases: rows of its case table.
+        agents: its agents.
+        templates: names of its templates.
+        bounds: blocks of each zone, and what is excluded: no probe may leave them.
+    """
     known, start, total = set(templates), cases, 0
+    zones, exclude = bounds
     if len(sweeps) > MAX_SWEEPS:
         raise ValueError("too many sweeps")
     for number, sweep in enumerate(sweeps):
@@ -177,7 +247,7 @@ def check_sweeps(sweeps: Sequence[Sweep], cases: int, agents: Sequence[Any], tem
             raise ValueError(f"{what} names no agent")
         if not agents[sweep.src].address(sweep.family):
             raise ValueError(f"{what} has no source address")
-        if not 1 <= len(sweep.ranges) <= _MAX_RANGES or not 1 <= len(sweep.ports) <= _MAX_RANGES:
+        if not 1 <= len(sweep.ranges) <= MAX_RANGES or not 1 <= len(sweep.ports) <= MAX_RANGES:
             raise ValueError(f"{what} has no ranges, or too many")
         network, after = ipaddress.ip_network(sweep.cidr), -1
         for pair in sweep.ranges:
@@ -187,6 +257,10 @@ def check_sweeps(sweeps: Sequence[Sweep], cases: int, agents: Sequence[Any], tem
             if first not in network or last not in network or not after < int(first) <= int(last):
                 raise ValueError(f"{what} has ranges that do not fit")
             after = int(last)
+            if any(_overlap(text, sweep.family, int(first), after) for text in exclude):
+                raise ValueError(f"{what} reaches what is excluded")
+        if not any(_holds(text, network) for text in zones.get(sweep.zone, ())):
+            raise ValueError(f"{what} is outside its zone")
         ends = (sweep.protocol != "icmp", 65535 if sweep.protocol != "icmp" else 0)
         after = -1
         for low, high in sweep.ports:
@@ -199,7 +273,7 @@ def check_sweeps(sweeps: Sequence[Sweep], cases: int, agents: Sequence[Any], tem
             raise ValueError(f"{what} has no template")
         if sweep.start != start:
             raise ValueError(f"{what} is numbered wrongly")
-        start += len(sweep)
-        total += len(sweep)
+        start += sweep.size
+        total += sweep.size
         if total > MAX_PROBES:
             raise ValueError("too many probes")

@@ -54,7 +54,7 @@ def test_the_shipped_policies_are_good() -> None:
         ("agents: [a-a]", "agents: [a-b]", 5, "agent-twice"),
         ("agents: [a-a]", "agents: [a-a], colour: red", 4, "field"),
         ("{cidr: 10.1.0.0/16}", "{cidr: 10.1.0.0/16, except: [10.3.0.0/24]}", 4, "except"),
-        ("addresses: [10.2.0.9]", "sensor: mirror", 5, "field"),
+        ("addresses: [10.2.0.9]", "sensor: tap", 5, "field"),
         ("src: a", "src: c", 8, "zone-unknown"),
         ("src: a", "src: b", 7, "flow"),
         ("expect: open", "expect: maybe", 11, "field"),
