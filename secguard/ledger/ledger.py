@@ -1,5 +1,6 @@
 """The ledger of one site: record durably, read back, publish checkpoints, hand out receipts."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from secguard.core.clock import Clock, SystemClock
-from secguard.core.errors import RefusedError, SystemPartError, UsageError
+from secguard.core.errors import FormatError, RefusedError, SystemPartError, UsageError
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.events import Event, Receipt, decode_stored
 from secguard.keys import Signer
@@ -19,9 +20,9 @@ from secguard.ledger.anchor import Anchor
 from secguard.ledger.client import record_remotely
 from secguard.ledger.integrate import State, save_state
 from secguard.ledger.layout import Config, Layout, read_config
-from secguard.ledger.merkle import consistency_proof, inclusion_proof, verify_inclusion
+from secguard.ledger.merkle import consistency_proof, inclusion_proof, node_hash, root_of, subtree, verify_inclusion
 from secguard.ledger.note import check_name, parse_checkpoint
-from secguard.ledger.publish import check_history, publish, read_checkpoint
+from secguard.ledger.publish import check_history, publish, put_cosigned, read_checkpoint
 from secguard.ledger.reader import Reader
 from secguard.ledger.receipts import format_proof, format_receipt
 from secguard.ledger.tiles import TileReader
@@ -266,6 +267,34 @@ class Ledger:
             SecguardError: see `secguard.ledger.publish.publish`.
         """
         return publish(self._layout, self._config, signer, name or self.origin)
+
+    def put_cosigned(self, old: bytes, new: bytes) -> bool:
+        """Keep cosignatures with the last checkpoint; see `secguard.ledger.publish.put_cosigned`."""
+        return put_cosigned(self._layout, self._config, old, new)
+
+    def root_at(self, size: int) -> bytes:
+        """The root of the tree of the first `size` entries, published or not, by the tiles where there are any.
+
+        Raises:
+            UsageError: the log has not that many.
+            FormatError: what it takes is damaged or missing.
+        """
+        if not 0 <= size <= self.size:
+            raise UsageError("ledger.proof.size", f"the log has {self.size} entries, not {size}")
+        note = self.checkpoint()
+        published = parse_checkpoint(note, str(self._layout.checkpoint)).size if note is not None else 0
+        tiles = TileReader(self._layout.public, published)
+
+        def node(level: int, index: int) -> bytes:
+            if (index + 1) << level <= published:
+                with contextlib.suppress(FormatError):  # a missing tile is made good by what lies below
+                    return tiles.node(level, index)
+            if level == 0:
+                with self._mutex:
+                    return self._reader.leaf(index)
+            return node_hash(node(level - 1, 2 * index), node(level - 1, 2 * index + 1))
+
+        return subtree(node, 0, size) if size else root_of(b"")
 
     def checkpoint(self) -> bytes | None:
         """The checkpoint that was published last, or None."""

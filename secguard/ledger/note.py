@@ -20,6 +20,7 @@ __all__ = [
     "format_checkpoint",
     "open_checkpoint",
     "parse_checkpoint",
+    "read_note",
     "sign_note",
 ]
 
@@ -137,6 +138,16 @@ def _signature(line: str, where: str) -> tuple[str, bytes]:
     if not found or not name or len(data) < 5 or base64.b64encode(data).decode() != blob:
         raise _bad("a signature line is malformed", where)
     return name, data
+
+
+def read_note(note: bytes, where: str = "note") -> tuple[bytes, list[tuple[str, bytes]]]:
+    """A note's text, and its signatures as (key name, key ID and signature); NOT verified.
+
+    Raises:
+        FormatError: `ledger.checkpoint.format`.
+    """
+    text, lines = _split(note, where)
+    return text.encode(), [_signature(line, where) for line in lines]
 
 
 def parse_checkpoint(note: bytes, where: str = "checkpoint") -> Checkpoint:

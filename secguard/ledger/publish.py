@@ -9,10 +9,10 @@ from secguard.ledger.integrate import integrate, integration_lock, load_state, w
 from secguard.ledger.journal import Journal
 from secguard.ledger.layout import Config, Layout
 from secguard.ledger.merkle import subtree
-from secguard.ledger.note import MAX_NOTE, Checkpoint, format_checkpoint, parse_checkpoint, sign_note
+from secguard.ledger.note import MAX_NOTE, Checkpoint, format_checkpoint, parse_checkpoint, read_note, sign_note
 from secguard.ledger.tiles import TileReader
 
-__all__ = ["check_history", "publish", "read_checkpoint"]
+__all__ = ["check_history", "publish", "put_cosigned", "read_checkpoint"]
 
 
 def read_checkpoint(layout: Layout) -> bytes | None:
@@ -100,6 +100,38 @@ def publish(layout: Layout, config: Config, signer: Signer, name: str) -> bytes:
                     where=str(where),
                 )
         note = sign_note(format_checkpoint(Checkpoint(config.origin, size, root)), name, signer)
-        anchor.swap(anchored, note)
+        if anchored is not None and anchored.startswith(note):
+            note = anchored  # the same tree, signed before: it keeps its cosignatures
+        else:
+            anchor.swap(anchored, note)
         atomic_write(layout.checkpoint, note)
     return note
+
+
+def put_cosigned(layout: Layout, config: Config, old: bytes, new: bytes) -> bool:
+    """Put the last checkpoint with cosignatures in the place of the same one without, at the anchor and here.
+
+    Args:
+        layout: the log's folder.
+        config: its configuration.
+        old: the checkpoint that was cosigned.
+        new: the same with more signature lines.
+
+    Returns:
+        False if another checkpoint was published meanwhile; then nothing is changed.
+
+    Raises:
+        SystemPartError: it cannot be written.
+        FormatError: one of the two is no checkpoint.
+        RefusedError: the two are not of the same tree.
+    """
+    if read_note(old)[0] != read_note(new)[0]:
+        raise RefusedError("ledger.checkpoint.foreign", "the cosigned checkpoint is another one")
+    with integration_lock(layout):
+        anchor = Anchor(layout.root / config.anchor, config.origin)
+        if read_checkpoint(layout) != old or anchor.read() != old:
+            return False
+        if new != old:
+            anchor.swap(old, new)
+            atomic_write(layout.checkpoint, new)
+    return True

@@ -10,7 +10,16 @@ import msgspec
 from secguard.core.errors import FormatError, UsageError
 from secguard.core.limits import MAX_CONFIG, read_bounded
 
-__all__ = ["Config", "IdentityConfig", "IndexConfig", "LedgerConfig", "ServeConfig", "SiteConfig", "load_config"]
+__all__ = [
+    "Config",
+    "IdentityConfig",
+    "IndexConfig",
+    "LedgerConfig",
+    "ServeConfig",
+    "SiteConfig",
+    "WitnessConfig",
+    "load_config",
+]
 
 _Area = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{2}([0-9]{2}([0-9]{2}([0-9]{2})?)?)?$")]
 _Listen = Annotated[str, msgspec.Meta(pattern=r"^(|(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})$", max_length=300)]
@@ -33,16 +42,36 @@ class SiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edition: Literal[2016, 2022] = 2022
 
 
+class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[ledger.witnesses]]`: one who cosigns this log's checkpoints; paths are relative to the workspace.
+
+    Attributes:
+        url: prefix of its HTTP interface (C2SP tlog-witness); empty: it is not asked from here.
+        certificate: its certificate and those above it, PEM, leaf first; the root must certify it as a witness.
+        key: or its verifier key (`name+id+base64`), for a witness that the root does not certify.
+        ca: PEM file of the only CA that is believed for `https`; empty: those of this machine.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^(|https?://.+)$", max_length=300)] = ""
+    certificate: str = ""
+    key: Annotated[str, msgspec.Meta(max_length=400)] = ""
+    ca: str = ""
+
+
 class LedgerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[ledger]`: the log's name, and where its last checkpoint is kept a second time.
 
     Attributes:
         origin: the log's name in checkpoints; unique in the world.
         anchor: folder of the second store, best on another disk; empty: `$XDG_STATE_HOME/secguard/anchors`.
+        quorum: how many witnesses must have cosigned a checkpoint.
+        witnesses: who is asked to.
     """
 
     origin: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9./_-]{1,63}$")]
     anchor: str = ""
+    quorum: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    witnesses: Annotated[list[WitnessConfig], msgspec.Meta(max_length=64)] = []
 
 
 class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

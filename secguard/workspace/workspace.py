@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from secguard.identity.ca.setting import Setting
     from secguard.keys import Signer
     from secguard.ledger import Ledger, NoteKey
+    from secguard.ledger.witness import Compared
     from secguard.trust import TrustPolicy
+    from secguard.workspace.witnesses import Cosigned, Witnesses
 
 __all__ = ["Workspace"]
 
@@ -320,6 +322,30 @@ class Workspace:
         """
         signer, _ = self.authority(passphrase_file).log_signer()
         return self.ledger.publish(signer)
+
+    def witnesses(self, root: Path | None = None) -> "Witnesses":
+        """The witnesses that `[[ledger.witnesses]]` names, their keys judged by `root` or the site's own."""
+        from secguard.workspace.witnesses import open_witnesses
+
+        here = root is not None or self.root_certificate.exists()
+        policy = self.trust(root) if self.config.ledger.witnesses and here else None
+        return open_witnesses(self.root, self.config.ledger, policy, self.clock.now())
+
+    def ask_witnesses(self, *, seconds: float = 10.0) -> "Cosigned":
+        """Have the witnesses cosign the last checkpoint; see `workspace.witnesses.ask_witnesses`."""
+        from secguard.workspace.witnesses import ask_witnesses
+
+        return ask_witnesses(self, self.witnesses(), seconds=seconds)
+
+    def compare_witnesses(self) -> "Compared":
+        """Compare the log with what its witnesses remember of it; nothing is found where none is configured."""
+        from secguard.ledger.witness import Compared, compare
+
+        witnesses = self.witnesses()
+        if not witnesses.peers:
+            return Compared([], list(witnesses.findings))
+        compared = compare(self.ledger, witnesses.peers, self.log_keys())
+        return Compared(compared.seen, [*witnesses.findings, *compared.findings])
 
     def catch_up(self, progress: Progress = silent) -> int:
         """Index what the log has and the index lacks; returns the index's position."""

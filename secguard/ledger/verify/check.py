@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from secguard.core import Finding, finding
 from secguard.core.errors import FormatError, RefusedError, SecguardError
@@ -30,7 +30,7 @@ from secguard.ledger.tiles import (
 )
 from secguard.ledger.verify.pruned import Pruned
 
-__all__ = ["Check"]
+__all__ = ["Check", "Mark"]
 
 _ZERO = bytes(HASH_SIZE)
 
@@ -38,6 +38,14 @@ _ZERO = bytes(HASH_SIZE)
 def _whole(events: Sequence[bytes | None]) -> list[bytes]:
     """The bodies that were not pruned."""
     return [event for event in events if event is not None]
+
+
+class Mark(NamedTuple):
+    """A signed checkpoint that the tree must lead to: the log's own, or one that a witness cosigned."""
+
+    signed: Checkpoint
+    where: str
+    witness: bool = False
 
 
 @dataclass(slots=True)
@@ -48,7 +56,7 @@ class Check:
     base: str
     findings: list[Finding] = field(default_factory=list)
     tree: State = field(default_factory=State)
-    marks: dict[int, list[tuple[Checkpoint, str]]] = field(default_factory=lambda: defaultdict(list))
+    marks: dict[int, list[Mark]] = field(default_factory=lambda: defaultdict(list))
     partials: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
     bundles: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     pruned: Pruned = field(default_factory=Pruned)
@@ -235,8 +243,10 @@ class Check:
         have = number * BUNDLE + len(hashes) // HASH_SIZE
         for size in [size for size in self.marks if size // BUNDLE == number and size <= have]:
             root = self.tree.root(hashes[: size % BUNDLE * HASH_SIZE])
-            for signed, where in self.marks.pop(size):
-                if root != signed.root:
+            for signed, where, witness in self.marks.pop(size):
+                if root != signed.root and witness:
+                    self.say("ledger.witness.fork", where, size=size)
+                elif root != signed.root:
                     self.say("ledger.root.mismatch", where, size=size, computed=root.hex(), signed=signed.root.hex())
 
     def need_partials(self, size: int) -> None:

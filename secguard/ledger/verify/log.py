@@ -4,7 +4,7 @@ Every body is held against its commitment, every commitment and hash against the
 checkpoint, the checkpoint against the anchor, and every stored file against what it must hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from secguard.core.errors import RefusedError, SecguardError
 from secguard.ledger.integrate import State, load_state
 from secguard.ledger.journal import Journal, Retired
 from secguard.ledger.layout import Layout, read_config
-from secguard.ledger.note import NoteKey
+from secguard.ledger.note import Checkpoint, NoteKey
 from secguard.ledger.tiles import BUNDLE, body_path
-from secguard.ledger.verify.check import Check
+from secguard.ledger.verify.check import Check, Mark
 from secguard.ledger.verify.ids import check_ids
 from secguard.ledger.verify.notes import judge_notes
 
@@ -61,13 +61,21 @@ def _state(check: Check) -> State:
         return State(_count_bundles(check.layout) * BUNDLE)
 
 
-def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progress: Progress = silent) -> Verdict:
+def verify_log(
+    root: Path,
+    keys: Sequence[NoteKey] = (),
+    *,
+    at: datetime,
+    witnessed: Mapping[str, Checkpoint] | None = None,
+    progress: Progress = silent,
+) -> Verdict:
     """Verify a whole log: tiles, bundles, bodies, journal, checkpoint and anchor; takes no lock and changes nothing.
 
     Args:
         root: the log's folder.
         keys: keys that the caller believes to be the log's; without any, provenance is unknown.
         at: time of judgement, aware.
+        witnessed: the last checkpoints that witnesses cosigned, by witness; their signatures are verified already.
         progress: told the entries done.
 
     Returns:
@@ -82,6 +90,8 @@ def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progre
     check = Check(layout, str(layout.root))
     report = Throttle(progress)
     signed = list(judge_notes(check, config, keys))
+    for name, seen in (witnessed or {}).items():
+        check.marks[seen.size].append(Mark(seen, name, witness=True))
     # What is listed before the sizes are read lies within them, also while a writer and an integrator go on.
     public, bodies = list(check.files(layout.public)), list(check.files(layout.bodies))
     journal = Journal(layout.journal)
@@ -114,8 +124,9 @@ def verify_log(root: Path, keys: Sequence[NoteKey] = (), *, at: datetime, progre
     finally:
         journal.close()
     for size, notes in check.marks.items():
-        for _, where in notes:
-            check.say("ledger.checkpoint.rollback", where, size=size, have=total)
+        for _, where, witness in notes:
+            code = "ledger.witness.ahead" if witness else "ledger.checkpoint.rollback"
+            check.say(code, where, size=size, have=total)
     if signed:
         check.need_partials(min(total, signed[0].size))
     check.findings += check.pruned.judge()

@@ -7,7 +7,7 @@ from secguard.ledger.anchor import Anchor
 from secguard.ledger.layout import Config
 from secguard.ledger.note import Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
 from secguard.ledger.publish import read_checkpoint
-from secguard.ledger.verify.check import Check
+from secguard.ledger.verify.check import Check, Mark
 
 __all__ = ["judge_notes"]
 
@@ -36,7 +36,7 @@ def judge_notes(check: Check, config: Config, keys: Sequence[NoteKey]) -> Iterat
         if signed.origin != config.origin:
             check.say("ledger.checkpoint.foreign", name, origin=signed.origin, expected=config.origin)
             continue
-        check.marks[signed.size].append((signed, name))
+        check.marks[signed.size].append(Mark(signed, name))
         yield signed
     local, far = raw.get("checkpoint"), raw.get("anchor")
     if local is not None and far is None and "anchor" in raw:

@@ -1,0 +1,90 @@
+"""A log against what witnesses remember of it: whoever removes its newest entries cannot remove their memory."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from secguard.core import Finding, finding
+from secguard.core.errors import FormatError, RefusedError, SystemPartError, UsageError
+from secguard.ledger.note import Checkpoint, NoteKey, parse_checkpoint
+from secguard.ledger.witness.asking import Peer, fetch_seen
+
+__all__ = ["Compared", "Seen", "compare", "known_checkpoints"]
+
+
+class _Log(Protocol):
+    @property
+    def origin(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def root_at(self, size: int) -> bytes: ...
+
+
+class Seen(NamedTuple):
+    """A checkpoint that a witness cosigned: signatures of log and witness are verified."""
+
+    witness: str
+    checkpoint: Checkpoint
+    note: bytes
+
+
+class Compared(NamedTuple):
+    """What came of a comparison.
+
+    Attributes:
+        seen: what the witnesses remember; one that does not answer is not in it.
+        findings: `ledger.witness.ahead` and `.fork` (fail); `.silent` and `.none` (unknown).
+    """
+
+    seen: list[Seen]
+    findings: list[Finding]
+
+
+def known_checkpoints(peers: Sequence[Peer], origin: str, keys: Sequence[NoteKey]) -> Compared:
+    """Ask witnesses for the last checkpoint they cosigned of a log.
+
+    Args:
+        peers: the witnesses.
+        origin: the log.
+        keys: the log's keys, which must have signed what is shown.
+    """
+    seen, findings = [], []
+    for peer in peers:
+        name = peer.key.name
+        try:
+            note = fetch_seen(peer, origin, keys) if peer.url else None
+        except (SystemPartError, FormatError, RefusedError) as error:
+            findings.append(finding("ledger.witness.silent", name, reason=error.message))
+            continue
+        if note is None:
+            findings.append(finding("ledger.witness.none", name))
+            continue
+        seen.append(Seen(name, parse_checkpoint(note), note))
+    return Compared(seen, findings)
+
+
+def compare(log: _Log, peers: Sequence[Peer], keys: Sequence[NoteKey]) -> Compared:
+    """Compare a log's tree with what its witnesses remember. Reads tiles only, so it takes milliseconds.
+
+    That bodies are what the tiles say is for `verify_log`.
+
+    Args:
+        log: an open ledger.
+        peers: its witnesses.
+        keys: the log's keys.
+    """
+    asked = known_checkpoints(peers, log.origin, keys)
+    findings = list(asked.findings)
+    size = log.size
+    for seen in asked.seen:
+        signed = seen.checkpoint
+        if signed.size > size:
+            findings.append(finding("ledger.witness.ahead", seen.witness, size=signed.size, have=size))
+            continue
+        try:
+            same = log.root_at(signed.size) == signed.root
+        except (FormatError, UsageError) as error:
+            findings.append(finding("ledger.witness.fork", seen.witness, size=signed.size, reason=error.message))
+            continue
+        if not same:
+            findings.append(finding("ledger.witness.fork", seen.witness, size=signed.size))
+    return Compared(asked.seen, findings)
