@@ -26,12 +26,21 @@ _MAX_PACKETS = 0xFF  # attempts of one phase fit the low byte of a sequence numb
 
 
 class AgentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An agent as the plan knows it: zone, one address a family, and its public key (SPKI, base64; may be empty)."""
+    """An agent as the plan knows it.
+
+    Attributes:
+        name: as in the policy.
+        zone: where it stands.
+        addresses: one a family.
+        key: its public key (SPKI, base64), which signs its observations; an agent without one cannot be judged.
+        certificate: SHA-256 of its certificate (hex); empty where it has none.
+    """
 
     name: str
     zone: str
     addresses: tuple[str, ...]
     key: str = ""
+    certificate: str = ""
 
     def address(self, family: int) -> str:
         """Its address of family 4 or 6; empty if it has none."""
@@ -75,6 +84,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         sampled: flows whose port ranges are probed in part: name -> (ports named, ports probed).
         uncovered: (source zone, destination zone, family) that the policy has but no agent can probe.
         expired: names of flows past their date, treated as denied.
+        controller: public key (SPKI, base64) that signs the orders of this run; empty if it runs by the clock.
+        start: when its phases begin, if it runs by the clock (`secguard.isolation.plan.timeline`).
+        chain: certificates of the plan's signer (DER, base64), leaf first, without the root; a claim, to be judged.
         sweeps: blocks of hosts times ports; their probes are numbered after the cases.
     """
 
