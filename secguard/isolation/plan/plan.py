@@ -107,6 +107,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     uncovered: tuple[tuple[str, str, int], ...] = ()
     expired: tuple[str, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    controller: str = ""
+    start: datetime | None = None
+    chain: tuple[str, ...] = ()
     v: int = 1
 
     def tokens(self) -> Tokens:
