@@ -6,6 +6,9 @@ with 2^-72). The key comes from the plan's secret by HKDF-SHA256 (RFC 5869) with
 another run never opens. The whole payload stays 28 bytes: it fits where the smallest fragment or quote does.
 """
 
+import base64
+import binascii
+import contextlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["MAGIC", "SIZE", "Kind", "Status", "Token", "TokenColumns", "Tokens", "phase_of"]
+__all__ = ["MAGIC", "SIZE", "Kind", "Status", "Token", "TokenColumns", "Tokens", "label", "marked", "phase_of"]
 
 MAGIC = b"\xa7sgI"
 _TAG = 8
@@ -29,6 +32,9 @@ SIZE = len(MAGIC) + _TAG + 16
 """Bytes of a payload."""
 _BLOCK = struct.Struct(">8sBIHB")
 _MAX_FOUND = 4
+# A DNS label says the payload in base32; resolvers may change its case. Six characters hold 30 of the mark's 32 bits.
+_LABEL_HEAD = base64.b32encode(MAGIC)[:6].lower()
+_LABEL = -(-SIZE * 8 // 5)
 
 
 class Kind(IntEnum):
@@ -71,6 +77,16 @@ class TokenColumns:
 def phase_of(seq: int) -> int:
     """Phase a sequence number belongs to: 1 before, 2 during, 3 after; 0 application data after a handshake."""
     return seq >> 8 & 3
+
+
+def label(payload: bytes) -> bytes:
+    """A payload as a DNS label: base32 without padding, lower case (RFC 4648 section 6)."""
+    return base64.b32encode(payload).rstrip(b"=").lower()
+
+
+def marked(packet: bytes) -> bool:
+    """Whether a packet may hold a payload, bare or as a DNS label."""
+    return MAGIC in packet or _LABEL_HEAD in packet.lower()
 
 
 class Tokens:
@@ -139,6 +155,14 @@ class Tokens:
             if at + SIZE <= len(packet):
                 found.append(self._open(packet[at : at + SIZE], at))
             at = packet.find(MAGIC, at + 1)
+        lower = packet.lower()
+        at = lower.find(_LABEL_HEAD)
+        while at >= 0 and len(found) < _MAX_FOUND:
+            with contextlib.suppress(binascii.Error):
+                payload = base64.b32decode(lower[at : at + _LABEL].upper() + b"===")
+                if payload.startswith(MAGIC):
+                    found.append(self._open(payload, at))
+            at = lower.find(_LABEL_HEAD, at + 1)
         return found
 
     def _open(self, payload: bytes, offset: int) -> Token:
