@@ -33,6 +33,7 @@ class RunResult:
         envelopes: signed documents by file name: `plan.json`, `observations-AGENT.json`, `result.json`, and
             `signer.pem`, the public key of the plan's signer.
         seconds: wall time of the run.
+        signer: what signed the result, to sign the list of the run's files when they are kept; None if nothing did.
     """
 
     verdict: Verdict
@@ -44,6 +45,7 @@ class RunResult:
     envelopes: dict[str, bytes]
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
+    signer: Signer | None = field(default=None, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """What the closing event of the run says."""
@@ -108,4 +110,5 @@ def conclude(
         observations=seen,
         envelopes=envelopes,
         problems=[f"{plan.agents[item.agent].name}: {text}" for item in seen for text in item.problems],
+        signer=signer,
     )
