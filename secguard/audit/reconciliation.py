@@ -1,11 +1,16 @@
 """Reconcile: compute every index row again from the ledger, compare both ways, and name what differs."""
 
 import threading
+from collections.abc import Iterable
+from contextlib import closing
 
 import msgspec
 
+from secguard.audit.index.differences import Difference, differences
+from secguard.audit.index.helpers import MANY, in_any_order
 from secguard.audit.index.index import Damage, Index, Log, batches, body_of, catch_up, check_origin
-from secguard.audit.index.rows import COLUMNS, Row, rows_of
+from secguard.audit.index.rows import rows_of
+from secguard.audit.index.sqlite import PARTS
 from secguard.core import Axis, Clock, Finding, Outcome, Progress, Throttle, Verdict, finding, judge, silent
 from secguard.events import Actor, Event, Result, decode_stored, new_event_id
 
@@ -13,6 +18,8 @@ __all__ = ["MAX_NAMED", "Reconciled", "compare", "reconcile"]
 
 MAX_NAMED = 1000
 """Findings that are listed; the counts are complete."""
+_RANGE = 16_384
+"""Events that a helper compares in one go."""
 
 
 class Reconciled(msgspec.Struct, frozen=True):
@@ -42,32 +49,16 @@ class _Tally:
         self.findings: list[Finding] = []
         self.counts = {"missing": 0, "extra": 0, "altered": 0}
 
-    def note(self, what: str, row: Row, columns: str = "") -> None:
-        self.counts[what] += 1
-        if len(self.findings) < MAX_NAMED:
-            code = f"audit.index.{what}"
-            self.findings.append(finding(code, f"event {row.seq}", index=row.seq, id=row.id, columns=columns))
+    def note(self, found: Iterable[Difference]) -> None:
+        for item in found:
+            self.counts[item.what] += 1
+            if len(self.findings) < MAX_NAMED:
+                self.findings.append(_finding(item))
 
 
-def _compare_batch(tally: _Tally, expected: list[Row], actual: list[Row]) -> None:
-    if expected == actual:
-        return
-    there: dict[int, Row] = {}
-    for row in actual:
-        if row.seq in there:  # only a server can hold two
-            tally.note("extra", row)
-        else:
-            there[row.seq] = row
-    for row in expected:
-        found = there.pop(row.seq, None)
-        # Words without their event are left when somebody deletes the row alone: the event cannot be found any more.
-        if found is None or (not found.id and row.id):
-            tally.note("missing", row)
-        elif found != row:
-            columns = [name for name, a, b in zip(COLUMNS, row, found, strict=True) if a != b]
-            tally.note("altered", row, ", ".join(columns))
-    for row in there.values():
-        tally.note("extra", row)
+def _finding(item: Difference) -> Finding:
+    code = f"audit.index.{item.what}"
+    return finding(code, f"event {item.seq}", index=item.seq, id=item.id, columns=item.columns)
 
 
 class _Checking:
@@ -97,6 +88,30 @@ class _Checking:
         return self._damage
 
 
+def _compare_beside(tally: _Tally, root: str, path: str, stop: int, progress: Progress) -> Damage:
+    """Have helpers compare ranges and check the structure, on all processors."""
+    checks = [("check", path, part) for part in ("words", "trees", "directory")]  # the longest first
+    ranges = [("compare", root, path, first, min(first + _RANGE, stop)) for first in range(0, stop, _RANGE)]
+    damages: dict[str, Damage] = {}
+    found: dict[int, list[Difference]] = {}
+    done = 0
+    with closing(in_any_order([*checks, *ranges])) as answers:
+        for task, answer in answers:
+            if task[0] == "check":
+                damages[task[2]] = Damage(*answer)
+                continue
+            *_, first, after = task
+            counts, named = answer
+            for what, count in counts.items():
+                tally.counts[what] += count
+            found[first] = [Difference(*values) for values in named]
+            done += after - first
+            progress(done, stop, "events")
+    tally.findings += [_finding(item) for _, items in sorted(found.items()) for item in items][:MAX_NAMED]
+    parts = [damages[part] for part in PARTS]
+    return Damage([text for one in parts for text in one.problems], [place for one in parts for place in one.seqs])
+
+
 def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[Finding], dict[str, int], int, int]:
     """Compare an index with its log; records nothing.
 
@@ -111,19 +126,22 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
     progress = Throttle(progress)
     position, size = index.position, log.size
     stop = min(position, size)
-    checking = _Checking(index)
-    for first, bodies in batches(log, 0, stop):
-        after = first + len(bodies)
-        _compare_batch(tally, rows_of(first, bodies), index.rows(first, after))
-        progress(after, stop, "events")
-    damage = checking.result()
-    for row in index.stray(stop):
-        tally.note("extra", row)
+    root = getattr(log, "root", None)
+    if stop >= MANY and index.file is not None and root is not None:
+        damage = _compare_beside(tally, str(root), str(index.file), stop, progress)
+    else:
+        checking = _Checking(index)
+        for first, bodies in batches(log, 0, stop):
+            after = first + len(bodies)
+            tally.note(differences(rows_of(first, bodies), index.rows(first, after)))
+            progress(after, stop, "events")
+        damage = checking.result()
+    tally.note(Difference("extra", row.seq, row.id) for row in index.stray(stop))
     named = {item.data["index"] for item in tally.findings}
     for place in damage.seqs:
         if place not in named:
             body = body_of(log, place) if 0 <= place < stop else None
-            tally.note("altered", Row.blank(place, decode_stored(body).id if body else ""), "word lists")
+            tally.note([Difference("altered", place, decode_stored(body).id if body else "", "word lists")])
     findings = tally.findings
     findings += [finding("audit.index.damaged", problem=problem) for problem in damage.problems]
     if position < size:

@@ -7,7 +7,7 @@ so it passes when directory rows were deleted or changed, and then searches find
 
 import sqlite3
 from collections.abc import Iterator
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -36,20 +36,39 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     raise AssertionError
 
 
+def _starts(footer: bytes) -> list[int]:
+    """Where the terms of a page begin: each number counts from the one before."""
+    if max(footer) < 0x80:
+        return list(accumulate(footer))
+    starts, place, at = [], 0, 0
+    while at < len(footer):
+        step, at = _varint(footer, at)
+        place += step
+        starts.append(place)
+    return starts
+
+
 def _terms(data: bytes) -> tuple[bytes, bytes]:
     """First and last term that begin on a leaf page; empty where none does."""
-    at = int.from_bytes(data[2:4], "big")  # the page's own directory of terms
-    first = term = b""
-    place = 0
-    while at < len(data):
-        step, at = _varint(data, at)
-        start = place + step
-        shared, begin = (0, start) if not place else _varint(data, start)
-        length, begin = _varint(data, begin)
-        term = term[:shared] + data[begin : begin + length]
-        first = first or term
-        place = start
-    return first, term
+    footer = data[int.from_bytes(data[2:4], "big") :]
+    if not footer:
+        return b"", b""
+    begin, *others = _starts(footer)
+    length, begin = _varint(data, begin)
+    first = data[begin : begin + length]
+    # A term is what it shares with the one before, and the rest: read the last one from its end to its beginning.
+    wanted, last = len(first), b""
+    for number, place in enumerate(reversed(others)):
+        shared, at = _varint(data, place)
+        length, at = _varint(data, at)
+        if not number:
+            wanted = shared + length
+        if shared < wanted:
+            last = data[at : at + wanted - shared] + last
+            wanted = shared
+        if not wanted:
+            break
+    return first, first[:wanted] + last
 
 
 def _sound(pages: list[_Page], rows: list[tuple[int, bytes]]) -> bool:

@@ -5,8 +5,12 @@ position: the rows of all events before it are in. Answers are read from the led
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import starmap
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from secguard.audit.index.helpers import MANY, cores, in_order
 from secguard.audit.index.rows import Row, rows_of
 from secguard.audit.query.query import Node
 from secguard.core import Progress, RefusedError, silent
@@ -16,6 +20,7 @@ __all__ = ["Cursor", "Damage", "Found", "Index", "Log", "batches", "body_of", "c
 
 
 _BATCH = 4096
+_LONG_BATCH = 16_384
 _BATCH_BYTES = 16 << 20
 
 
@@ -83,6 +88,11 @@ class Index(Protocol):
         """Name of the log it was built from; None while empty."""
         ...
 
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file that other processes may open to read the same rows; None if there is none."""
+        ...
+
     def add(self, origin: str, first: int, stop: int, rows: Sequence[Row]) -> bool:
         """Add the rows of the events [first, stop) and move the position, in one step.
 
@@ -92,6 +102,14 @@ class Index(Protocol):
         Raises:
             RefusedError: rows stand there already, or the index belongs to another log.
         """
+        ...
+
+    def prepare(self, count: int) -> None:
+        """Make ready for `count` more events."""
+        ...
+
+    def settle(self) -> None:
+        """All events there are have been added: put right what `prepare` left undone."""
         ...
 
     def clear(self) -> None:
@@ -157,14 +175,29 @@ def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
             hint="the ledger may have lost its newest events; compare: secguard audit reconcile",
         )
     total = stop - start
+    index.prepare(total)
     while start < stop:
-        for first, bodies in batches(log, start, stop):
-            after = first + len(bodies)
-            if not index.add(log.origin, first, after, rows_of(first, bodies)):
+        for first, after, rows in _ahead(log, start, stop):
+            if not index.add(log.origin, first, after, rows):
                 break  # another process indexes too: go on from where it is
             progress(total - (stop - after), total, "events")
         start = index.position
+    index.settle()
     return total
+
+
+def _ahead(log: Log, start: int, stop: int) -> Iterator[tuple[int, int, list[Row]]]:
+    """The rows of the events [start, stop) in ranges; where there are many, a helper computes them ahead."""
+    root = getattr(log, "root", None)
+    if root is None or stop - start < MANY or cores() < 2:
+        for first, bodies in batches(log, start, stop):
+            yield first, first + len(bodies), rows_of(first, bodies)
+        return
+    spans = [(first, min(first + _LONG_BATCH, stop)) for first in range(start, stop, _LONG_BATCH)]
+    answers = in_order(("rows", str(root), *span) for span in spans)
+    with closing(answers):
+        for (first, after), rows in zip(spans, answers, strict=True):
+            yield first, after, list(starmap(Row, rows))
 
 
 def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from secguard.audit.index.words import document
+from secguard.audit.index.words import document, document_of, person_of
 from secguard.events import decode_stored
 
 __all__ = ["COLUMNS", "Row", "microseconds", "row_of", "rows_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_sha256 = hashlib.sha256
 
 
 class Row(NamedTuple):
@@ -91,18 +92,20 @@ def row_of(seq: int, body: bytes) -> Row:
     """
     event = decode_stored(body)
     actor = event.actor
-    kept = [actor.name, actor.role, actor.org, actor.address, event.subject, event.case, event.approver]
+    name, role, org, address = actor.name, actor.role, actor.org, actor.address
+    subject, case, approver, id_ = event.subject, event.case, event.approver, event.id
     if b"\\u0000" in body:  # SQLite's pattern match ends at a NUL
-        kept = [value.replace("\0", "\ufffd") for value in kept]
-    reason = document((event.reason,)) if event.reason else ""
+        kept = [value.replace("\0", "\ufffd") for value in (name, role, org, address, subject, case, approver, id_)]
+        name, role, org, address, subject, case, approver, id_ = kept
     # The words of a question are left out: a search would find all earlier searches for the same words.
-    texts = [value for value in kept if value]
+    texts = [address, subject, case, approver]
     if event.data and event.kind != "audit.searched":
         _collect(event.data.values(), texts)
-    name, role, org, address, subject, case, approver = kept
+    reason = document_of(event.reason) if event.reason else ""
+    text = document(texts, person_of(name, role, org))
     return Row(
         seq,
-        event.id.replace("\0", "\ufffd"),
+        id_,
         event.kind,
         microseconds(event.time),
         name,
@@ -114,9 +117,9 @@ def row_of(seq: int, body: bytes) -> Row:
         approver,
         event.outcome.value,
         1 if reason else 0,
-        hashlib.sha256(body).digest(),
+        _sha256(body).digest(),
         reason,
-        document(texts),
+        text,
     )
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from operator import add
 from typing import NamedTuple
 
-__all__ = ["GAP", "Phrase", "document", "phrase_of", "words_of"]
+__all__ = ["GAP", "Phrase", "document", "document_of", "person_of", "phrase_of", "words_of"]
 
 GAP = "\u241f"
 """A word that no search can name; it stands between two fields, so that no phrase reaches across."""
@@ -68,17 +68,37 @@ _remembered = lru_cache(maxsize=1 << 15)(_joined)
 _SHORT = 64
 
 
-def document(texts: Iterable[str]) -> str:
-    """The words of several fields as one string, a gap between the fields."""
-    fields = [
-        _joined(text)
-        if len(text) > _SHORT
-        else text.lower()  # a number, an ID: one word
-        if text.isascii() and text.isalnum()
-        else _remembered(text)
-        for text in texts
-    ]
-    return _BETWEEN.join(filter(None, fields))
+def document_of(text: str) -> str:
+    """The words of one field as one string."""
+    if len(text) > _SHORT:
+        return _joined(text)
+    if text.isascii() and text.isalnum():  # a number, an ID: one word
+        return text.lower()
+    return _remembered(text)
+
+
+@lru_cache(maxsize=1 << 14)
+def person_of(*fields: str) -> str:
+    """The words of the fields that say who acted: they repeat together."""
+    return document(fields)
+
+
+def document(texts: Iterable[str], before: str = "") -> str:
+    """The words of several fields as one string, a gap between the fields.
+
+    Args:
+        texts: the fields.
+        before: words of earlier fields, joined already.
+    """
+    fields = [before] if before else []
+    for text in texts:
+        if text.isascii() and text.isalnum() and len(text) <= _SHORT:
+            fields.append(text.lower())
+        elif text:
+            found = _remembered(text) if len(text) <= _SHORT else _joined(text)
+            if found:
+                fields.append(found)
+    return _BETWEEN.join(fields)
 
 
 def phrase_of(text: str, *, prefix: bool = False) -> Phrase | None:

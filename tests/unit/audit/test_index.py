@@ -172,7 +172,7 @@ def test_an_interrupt_stops_a_query(index: SqliteIndex, log: Any, make: Make) ->
     with pytest.raises(KeyboardInterrupt):
         index.find(All(), limit=1)
     with pytest.raises(KeyboardInterrupt):
-        index._check()
+        index.check("trees")
 
 
 def test_a_reader_meanwhile_sees_the_old_state(index: SqliteIndex, log: Any, make: Make, tmp_path: Path) -> None:

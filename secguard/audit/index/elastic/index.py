@@ -89,6 +89,17 @@ class ElasticIndex:
         state = self._file.read()
         return state.origin if state.position else None
 
+    @property
+    def file(self) -> None:
+        """None: the rows are on the server."""
+        return None
+
+    def prepare(self, count: int) -> None:
+        """Nothing: the server decides how it writes."""
+
+    def settle(self) -> None:
+        """Nothing."""
+
     # Indices on the server
 
     def _pattern(self, state: State) -> str:

@@ -1,0 +1,86 @@
+"""A helper's side: `python -m secguard.audit.index.worker` answers tasks until its input ends; see `helpers`."""
+
+import gc
+import marshal
+import signal
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from secguard.audit.index.differences import Difference, differences
+from secguard.audit.index.helpers import raised
+from secguard.audit.index.index import batches
+from secguard.audit.index.rows import Row, rows_of
+from secguard.audit.index.sqlite import SqliteIndex
+from secguard.core import SecguardError
+from secguard.ledger import Ledger
+
+__all__ = ["main"]
+
+_MAX_NAMED = 1000
+"""Differences of one range that are handed over; the counts are complete."""
+
+
+@lru_cache(maxsize=1)
+def _ledger(root: str) -> Ledger:
+    return Ledger.open(Path(root))
+
+
+@lru_cache(maxsize=1)
+def _index(path: str) -> SqliteIndex:
+    return SqliteIndex.open(Path(path))
+
+
+def _rows(root: str, start: int, stop: int) -> list[tuple[Any, ...]]:
+    return [tuple(row) for first, bodies in batches(_ledger(root), start, stop) for row in rows_of(first, bodies)]
+
+
+def _compare(root: str, path: str, start: int, stop: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
+    counts = dict.fromkeys(("missing", "extra", "altered"), 0)
+    named: list[Difference] = []
+    for first, bodies in batches(_ledger(root), start, stop):
+        expected = rows_of(first, bodies)
+        actual = _index(path).plain_rows(first, first + len(bodies))
+        if expected == actual:  # row by row, without looking closer
+            continue
+        found = differences(expected, list(map(Row._make, actual)))
+        for item in found:
+            counts[item.what] += 1
+        named += found[: _MAX_NAMED - len(named)]
+    return counts, [tuple(item) for item in named]
+
+
+def _check(path: str, part: str) -> tuple[list[str], list[int]]:
+    found = _index(path).check(part)
+    return found.problems, found.seqs
+
+
+_TASKS: dict[str, Callable[..., Any]] = {"rows": _rows, "compare": _compare, "check": _check}
+
+
+def main() -> None:
+    """Answer tasks until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
+    gc.disable()  # rows hold no circles
+    while True:
+        try:
+            name, *values = marshal.load(sys.stdin.buffer)  # noqa: S302 - our own parent's
+        except EOFError:
+            return
+        answer: tuple[bool, Any]
+        try:
+            answer = (True, _TASKS[name](*values))
+        except SecguardError as error:
+            answer = (False, raised(error))
+        try:
+            marshal.dump(answer, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            return
+
+
+if __name__ == "__main__":
+    main()
