@@ -300,13 +300,20 @@ class Ledger:
         """The checkpoint that was published last, or None."""
         return read_checkpoint(self._layout)
 
-    def receipt(self, index: int, chain: Sequence[str] = (), crls: Sequence[bytes] = ()) -> bytes:
+    def receipt(
+        self,
+        index: int,
+        chain: Sequence[str] = (),
+        crls: Sequence[bytes] = (),
+        witnesses: Sequence[Sequence[str]] = (),
+    ) -> bytes:
         """A self-contained offline receipt under the last checkpoint; see `check_receipt`.
 
         Args:
             index: the event.
             chain: PEM certificates of the log's key, leaf first.
             crls: revocation lists of their issuers, DER or PEM.
+            witnesses: PEM certificates of the witnesses that cosigned, one chain a witness.
 
         Raises:
             RefusedError: `ledger.receipt.unpublished`: publish first; `ledger.body.pruned`;
@@ -328,7 +335,7 @@ class Ledger:
             salt, body = self._entry(index)
             leaf = self._reader.leaf(index)
         verify_inclusion(leaf, index, signed.size, proof, signed.root)
-        return format_receipt(format_proof(index, proof, note), salt, body, chain, crls)
+        return format_receipt(format_proof(index, proof, note), salt, body, chain, crls=crls, witnesses=witnesses)
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the tree of `new` leaves only adds to the one of `old` leaves; both published sizes.

@@ -27,8 +27,10 @@ __all__ = [
     "format_receipt",
     "parse_proof",
     "receipt_chain",
+    "receipt_checkpoint",
     "receipt_crls",
     "receipt_origin",
+    "receipt_witnesses",
 ]
 
 MAX_RECEIPT = 16 << 20
@@ -36,6 +38,7 @@ MAX_RECEIPT = 16 << 20
 SCHEMA = "secguard.ledger.receipt/1"
 _PROOF = "c2sp.org/tlog-proof@v1"
 _MAX_CHAIN = 10
+_MAX_WITNESSES = 64
 
 
 class Receipts(Sequence[Receipt]):
@@ -104,13 +107,14 @@ class CheckedReceipt(NamedTuple):
     size: int
 
 
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     schema: str
     proof: str
     salt: str
     event: str
     chain: list[str] = []
     crls: list[str] = []
+    witnesses: list[list[str]] = []
 
 
 def format_proof(index: int, hashes: Sequence[bytes], checkpoint: bytes) -> bytes:
@@ -161,7 +165,15 @@ def _unbase64(text: str, what: str, where: str) -> bytes:
     return value
 
 
-def format_receipt(proof: bytes, salt: bytes, body: bytes, chain: Sequence[str], crls: Sequence[bytes] = ()) -> bytes:
+def format_receipt(
+    proof: bytes,
+    salt: bytes,
+    body: bytes,
+    chain: Sequence[str],
+    *,
+    crls: Sequence[bytes] = (),
+    witnesses: Sequence[Sequence[str]] = (),
+) -> bytes:
     """The receipt document: one line of JSON and a newline."""
     document = _Document(
         SCHEMA,
@@ -170,6 +182,7 @@ def format_receipt(proof: bytes, salt: bytes, body: bytes, chain: Sequence[str],
         base64.b64encode(body).decode(),
         list(chain),
         [base64.b64encode(item).decode() for item in crls],
+        [list(item) for item in witnesses],
     )
     return msgspec.json.encode(document) + b"\n"
 
@@ -183,7 +196,8 @@ def _parse(data: bytes, where: str) -> _Document:
         raise _bad(str(error), where) from None
     if document.schema != SCHEMA:
         raise _bad(f"its schema is {document.schema[:60]!r}", where)
-    if len(document.chain) > _MAX_CHAIN or len(document.crls) > _MAX_CHAIN:
+    lists = (document.chain, document.crls, *document.witnesses)
+    if any(len(item) > _MAX_CHAIN for item in lists) or len(document.witnesses) > _MAX_WITNESSES:
         raise _bad("it carries too many certificates or revocation lists", where)
     return document
 
@@ -195,6 +209,24 @@ def receipt_chain(data: bytes, where: str = "receipt") -> list[str]:
         FormatError: `ledger.receipt.format`.
     """
     return list(_parse(data, where).chain)
+
+
+def receipt_witnesses(data: bytes, where: str = "receipt") -> list[list[str]]:
+    """The certificates of witnesses that a receipt carries, PEM, one chain a witness, leaf first; NOT verified.
+
+    Raises:
+        FormatError: `ledger.receipt.format`.
+    """
+    return [list(chain) for chain in _parse(data, where).witnesses]
+
+
+def receipt_checkpoint(data: bytes, where: str = "receipt") -> bytes:
+    """The checkpoint of a receipt, with the cosignatures on it; NOT verified.
+
+    Raises:
+        FormatError: `ledger.receipt.format`.
+    """
+    return parse_proof(_parse(data, where).proof.encode(), where)[2]
 
 
 def receipt_crls(data: bytes, where: str = "receipt") -> list[bytes]:

@@ -1,7 +1,7 @@
 """Witnesses (C2SP tlog-witness): others who remember how far a log went, so that its newest entries cannot vanish."""
 
 from secguard.ledger.witness.asking import Answer, Peer, ask, ask_all, fetch_seen
-from secguard.ledger.witness.comparing import Compared, Seen, compare, known_checkpoints
+from secguard.ledger.witness.comparing import Compared, Seen, compare, known_checkpoints, read_cosigned
 from secguard.ledger.witness.cosignature import (
     Cosignature,
     WitnessKey,
@@ -32,4 +32,5 @@ __all__ = [
     "fetch_seen",
     "known_checkpoints",
     "parse_verifier",
+    "read_cosigned",
 ]

@@ -1,14 +1,17 @@
 """A log against what witnesses remember of it: whoever removes its newest entries cannot remove their memory."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from secguard.core import Finding, finding
 from secguard.core.errors import FormatError, RefusedError, SystemPartError, UsageError
-from secguard.ledger.note import Checkpoint, NoteKey, parse_checkpoint
+from secguard.core.limits import read_bounded
+from secguard.ledger.note import MAX_NOTE, Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
 from secguard.ledger.witness.asking import Peer, fetch_seen
+from secguard.ledger.witness.cosignature import WitnessKey, cosignatures
 
-__all__ = ["Compared", "Seen", "compare", "known_checkpoints"]
+__all__ = ["Compared", "Seen", "compare", "known_checkpoints", "read_cosigned"]
 
 
 class _Log(Protocol):
@@ -88,3 +91,27 @@ def compare(log: _Log, peers: Sequence[Peer], keys: Sequence[NoteKey]) -> Compar
         if not same:
             findings.append(finding("ledger.witness.fork", seen.witness, size=signed.size))
     return Compared(asked.seen, findings)
+
+
+def read_cosigned(path: Path, origin: str, keys: Sequence[NoteKey], witnesses: Sequence[WitnessKey]) -> Seen:
+    """A cosigned checkpoint from a file, as a witness serves it.
+
+    Args:
+        path: the file.
+        origin: the log that it must be of.
+        keys: the log's keys.
+        witnesses: keys of witnesses, one of which must have cosigned.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: it is no checkpoint.
+        RefusedError: it is of another log, or not signed by the log, or by none of the witnesses.
+    """
+    note = read_bounded(path, MAX_NOTE)
+    checkpoint = open_checkpoint(note, keys, str(path))
+    if checkpoint.origin != origin:
+        raise RefusedError("ledger.checkpoint.foreign", "the checkpoint is of another log", where=str(path))
+    given = cosignatures(note, witnesses, str(path))
+    if not given:
+        raise RefusedError("ledger.cosignature.none", "no known witness has cosigned this checkpoint", where=str(path))
+    return Seen(given[0].name, checkpoint, note)
