@@ -4,7 +4,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-__all__ = ["Header", "answer", "echo_reply", "packed", "parse", "text"]
+__all__ = ["Header", "answer", "echo_reply", "error_word", "packed", "parse", "text"]
 
 _V4_PROHIBITED = frozenset({9, 10, 13})
 _V6_PROHIBITED = frozenset({1, 5, 6})
@@ -64,6 +64,19 @@ def echo_reply(packet: bytes, header: Header) -> bool:
     return (header.protocol, kind) in {(1, 0), (58, 129)}
 
 
+def error_word(family: int, kind: int, code: int) -> str:
+    """What an ICMP (RFC 792) or ICMPv6 (RFC 4443) error says, in a word of `answer`; empty if it is no error."""
+    if family == 4 and kind in {3, 11, 12}:
+        if kind == 3 and code in _V4_PROHIBITED:
+            return "prohibited"
+        return "port-unreachable" if (kind, code) == (3, 3) else "unreachable"
+    if family == 6 and kind in {1, 2, 3, 4}:
+        if kind == 1 and code in _V6_PROHIBITED:
+            return "prohibited"
+        return "port-unreachable" if (kind, code) == (1, 4) else "unreachable"
+    return ""
+
+
 def answer(packet: bytes, header: Header) -> tuple[str, Header] | None:
     """What an answer says and the header of the probe that it answers, as the probe was sent; None if it is none.
 
@@ -79,16 +92,8 @@ def answer(packet: bytes, header: Header) -> tuple[str, Header] | None:
         return word, back
     if len(packet) < start + 8 + 20:
         return None
-    kind, code = packet[start], packet[start + 1]
-    if header.protocol == 1 and kind in {3, 11, 12}:
-        word = "port-unreachable" if (kind, code) == (3, 3) else "unreachable"
-        if kind == 3 and code in _V4_PROHIBITED:
-            word = "prohibited"
-    elif header.protocol == 58 and kind in {1, 2, 3, 4}:
-        word = "port-unreachable" if (kind, code) == (1, 4) else "unreachable"
-        if kind == 1 and code in _V6_PROHIBITED:
-            word = "prohibited"
-    else:
+    word = error_word(header.family, packet[start], packet[start + 1]) if header.protocol in {1, 58} else ""
+    if not word:
         return None
     quoted = parse(packet[start + 8 :])
     return (word, quoted) if quoted is not None else None
