@@ -11,6 +11,8 @@ _COMMANDS = {
     "plan": (f"{_HERE}.scan", "plan", "Compile a policy into a signed plan."),
     "run": (f"{_HERE}.scan", "run_", "Probe by a policy, from both ends, and judge."),
     "judge": (f"{_HERE}.scan", "judge_", "Judge a plan and the agents' observations."),
+    "verify": (f"{_HERE}.folders", "verify", "Check the evidence of a scan, byte by byte."),
+    "list": (f"{_HERE}.folders", "list_", "List the scans that the workspace keeps."),
     "lab": (f"{_HERE}.scan", "lab_", "Scan a lab of three zones and a firewall."),
 }
 

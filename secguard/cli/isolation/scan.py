@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, act_options, command, require_option
+from secguard.cli.isolation.folders import judge_folder, keep, read_key
 from secguard.core.errors import UsageError
 from secguard.core.verdict import Axis
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["judge_", "lab_", "plan", "run_"]
 
-_MAX_KEY = 1 << 16
 _WORDS = {
     "en": {"pass": "pass", "fail": "fail", "unknown": "inconclusive"},
     "zh": {"pass": "通过", "fail": "不通过", "unknown": "无法判定"},
@@ -106,17 +106,6 @@ def _show(result: "RunResult", lang: str, **data: Any) -> Result:
     )
 
 
-def _save(result: "RunResult", folder: Path | None) -> None:
-    """Write the signed documents; the plan and the observations hold the run's secrets, so all are private."""
-    if folder is None:
-        return
-    from secguard.core.files import atomic_write
-
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, data in result.envelopes.items():
-        atomic_write(folder / name, data, mode=0o600)
-
-
 def _namespace(text: str) -> tuple[str, str]:
     zone, equals, place = text.partition("=")
     if not equals or not zone or not place:
@@ -200,33 +189,31 @@ def run_(
         result = run(
             checked, places, signer=_signer(ctx, key, passphrase_file), progress=ctx.progress("isolation"), act=act
         )
-    _save(result, output)
-    return _show(result, ctx.lang)
+    kept = keep(ctx, result, output)
+    return _show(result, ctx.lang, **({"folder": kept} if kept else {}))
 
 
 @command("isolation.judge", "judge")
-@click.argument("plan_file", metavar="PLAN", type=_FILE)
-@click.argument("observations", nargs=-1, required=True, type=_FILE)
-@click.option("--trust", type=_FILE, required=True, help="Public key (PEM) whose signature on the plan counts.")
+@click.argument("plan_file", metavar="PLAN|FOLDER", type=click.Path(path_type=Path))
+@click.argument("observations", nargs=-1, type=_FILE)
+@click.option("--trust", type=_FILE, help="Public key (PEM) whose signature on the plan counts.")
 @require_option
 def judge_(
-    ctx: Context, *, plan_file: Path, observations: Sequence[Path], trust: Path, require: tuple[Axis, ...]
+    ctx: Context, *, plan_file: Path, observations: Sequence[Path], trust: Path | None, require: tuple[Axis, ...]
 ) -> Result:
-    """Judge a signed plan and the agents' signed observations, carried here as files."""
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    """Judge a signed plan and the agents' signed observations, carried here as files.
 
-    from secguard.core.errors import FormatError
+    Takes PLAN and OBSERVATIONS, or the FOLDER of a scan: every file in that is checked first, as `verify` does.
+    """
     from secguard.core.limits import read_bounded
     from secguard.isolation.runs.conclude import conclude
 
-    try:
-        trusted = load_pem_public_key(read_bounded(trust, _MAX_KEY))
-    except ValueError:
-        raise FormatError("isolation.key.format", "not a public key in PEM", where=str(trust)) from None
-    result = conclude(
-        read_bounded(plan_file), [read_bounded(path) for path in observations], [trusted], require=require
-    )
-    return _show(result, ctx.lang)
+    if plan_file.is_dir():
+        return _show(judge_folder(ctx, plan_file, trust, require), ctx.lang)
+    if trust is None or not observations:
+        raise UsageError("isolation.judge.missing", "a plan needs its observations and --trust KEY")
+    reports = [read_bounded(path) for path in observations]
+    return _show(conclude(read_bounded(plan_file), reports, [read_key(trust)], require=require), ctx.lang)
 
 
 @command("isolation.lab", "lab")
@@ -266,5 +253,6 @@ def lab_(
             act=act,
             rules=text,
         )
-    _save(result, output)
+    if output is not None:
+        keep(ctx, result, output)
     return _show(result, ctx.lang, lab=kind)

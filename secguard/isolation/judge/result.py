@@ -1,19 +1,77 @@
 """The signed result: what a run concluded, without its secret; safe to hand out and to keep in the ledger's blobs."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from secguard.core import rfc3339
+from secguard.core import FormatError, RefusedError, rfc3339
 from secguard.isolation.judge.judge import Judgement
+from secguard.isolation.judge.matrix import Cell
 from secguard.isolation.plan.plan import Plan
-from secguard.keys import Signer, seal
+from secguard.keys import Signer, seal, unseal
 
-__all__ = ["RESULT_TYPE", "case_columns", "seal_result"]
+__all__ = ["RESULT_TYPE", "SavedFinding", "ScanResult", "case_columns", "open_result", "seal_result"]
 
 RESULT_TYPE = "application/vnd.secguard.isolation.result+json"
+
+
+class SavedFinding(msgspec.Struct, frozen=True):
+    """A finding of a result."""
+
+    code: str
+    axis: str
+    outcome: str
+    where: str
+    data: dict[str, Any]
+
+
+class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed result, read again; keys that a later version adds are passed over.
+
+    Attributes:
+        run: run ID.
+        plan: SHA-256 of the plan's payload.
+        policy: SHA-256 of the policy file.
+        at: when it was judged.
+        outcome: pass, fail or unknown.
+        findings: what was found.
+        matrix: ordered pairs of zones.
+        cases: cases and results as columns (`case_columns`).
+        uncovered: (source zone, destination zone, family) that was not probed.
+    """
+
+    run: str
+    plan: str
+    policy: str
+    at: datetime
+    outcome: Literal["pass", "fail", "unknown"]
+    findings: list[SavedFinding] = []
+    matrix: list[Cell] = []
+    cases: dict[str, list[Any]] = {}
+    uncovered: list[tuple[str, str, int]] = []
+
+
+def open_result(data: bytes, keys: Iterable[PublicKeyTypes]) -> ScanResult:
+    """Check a signed result.
+
+    Raises:
+        FormatError: not a result.
+        RefusedError: not signed by one of `keys`.
+    """
+    payload, key = unseal(data, RESULT_TYPE, keys)
+    if key is None:
+        raise RefusedError("isolation.result.signature", "the result is not signed by a trusted key")
+    try:
+        result = msgspec.json.decode(payload, type=ScanResult)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FormatError("isolation.result.format", f"not a result: {str(error)[:160]}") from None
+    if result.at.tzinfo is None or len({len(column) for column in result.cases.values()}) > 1:
+        raise FormatError("isolation.result.format", "not a result: columns of different length")
+    return result
 
 
 def case_columns(plan: Plan, judgement: Judgement) -> dict[str, list[Any]]:
@@ -63,6 +121,8 @@ def seal_result(
         ],
         "matrix": judgement.matrix,
         "cases": case_columns(plan, judgement),
+        "agents": [{"name": a.name, "zone": a.zone, "addresses": a.addresses} for a in plan.agents],
+        "uncovered": plan.uncovered,
         "cases_sha256": hashlib.sha256(msgspec.json.encode(plan.cases)).hexdigest(),
     }
     return seal(msgspec.json.encode(document), RESULT_TYPE, signer)

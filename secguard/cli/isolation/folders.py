@@ -1,0 +1,179 @@
+"""Scans that are kept: `secguard isolation verify FOLDER`, `list`, and where `run` puts what it wrote."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secguard.cli.frame import Context, Result, Table, command, require_option
+from secguard.core.errors import FormatError, UsageError
+from secguard.core.verdict import Axis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+    from secguard.isolation.runs.conclude import RunResult
+    from secguard.workspace import Workspace
+
+__all__ = ["find_run", "judge_folder", "keep", "list_", "read_key", "verify"]
+
+_MAX_KEY = 1 << 16
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def read_key(path: Path) -> "PublicKeyTypes":
+    """A public key in PEM.
+
+    Raises:
+        FormatError: it is none.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    from secguard.core.limits import read_bounded
+
+    try:
+        return load_pem_public_key(read_bounded(path, _MAX_KEY))
+    except ValueError:
+        raise FormatError("isolation.key.format", "not a public key in PEM", where=str(path)) from None
+
+
+def keep(ctx: Context, result: "RunResult", output: Path | None) -> Path | None:
+    """Write a run to `-o`, else into the workspace (`state/isolation/<time>-<run>`); returns the folder, if any."""
+    from secguard.isolation.evidence.folder import run_name, save_run
+
+    if output is not None:
+        save_run(result, output)
+        return output
+    site = ctx.workspace_or_none()
+    if site is None:
+        return None
+    with site:
+        folder = site.state / "isolation" / run_name(result)
+        save_run(result, folder, fresh=True)
+    return folder
+
+
+def recorded(site: "Workspace") -> "Callable[[str], str | None]":
+    """What the workspace's ledger says of a plan: the SHA-256 of the result it recorded."""
+
+    def look(plan: str) -> str | None:
+        from secguard.audit.query.query import And, Equals
+
+        site.catch_up()
+        query = And((Equals("kind", "scan.finished"), Equals("subject", f"sha256:{plan}")))
+        for seq in site.index.find(query, limit=10).seqs:
+            event = site.ledger.event(seq)
+            if event.kind == "scan.finished" and event.subject == f"sha256:{plan}":
+                return str(event.data.get("result_sha256", "")) or None
+        return None
+
+    return look
+
+
+def find_run(ctx: Context, name: str) -> Path:
+    """A folder by its path, or a run kept in the workspace by its name, the start of it, or `last`.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    from secguard.isolation.evidence.folder import is_run
+
+    if is_run(Path(name)):
+        return Path(name)
+    site = ctx.workspace_or_none()
+    kept = _kept(site) if site is not None else []
+    if name == "last" and kept:
+        return kept[-1]
+    found = [folder for folder in kept if folder.name == name or name in (folder.name[-8:], folder.name[: len(name)])]
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(
+        "isolation.folder.none",
+        f"{len(found) or 'no'} scans are called {name[:80]!r}",
+        hint="name a folder, or a scan of `secguard isolation list`",
+    )
+
+
+def judge_folder(ctx: Context, folder: Path, trust: Path | None, require: tuple[Axis, ...]) -> "RunResult":
+    """Judge a run's folder again, once everything in it has been checked.
+
+    Raises:
+        RefusedError: something in it is not as it was signed, or another key signed it.
+    """
+    from secguard.core.errors import RefusedError
+    from secguard.core.findings import describe
+    from secguard.core.verdict import Outcome
+    from secguard.isolation.evidence.folder import check_folder, judged
+
+    checked = check_folder(folder, trusted=[read_key(trust)] if trust else [])
+    wrong = [found for found in checked.verdict.findings if found.outcome is Outcome.FAIL]
+    if wrong or checked.result is None:
+        raise RefusedError(
+            "isolation.folder.changed",
+            "; ".join(describe(found, ctx.lang) for found in wrong[:3]),
+            hint="secguard isolation verify FOLDER says more",
+            where=str(folder),
+        )
+    return judged(folder, require) if require else checked.result
+
+
+def _kept(site: "Workspace") -> list[Path]:
+    """Folders of the runs in a workspace, oldest first."""
+    from secguard.isolation.evidence.folder import is_run
+
+    folder = site.state / "isolation"
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_run(path))
+
+
+@command("isolation.verify", "verify")
+@click.argument("run", metavar="FOLDER")
+@click.option("--trust", type=_FILE, multiple=True, help="Public key (PEM) of a controller that may have signed.")
+@require_option
+def verify(ctx: Context, *, run: str, trust: "Sequence[Path]", require: tuple[Axis, ...]) -> Result:
+    """Check the evidence of a scan: every byte of its folder, and that its result follows from its observations.
+
+    FOLDER is what `run -o` wrote, or a scan of `isolation list` by name, or `last`. Exit 0 says that the evidence is
+    whole and whose it is, not that the zones are apart.
+    """
+    from secguard.isolation.evidence.folder import check_folder
+
+    folder = find_run(ctx, run)
+    keys = [read_key(path) for path in trust]
+    site = ctx.workspace_or_none()
+    if site is None:
+        checked = check_folder(folder, trusted=keys, require=require)
+    else:
+        with site:
+            checked = check_folder(folder, trusted=keys, recorded=recorded(site), clock=site.clock, require=require)
+    data: dict[str, Any] = {"folder": folder}
+    lines = []
+    if checked.result is not None:
+        again = checked.result
+        data |= {"plan": again.digest, "run": again.plan.run, "scan": again.verdict.outcome.value}
+        lines = [f"the scan itself: {again.verdict.outcome.value}, {len(again.plan.cases)} cases"]
+    return Result.of(checked.verdict, data=data, lines=lines)
+
+
+@command("isolation.list", "list")
+def list_(ctx: Context) -> Result:
+    """List the scans that the workspace keeps, newest last."""
+    from secguard.isolation.evidence.summary import summary_of
+
+    with ctx.workspace() as site:
+        rows = [summary_of(folder) for folder in _kept(site)]
+    return Result(
+        data={"scans": rows},
+        tables=[
+            Table(
+                "scans",
+                ["scan", "outcome", "cases", "violations", "inconclusive", "policy"],
+                [(row.name, row.outcome, row.cases, row.failed, row.unknown, row.policy[:12]) for row in rows],
+            )
+        ],
+        lines=[] if rows else ["no scan was kept yet"],
+        jsonl=({"name": row.name, "outcome": row.outcome, "cases": row.cases} for row in rows),
+    )
