@@ -22,11 +22,13 @@ class CaseResults(msgspec.Struct):
         result: the word of the table above.
         outcome: `pass`, `fail` or `unknown` against what the policy expects.
         detail: carrier, answering words, or why it is inconclusive.
+        kind: code of its finding without `isolation.`; empty where nothing is wrong.
     """
 
     result: list[str] = []
     outcome: list[str] = []
     detail: list[str] = []
+    kind: list[str] = []
 
 
 def result_of(evidence: Evidence, case: int) -> tuple[str, str]:

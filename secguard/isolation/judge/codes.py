@@ -93,10 +93,11 @@ def _unknown_code(detail: str, result: str) -> str:
 def findings(
     plan: Plan, results: CaseResults, outcomes: list[str]
 ) -> tuple[list[Finding], dict[tuple[str, str], set[str]]]:
-    """One finding a pair and kind, naming its cases."""
+    """One finding a pair and kind, naming its cases; also fills in `results.kind`."""
     ipv6, by_itself = _unfiltered_ipv6(plan, results), _open_by_itself(plan, results)
     groups: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
     kinds: dict[tuple[str, str], set[str]] = defaultdict(set)
+    results.kind = [""] * len(outcomes)
     for case, outcome in enumerate(outcomes):
         if outcome == "pass":
             continue
@@ -110,7 +111,8 @@ def findings(
                 detail if code in {"isolation.leak.tunnel", "isolation.leak.stray", "isolation.leak.translated"} else ""
             )
         groups[(*pair, code, extra)].append(case)
-        kinds[pair].add(code.removeprefix("isolation."))
+        results.kind[case] = code.removeprefix("isolation.")
+        kinds[pair].add(results.kind[case])
     found = []
     for (src, dst, code, extra), cases in groups.items():
         labels = list(dict.fromkeys(_label(plan, case) for case in cases))

@@ -90,6 +90,7 @@ def case_columns(plan: Plan, judgement: Judgement) -> dict[str, list[Any]]:
         "result": results.result,
         "outcome": results.outcome,
         "detail": results.detail,
+        "kind": results.kind,
     }
 
 
