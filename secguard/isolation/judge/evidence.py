@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from secguard.isolation.agent.observations import Observations
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.plan.tokens import phase_of
-from secguard.isolation.probes.templates import dissect
+from secguard.isolation.probes.dissect import dissect
 
 __all__ = ["Evidence"]
 

@@ -16,6 +16,7 @@ from secguard.core.errors import FormatError, RefusedError, UsageError
 from secguard.isolation.plan.sweeps import Sweep, check_sweeps
 from secguard.isolation.plan.tokens import Tokens
 from secguard.isolation.probes.packets import Template, kinds
+from secguard.isolation.probes.profiles import probe
 from secguard.keys import Signer, seal, unseal
 
 __all__ = ["MAX_CASES", "PLAN_TYPE", "AgentInfo", "CaseTable", "Plan", "open_plan", "seal_plan"]
@@ -34,6 +35,8 @@ class AgentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         addresses: one a family.
         key: its public key (SPKI, base64), which signs its observations; an agent without one cannot be judged.
         certificate: SHA-256 of its certificate (hex); empty where it has none.
+        covers: blocks that its sensor hears besides its own addresses.
+        mirror: whether its sensor is a mirror port, which hears its own probes a second time.
     """
 
     name: str
@@ -41,6 +44,13 @@ class AgentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: tuple[str, ...]
     key: str = ""
     certificate: str = ""
+    covers: tuple[str, ...] = ()
+    mirror: bool = False
+
+    def hears(self, address: str) -> bool:
+        """Whether packets to an address reach its sensor."""
+        value = ipaddress.ip_address(address)
+        return address in self.addresses or any(value in ipaddress.ip_network(text) for text in self.covers)
 
     def address(self, family: int) -> str:
         """Its address of family 4 or 6; empty if it has none."""
@@ -48,7 +58,11 @@ class AgentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CaseTable(msgspec.Struct, forbid_unknown_fields=True):
-    """The cases as columns; `src` and `dst` are positions in the plan's agents, ports are 0 where there are none."""
+    """The cases as columns; `src` and `dst` are positions in the plan's agents, ports are 0 where there are none.
+
+    `profile` and `protocol` name a row of the table of probes. `source` is the address that a case claims to come from,
+    `target` the address it is sent to, both empty where they are the agents' own.
+    """
 
     profile: list[str] = []
     protocol: list[str] = []
@@ -60,6 +74,8 @@ class CaseTable(msgspec.Struct, forbid_unknown_fields=True):
     expect: list[str] = []
     flow: list[str] = []
     canary: list[bool] = []
+    source: list[str] = []
+    target: list[str] = []
 
     def __len__(self) -> int:
         return len(self.profile)
@@ -87,6 +103,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         controller: public key (SPKI, base64) that signs the orders of this run; empty if it runs by the clock.
         start: when its phases begin, if it runs by the clock (`secguard.isolation.plan.timeline`).
         chain: certificates of the plan's signer (DER, base64), leaf first, without the root; a claim, to be judged.
+        hostile: whether hostile probes may go to other addresses than the agents' own.
         sweeps: blocks of hosts times ports; their probes are numbered after the cases.
     """
 
@@ -110,6 +127,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     controller: str = ""
     start: datetime | None = None
     chain: tuple[str, ...] = ()
+    hostile: bool = False
     v: int = 1
 
     def tokens(self) -> Tokens:
@@ -122,6 +140,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             if agent.name == name:
                 return index
         raise UsageError("isolation.agent.unknown", f"the plan has no agent {name[:60]!r}")
+
+    def ends(self, case: int) -> tuple[str, str]:
+        """The addresses that a case's packets bear: source, destination."""
+        cases = self.cases
+        family = cases.family[case]
+        source = cases.source[case] or self.agents[cases.src[case]].address(family)
+        return source, cases.target[case] or self.agents[cases.dst[case]].address(family)
 
     def permits(self, address: str) -> bool:
         """Whether agents may send to an address: inside a zone's blocks and not excluded."""
@@ -170,6 +195,12 @@ def open_plan(data: bytes, keys: Iterable[PublicKeyTypes], now: datetime | None 
     return plan, hashlib.sha256(payload).hexdigest()
 
 
+def _harmful(plan: Plan, case: int) -> bool:
+    """Whether a case may harm a host and the plan does not allow that."""
+    row = probe(plan.cases.profile[case], plan.cases.protocol[case])
+    return not plan.hostile and row is not None and row.hazard == "hostile"
+
+
 def _check(plan: Plan) -> None:
     cases, count = plan.cases, len(plan.cases)
     if plan.v != 1:
@@ -192,9 +223,15 @@ def _check(plan: Plan) -> None:
             raise ValueError("a template without a kind")
         form.check(int(family))
     check_sweeps(plan.sweeps, count, plan.agents, plan.templates, (plan.zones, plan.exclude))
+    elsewhere = {text: ipaddress.ip_address(text).version for text in {*cases.source, *cases.target} - {""}}
+    if not all(plan.permits(text) for text in elsewhere):
+        raise ValueError("an address outside the policy's blocks")
     for index in range(count):
+        claimed = {elsewhere.get(text, 0) for text in (cases.source[index], cases.target[index])} - {0}
+        if claimed - {cases.family[index]} or (cases.target[index] and _harmful(plan, index)):
+            raise ValueError(f"case {index} goes where it must not")
         wanted = kinds(cases.profile[index], cases.protocol[index])
-        if any(f"{kind}/{cases.family[index]}" not in plan.templates for kind in wanted):
+        if not wanted or any(f"{kind}/{cases.family[index]}" not in plan.templates for kind in wanted):
             raise ValueError(f"case {index} has no template")
         ends = (cases.src[index], cases.dst[index])
         if any(not 0 <= end < len(plan.agents) for end in ends) or cases.family[index] not in {4, 6}:

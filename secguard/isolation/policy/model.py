@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from secguard.isolation.policy.targets import Target
+from secguard.isolation.probes.profiles import PROFILES
 
 __all__ = [
     "MAX_EXCEPTIONS",
@@ -17,6 +18,7 @@ __all__ = [
     "Block",
     "Exemption",
     "Flow",
+    "Hostile",
     "Limits",
     "Name",
     "Policy",
@@ -28,8 +30,6 @@ __all__ = [
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-PROFILES = ("l4", "icmp", "source-port", "fragments", "tunnels")
-"""Probe profiles of this version; all are safe for the hosts they reach."""
 MAX_ZONES = 64
 MAX_FLOWS = 2000
 MAX_EXCEPTIONS = 200
@@ -37,6 +37,7 @@ MAX_EXCEPTIONS = 200
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Number = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Text = Annotated[str, msgspec.Meta(max_length=200)]
+Hostile = Literal["never", "own", "allowed"]
 
 
 class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,6 +159,8 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         zones: zones by name.
         default: every ordered pair of zones that no flow names is denied.
         profiles: which probes are sent; all of this version if left out.
+        hostile: where probes go that may crash a poor stack: `never`, to the agents' `own` addresses, or `allowed`
+            wherever probes go.
         flows: what may pass.
         exceptions: what may pass for a while: flows with an owner and a last day.
         limits: bounds of a scan.
@@ -169,6 +172,7 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     zones: Annotated[dict[Name, Zone], msgspec.Meta(min_length=2, max_length=MAX_ZONES)]
     default: Literal["deny"] = "deny"
     profiles: tuple[str, ...] = PROFILES
+    hostile: Hostile = "own"
     flows: Annotated[tuple[Flow, ...], msgspec.Meta(max_length=MAX_FLOWS)] | None = None
     exceptions: Annotated[tuple[Exemption, ...], msgspec.Meta(max_length=MAX_EXCEPTIONS)] | None = None
     limits: Limits = Limits()
@@ -180,6 +184,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         flows: what may pass; the exceptions come last.
+        hostile: where hostile probes go.
         digest: SHA-256 of the file.
         where: its name.
         lines: the line of each flow, by name.
@@ -188,6 +193,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     zones: tuple[Zone, ...]
     flows: tuple[Flow, ...]
     profiles: tuple[str, ...]
+    hostile: Hostile = "own"
     limits: Limits
     probes: Probes
     digest: str

@@ -19,6 +19,7 @@ from secguard.isolation.policy.model import (
     Block,
     Exemption,
     Flow,
+    Hostile,
     Limits,
     Name,
     Policy,
@@ -222,6 +223,9 @@ def read_policy(source: Path | bytes, where: str = "policy") -> tuple[Policy | N
     _check_zones(reader, zones, len(raw))
     flows, lines = _flows(reader, document, list(raw))
     profiles = _profiles(reader, document)
+    hostile: Hostile = (
+        reader.read(document.get("hostile", "own"), Hostile, "hostile") or "own"  # type: ignore[arg-type] # a Literal is no class
+    )
     limits = reader.read(document.get("limits", {}), Limits, "limits") or Limits()
     for number, text in enumerate(limits.exclude):
         reader.network(text, "limits", "exclude", number)
@@ -232,6 +236,7 @@ def read_policy(source: Path | bytes, where: str = "policy") -> tuple[Policy | N
         zones=zones,
         flows=flows,
         profiles=profiles,
+        hostile=hostile,
         limits=limits,
         probes=probes,
         digest=hashlib.sha256(data).hexdigest(),

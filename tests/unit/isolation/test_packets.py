@@ -19,8 +19,9 @@ from secguard.isolation.plan.plan import AgentInfo
 from secguard.isolation.plan.tokens import MAGIC, SIZE, Kind
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.probes import headers
+from secguard.isolation.probes.dissect import dissect
 from secguard.isolation.probes.packets import fill, kinds, parts
-from secguard.isolation.probes.templates import dissect, template
+from secguard.isolation.probes.templates import template
 
 V4 = tuple(ipaddress.ip_address(text).packed for text in ("10.1.0.2", "10.2.0.2"))
 V6 = tuple(ipaddress.ip_address(text).packed for text in ("fd00:1::2", "fd00:2::2"))

@@ -1,0 +1,296 @@
+"""The cases of one ordered pair of agents: which rows of the table of probes, to which ports, from which addresses."""
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from secguard.core.errors import UsageError
+from secguard.isolation.plan.plan import MAX_CASES, AgentInfo, CaseTable
+from secguard.isolation.policy.policy import Flow, Policy
+from secguard.isolation.probes.profiles import PROBES, Probe, probe
+
+__all__ = ["Builder", "add_pair", "add_targets", "ports_of"]
+
+_SAMPLE_ABOVE = 8
+_WANTED_DENIED = 3
+_MAX_SPOOFED = 3
+_TRIED = 16
+_SPECIAL = frozenset({"l4", "source-port", "icmp", "spoof", "pinhole", "outbound"})
+Ends = tuple[int, int, int]
+"""Family, source agent, destination agent."""
+
+
+def ports_of(flow: Flow, protocol: str) -> tuple[set[int], int]:
+    """The ports of a flow that are probed, and how many it names; a wide range by its edges and middle."""
+    probed: set[int] = set()
+    named = 0
+    for port in flow.ports:
+        if port.protocol != protocol or port.port is None:
+            continue
+        first, last = port.port, port.end_port or port.port
+        named += last - first + 1
+        if last - first < _SAMPLE_ABOVE:
+            probed.update(range(first, last + 1))
+        else:
+            probed.update((first, (first + last) // 2, last))
+    return probed, named
+
+
+def _neighbours(flow: Flow, protocol: str) -> set[int]:
+    """The ports just outside a flow's ranges: a range that is one too wide is a common mistake."""
+    edges = ((p.port - 1, p.end_port + 1) for p in flow.ports if p.protocol == protocol and p.port and p.end_port)
+    return {port for pair in edges for port in pair if 1 <= port <= 65535}
+
+
+def _flow_for(flows: Sequence[Flow], protocol: str, port: int) -> Flow | None:
+    for flow in flows:
+        for item in flow.ports:
+            if item.protocol == protocol and (item.port is None or item.port <= port <= (item.end_port or item.port)):
+                return flow
+    return None
+
+
+class Builder:
+    """Collects cases and gives each a 5-tuple that no other case has, in either direction."""
+
+    def __init__(self, policy: Policy, agents: Sequence[AgentInfo], flows: Sequence[Flow], first_port: int) -> None:
+        """Take the checked `policy`, its `flows` that are not past their date, and the first port of the pool."""
+        self.table = CaseTable()
+        self.policy = policy
+        self.agents = agents
+        self._flows = flows
+        self._taken: set[tuple[object, ...]] = set()
+        self._next = first_port
+
+    def flows(self, src: int, dst: int) -> list[Flow]:
+        """What may pass from one agent's zone to another's."""
+        ends = self.agents[src].zone, self.agents[dst].zone
+        return [flow for flow in self._flows if (flow.src, flow.dst) == ends]
+
+    def allowed_to(self, src: int, dst: int) -> Iterator[Flow]:
+        """Flows into the zone of `dst` from zones other than that of `src`."""
+        return (
+            flow
+            for flow in self._flows
+            if flow.dst == self.agents[dst].zone and flow.src not in {self.agents[src].zone, flow.dst}
+        )
+
+    def port(self) -> int:
+        """The next port of the pool from which source ports are taken."""
+        port = self._next
+        self._next = port + 1 if port < 59_999 else 20_000
+        return port
+
+    def _free(self, here: tuple[int, int, str, int, str, int, int]) -> bool:
+        src, dst, protocol, family, target, sport, dport = here
+        if here in self._taken or (dst, src, protocol, family, target, dport, sport) in self._taken:
+            return False
+        self._taken.add(here)
+        return True
+
+    def add(
+        self,
+        profile: str,
+        protocol: str,
+        ends: Ends,
+        dport: int,
+        *,
+        flow: Flow | None = None,
+        sport: int = 0,
+        source: str = "",
+        target: str = "",
+        again: bool = False,
+    ) -> int:
+        """Add a case between two agents; returns its source port, 0 if another case has its 5-tuple already.
+
+        Args:
+            profile: row of the table of probes.
+            protocol: its name there.
+            ends: family, source and destination.
+            dport: destination port.
+            flow: what allows it.
+            sport: source port; one of the pool if 0.
+            source: address that it claims to come from.
+            target: address that it goes to, if not the agent's own.
+            again: the 5-tuple may be that of another case turned round: it comes back on it on purpose.
+        """
+        family, src, dst = ends
+        row = probe(profile, protocol)
+        carried = (row.transport if row else "") or protocol
+        if again:
+            pass
+        elif sport:
+            if not self._free((src, dst, carried, family, target, sport, dport)):
+                return 0
+        else:
+            while not sport or not self._free((src, dst, carried, family, target, sport, dport)):
+                sport = self.port()
+        values = (
+            profile, protocol, family, src, dst, sport, dport,
+            flow.expect if flow else "deny", flow.name if flow else "", bool(flow and flow.canary), source, target,
+        )  # fmt: skip
+        for column, value in zip(self.table.columns(), values, strict=True):
+            column.append(value)
+        if len(self.table) > MAX_CASES:
+            raise UsageError(
+                "isolation.plan.too-large", f"more than {MAX_CASES} cases", hint="probe fewer ports, or fewer profiles"
+            )
+        return sport
+
+    def spare(self, zone: str, family: int) -> str:
+        """An address of a zone that no agent has and nothing excludes, near the end of a block; empty if none."""
+        taken = {text for agent in self.agents for text in agent.addresses}
+        for block in self.policy.zone(zone).ip_blocks:
+            network = ipaddress.ip_network(block.cidr)
+            for back in range(4, 4 + _TRIED):
+                if network.version != family or network.num_addresses <= back:
+                    break
+                address = network[-back]
+                if str(address) not in taken and block.covers(address) and not self.spared(address):
+                    return str(address)
+        return ""
+
+    def spared(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        """Whether the policy's limits exclude an address."""
+        return any(address in ipaddress.ip_network(text) for text in self.policy.limits.exclude)
+
+
+def _denied(build: Builder, flows: Sequence[Flow]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Ports to probe by protocol: all, and those that no flow allows."""
+    every: dict[str, list[int]] = {}
+    for protocol, usual in (("tcp", build.policy.probes.tcp), ("udp", build.policy.probes.udp)):
+        ports = set(usual)
+        for flow in flows:
+            ports |= ports_of(flow, protocol.upper())[0] | _neighbours(flow, protocol.upper())
+        every[protocol] = sorted(ports)
+    return every, {
+        name: [port for port in ports if _flow_for(flows, name.upper(), port) is None] for name, ports in every.items()
+    }
+
+
+def _rows(build: Builder, family: int, *, hostile: bool) -> list[Probe]:
+    wanted = build.policy.profiles
+    return [
+        row
+        for row in PROBES
+        if row.profile in wanted
+        and row.profile not in _SPECIAL
+        and family in row.families
+        and (hostile or row.hazard == "safe")
+    ]
+
+
+def _add_rows(
+    build: Builder, rows: Sequence[Probe], ends: Ends, denied: dict[str, list[int]], target: str = ""
+) -> None:
+    """Rows of the table whose cases need nothing but a port that is denied."""
+    flows = build.flows(ends[1], ends[2])
+    for row in rows:
+        if row.port:
+            # A port that a flow allows is what the flow is about: the plain probe tests it.
+            if _flow_for(flows, row.transport.upper(), row.port) is None:
+                build.add(row.profile, row.name, ends, row.port, target=target)
+            continue
+        ports = denied["tcp" if row.transport == "tcp" else "udp"]
+        if ports or not row.transport:
+            build.add(row.profile, row.name, ends, ports[0] if ports else 9, target=target)
+
+
+def add_pair(build: Builder, ends: Ends) -> None:
+    """Add all cases from one agent to another's own address."""
+    policy = build.policy
+    flows = build.flows(ends[1], ends[2])
+    every, denied = _denied(build, flows)
+    if "l4" in policy.profiles:
+        for protocol, ports in every.items():
+            for port in ports:
+                build.add("l4", protocol, ends, port, flow=_flow_for(flows, protocol.upper(), port))
+    if "icmp" in policy.profiles:
+        build.add("icmp", "icmp", ends, 0, flow=_flow_for(flows, "ICMP", 0))
+    if "source-port" in policy.profiles:
+        for sport in policy.probes.source_ports:
+            for protocol, ports in denied.items():
+                for port in ports[:_WANTED_DENIED]:
+                    build.add("source-port", protocol, ends, port, sport=sport)
+    _add_rows(build, _rows(build, ends[0], hostile=policy.hostile != "never"), ends, denied)
+    if "spoof" in policy.profiles:
+        _add_spoofed(build, ends, flows, denied)
+    if "pinhole" in policy.profiles:
+        _add_pinholes(build, ends, flows, every)
+
+
+def _add_spoofed(build: Builder, ends: Ends, flows: Sequence[Flow], denied: dict[str, list[int]]) -> None:
+    family, src, dst = ends
+    inside = build.spare(build.agents[dst].zone, family)
+    for protocol, ports in denied.items():
+        if inside and ports:
+            build.add("spoof", f"{protocol}-inside", ends, ports[0], source=inside)
+        tried: set[tuple[str, int]] = set()
+        for flow in build.allowed_to(src, dst):
+            source = build.spare(flow.src, family)
+            for port in sorted(ports_of(flow, protocol.upper())[0]):
+                if len(tried) < _MAX_SPOOFED and source and _flow_for(flows, protocol.upper(), port) is None:
+                    if (source, port) not in tried:
+                        build.add("spoof", f"{protocol}-zone", ends, port, source=source)
+                    tried.add((source, port))
+
+
+def _add_pinholes(build: Builder, ends: Ends, flows: Sequence[Flow], every: dict[str, list[int]]) -> None:
+    """An outbound flow that is denied and one that is allowed, and what the other side sends to its source port."""
+    family, src, dst = ends
+    back = (family, dst, src)
+    returning = build.flows(dst, src)
+
+    def quiet(protocol: str) -> int:
+        """A source port at which nothing may come in."""
+        port = build.port()
+        while _flow_for(returning, protocol, port) is not None:
+            port = build.port()
+        return port
+
+    for protocol, ports in every.items():
+        name = protocol.upper()
+        if all(_flow_for(returning, name, port) for port in (20_000, 40_000, 59_999)):
+            continue  # the way back is open anyway
+        outbound: dict[bool, int] = {}
+        for port in ports:
+            outbound.setdefault(_flow_for(flows, name, port) is not None, port)
+        for allowed, port in outbound.items():
+            sport = build.add("outbound", protocol, ends, port, flow=_flow_for(flows, name, port), sport=quiet(name))
+            if not sport:
+                continue
+            if not allowed:
+                build.add("pinhole", f"{protocol}-back", back, sport, sport=port, again=True)
+            build.add("pinhole", f"{protocol}-other", back, sport, sport=port % 65535 + 1)
+        build.add("pinhole", f"{protocol}-cold", back, quiet(name))
+
+
+def add_targets(build: Builder, ends: Ends) -> None:
+    """Add cases to one address of each block of targets that the sensor at the destination hears besides its own."""
+    policy, (family, _, dst) = build.policy, ends
+    agent = build.agents[dst]
+    _, denied = _denied(build, build.flows(ends[1], dst))
+    for target in policy.zone(agent.zone).targets:
+        block = ipaddress.ip_network(target.cidr)
+        for text in agent.covers:
+            covered = ipaddress.ip_network(text)
+            if not block.version == covered.version == family or not block.overlaps(covered):
+                continue
+            inside = max(block, covered, key=lambda network: network.prefixlen)
+            for step in range(min(_TRIED, inside.num_addresses)):
+                address = inside[(step + 1) % inside.num_addresses]
+                zone = policy.zone(agent.zone)
+                if zone.covers(address) and not build.spared(address) and str(address) not in agent.addresses:
+                    _add_target(build, ends, denied, str(address))
+                    break
+            break
+
+
+def _add_target(build: Builder, ends: Ends, denied: dict[str, list[int]], target: str) -> None:
+    policy = build.policy
+    if "l4" in policy.profiles:
+        for protocol, ports in denied.items():
+            for port in ports[:_WANTED_DENIED]:
+                build.add("l4", protocol, ends, port, target=target)
+    if "icmp" in policy.profiles and _flow_for(build.flows(ends[1], ends[2]), "ICMP", 0) is None:
+        build.add("icmp", "icmp", ends, 0, target=target)
+    _add_rows(build, _rows(build, ends[0], hostile=policy.hostile == "allowed"), ends, denied, target)
