@@ -10,7 +10,7 @@ from secguard.isolation.agent.sensor import BEACON_SPORT
 from secguard.isolation.agent.session import Session
 from secguard.isolation.plan.tokens import Kind
 
-__all__ = ["phase"]
+__all__ = ["beacon", "phase"]
 
 _BEACONS = 3
 _ANSWER_WAIT = 0.25
@@ -26,14 +26,14 @@ def phase(session: Session, number: int) -> None:
     frames = list(probes(session, number, chosen))
     step = max(1, -(-len(frames) // _BEACONS))
     for start in range(_BEACONS):
-        _beacon(session, number)
+        beacon(session, number)
         refused = session.wire.send(
             frames[start * step : (start + 1) * step], session.plan.rate, lambda: answer(session)
         )
         if refused:
             session.problems.append(f"{refused} packets not sent: {session.wire.error}")
         wait(session, 0.03)
-    _beacon(session, number)
+    beacon(session, number)
     wait(session, _ANSWER_WAIT)
     # A busy machine hears late; a broken wire does not hear at all.
     end = time.monotonic() + _LATE_WAIT
@@ -49,7 +49,7 @@ def _heard(session: Session, phase: int) -> bool:
     return all(item.heard[phase - 1] and item.neighbour[phase - 1] for item in asked)
 
 
-def _beacon(session: Session, phase: int) -> None:
+def beacon(session: Session, phase: int) -> None:
     """Ask the next hop for its address, and have it (or a neighbour agent) send a token back over the wire."""
     frames = []
     for family, targets in session.beacon_targets.items():

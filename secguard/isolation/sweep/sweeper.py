@@ -1,0 +1,329 @@
+"""An agent's part in the sweeps: it sends its pieces of each round, hears the others', answers, and keeps what it saw.
+
+A round: beacons - the agent's pieces, attempt by attempt - (the controller waits for all agents) - beacons - keep. All
+of it runs in one thread: while frames are sent, what was heard is taken in about every millisecond.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secguard.isolation.agent.phases import beacon
+from secguard.isolation.agent.session import Session
+from secguard.isolation.plan.sweeps import KINDS, Piece, rounds
+from secguard.isolation.plan.tokens import Kind
+from secguard.isolation.probes import headers
+from secguard.isolation.probes.columns import fill_columns
+from secguard.isolation.sweep.hearing import Ear
+from secguard.isolation.sweep.journal import Journal, Record, Slice
+from secguard.isolation.sweep.seen import Round, Swept, SweptColumns, pack, unpack
+from secguard.isolation.wire import wire
+from secguard.isolation.wire.bulk import Sender
+from secguard.isolation.wire.ring import Ring
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Sweeper"]
+
+_BATCH = 8192
+_RING = 64  # megabytes: half a second at the highest rate
+_PHASE = 2 << 8
+_APART = 0.03  # seconds at least between two attempts of a probe
+_QUIET = 0.04  # seconds without a frame of ours after which a round has settled
+_SETTLE = 1.0
+_MARK_TRIES = 20
+_MARK_WAIT = 0.05
+_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
+
+
+class Sweeper:
+    """The sweeps of a session, from the first round to the report."""
+
+    def __init__(self, session: Session, state: Path | None = None) -> None:
+        """Get ready: routes to the targets, and what an earlier life kept in `state`.
+
+        Raises:
+            SecguardError: raw sockets are not allowed, or `state` belongs to another run.
+        """
+        self.session = session
+        self.plan = session.plan
+        self.rounds = rounds(self.plan.sweeps, self.plan.attempts, self.plan.rate)
+        self.ear = Ear(self.plan, session.me, session.sensor.hear)
+        self.done: dict[int, Round] = {}
+        self._round: Round | None = None
+        self._ring: Ring | None = None
+        self._sender: Sender | None = None
+        self._drops = 0
+        self._reported = (0, 0)  # repeated, packets: of the last record
+        self._answering = self._answerable()
+        self._journal: Journal | None = None
+        if state is not None:
+            self._journal = Journal(state, session.digest, session.info.name)
+            self._resume(self._journal)
+        self._hops = self._routes()
+
+    # Getting ready.
+
+    def _routes(self) -> dict[int, bytes]:
+        """The link-layer header that each own sweep's frames begin with; a sweep without a next hop has none."""
+        found: dict[int, bytes] = {}
+        known: dict[tuple[str, int], bytes] = {}
+        for index, sweep in enumerate(self.plan.sweeps):
+            if sweep.src != self.session.me:
+                continue
+            key = (sweep.cidr, sweep.family)
+            if key not in known:
+                source = self.session.info.address(sweep.family)
+                ways = {
+                    way.hop if way and way.interface == self.session.wire.interface.name else ""
+                    for way in (wire.route(text, source) for text in {sweep.ranges[0][0], sweep.ranges[-1][1]})
+                }
+                hop = ways.pop() if len(ways) == 1 else ""
+                known[key] = self._header(hop, sweep.family)
+                if not known[key]:
+                    self.session.problems.append(f"{sweep.cidr} is not swept: no single next hop that answers")
+            if known[key]:
+                found[index] = known[key]
+        return found
+
+    def _header(self, hop: str, family: int) -> bytes:
+        mac = self.session.sensor.neighbours.get(headers.packed(hop)) if hop else None
+        return mac + self.session.wire.interface.mac + _TYPES[family] if mac else b""
+
+    def _answerable(self) -> set[int]:
+        """Sweeps whose UDP probes are for addresses of this very host: those it answers, as the kernel would TCP."""
+        found = set()
+        for index, sweep in enumerate(self.plan.sweeps):
+            if sweep.protocol == "udp" and self.session.me in sweep.hearing and wire.is_local(sweep.ranges[0][0]):
+                found.add(index)
+        return found
+
+    def _resume(self, journal: Journal) -> None:
+        import numpy as np
+
+        for record in journal.records:
+            if not 0 <= record.round.number < len(self.rounds):
+                continue
+            self.done[record.round.number] = record.round
+            self.ear.repeated += record.repeated
+            self.ear.kept.packets += record.packets
+            for item in record.slices:
+                size = self.plan.sweeps[item.sweep].size
+                if not 0 <= item.first < item.last <= size:
+                    continue
+                for arrays, data, kind in (
+                    (self.ear.left, item.left, "u1"),
+                    (self.ear.answers, item.answers, "u1"),
+                    (self.ear.heard, item.heard, "<u2"),
+                ):
+                    if data:
+                        part = unpack(data, item.last - item.first, kind)
+                        if item.sweep not in arrays:
+                            arrays[item.sweep] = np.zeros(size, kind)
+                        arrays[item.sweep][item.first : item.last] = part
+        self._reported = self.ear.repeated, len(self.ear.kept.packets)
+
+    # Rounds.
+
+    def _open(self) -> tuple[Ring, Sender]:
+        if self._ring is None or self._sender is None:
+            name = self.session.wire.interface.name
+            self.session.wire.mute(True)
+            self._ring = Ring(name, megabytes=_RING, promiscuous=self.session.info.mirror)
+            self._sender = Sender(name)
+        return self._ring, self._sender
+
+    def round(self, number: int) -> None:
+        """Send this agent's pieces of a round; the round goes on, and is heard, until `keep`."""
+        _, sender = self._open()
+        self.session.sensor.phase = 2
+        self._round = Round(number=number, began=time.time_ns())
+        self._mark(0)
+        pieces = [piece for piece in self.rounds[number].get(self.session.me, []) if piece.sweep in self._hops]
+        for attempt in range(self.plan.attempts):
+            began = time.monotonic()
+            for piece in pieces:
+                for rows in self._frames(piece, attempt):
+                    sent = sender.send(rows, self.plan.rate, meanwhile=self._listen)
+                    self._round.sent += sent.sent
+                    self._round.refused += sent.offered - sent.sent
+            self.pump()
+            while pieces and attempt + 1 < self.plan.attempts and time.monotonic() < began + _APART:
+                self.pump(0.005)
+
+    def _frames(self, piece: Piece, attempt: int) -> Iterator["NDArray[np.uint8]"]:
+        """The frames of a piece, in an order that spreads hosts and ports."""
+        import numpy as np
+
+        sweep, grid = self.plan.sweeps[piece.sweep], self.ear.grids[piece.sweep]
+        names = KINDS[sweep.protocol]
+        form = self.plan.templates[f"{names[attempt % len(names)]}/{sweep.family}"]
+        count = piece.last - piece.first
+        order = np.arange(count, dtype=np.int64) * _stride(count) % count + piece.first
+        source = headers.packed(self.session.info.address(sweep.family))
+        for at in range(0, count, _BATCH):
+            numbers = order[at : at + _BATCH]
+            cases = numbers + sweep.start
+            tokens = None
+            if form.token >= 0:
+                tokens = self.session.tokens.make_columns(Kind.PROBE, cases, _PHASE | attempt)
+            yield fill_columns(
+                form,
+                len(numbers),
+                {len(source): (source, grid.hosts_of(numbers))},
+                tokens,
+                sport=sweep.sport,
+                dport=grid.ports_of(numbers),
+                isn=self.session.tokens.hint_columns(cases) if sweep.protocol == "tcp" else 0,
+                ident=(cases * 16 + attempt * 4 + 2) & 0xFFFF,
+                link=self._hops[piece.sweep],
+            )
+
+    def _listen(self) -> None:
+        self.pump()
+
+    def pump(self, timeout: float = 0.0) -> bool:
+        """Take in what was heard, and answer it; whether anything was."""
+        ring, heard = self._ring, False
+        if ring is None:
+            return False
+        while (block := ring.read(0.0 if heard else timeout)) is not None:
+            self.ear.hear(block)
+            heard = True
+        if self.ear.arrived:
+            self._answer()
+        return heard
+
+    def _answer(self) -> None:
+        """Answer the UDP probes that arrived here: tells one way from both ways, whatever the host's limits."""
+        assert self._sender is not None
+        while self.ear.arrived:
+            index, numbers, attempt = self.ear.arrived.popleft()
+            if index not in self._answering:
+                continue
+            sweep, grid = self.plan.sweeps[index], self.ear.grids[index]
+            there = self.plan.agents[sweep.src].address(sweep.family)
+            link = self._header(self.session.hop.get(there, ""), sweep.family)
+            if not link:
+                continue
+            cases = numbers + sweep.start
+            packed = headers.packed(there)
+            rows = fill_columns(
+                self.plan.templates[f"udp/{sweep.family}"],
+                len(numbers),
+                {len(packed): (grid.hosts_of(numbers), packed)},
+                self.session.tokens.make_columns(Kind.REPLY_CLOSED, cases, _PHASE | attempt),
+                sport=grid.ports_of(numbers),
+                dport=sweep.sport,
+                ident=cases & 0xFFFF,
+                link=link,
+            )
+            self._sender.send(rows, self.plan.rate)
+
+    def _mark(self, shift: int) -> None:
+        """Ask next hops and beacons until each family answered; the bits say who did."""
+        assert self._round is not None
+        sensor = self.session.sensor
+        families = [family for family, targets in self.session.beacon_targets.items() if targets]
+        before = {family: (sensor.beacons[family].neighbour[1], sensor.beacons[family].heard[1]) for family in families}
+
+        def bits(family: int) -> int:
+            item = sensor.beacons[family]
+            return (item.neighbour[1] > before[family][0]) | (item.heard[1] > before[family][1]) << 1
+
+        for _ in range(_MARK_TRIES):
+            beacon(self.session, 2)
+            end = time.monotonic() + _MARK_WAIT
+            while time.monotonic() < end and any(bits(family) != 3 for family in families):
+                self.pump(0.005)
+            if all(bits(family) == 3 for family in families):
+                break
+        for family in families:
+            self._round.marks[str(family)] = self._round.marks.get(str(family), 0) | bits(family) << shift
+
+    def keep(self) -> Round:
+        """End the round: let answers come in, prove health once more, and write down what was seen."""
+        assert self._round is not None
+        end = time.monotonic() + _SETTLE
+        quiet = time.monotonic() + _QUIET
+        while time.monotonic() < min(end, quiet):
+            before = self.ear.active
+            self.pump(0.01)
+            if self.ear.active != before:
+                quiet = time.monotonic() + _QUIET
+        self._mark(2)
+        assert self._ring is not None
+        drops = self._ring.statistics().drops
+        self._round.drops, self._drops = drops - self._drops, drops
+        self._round.ended = time.time_ns()
+        done, self._round = self._round, None
+        self.done[done.number] = done
+        if self._journal is not None:
+            repeated, packets = self._reported
+            # Stragglers of the round before may have come in: it is written down once more.
+            numbers = [number for number in (done.number - 1, done.number) if number >= 0]
+            slices = [item for number in numbers for pieces in self.rounds[number].values() for item in pieces]
+            record = Record(
+                done, list(map(self._slice, slices)), self.ear.repeated - repeated, self.ear.kept.packets[packets:]
+            )
+            self._journal.append(record)
+            self._reported = self.ear.repeated, len(self.ear.kept.packets)
+        return done
+
+    def _slice(self, piece: Piece) -> Slice:
+        part = slice(piece.first, piece.last)
+        packed = [
+            pack(arrays[piece.sweep][part]) if piece.sweep in arrays else b""
+            for arrays in (self.ear.left, self.ear.answers, self.ear.heard)
+        ]
+        return Slice(piece.sweep, piece.first, piece.last, *packed)
+
+    # The end.
+
+    def finish(self) -> None:
+        """Back to the cases: the session's own ear hears again."""
+        if self._ring is not None:
+            self.pump()
+            self._ring.close()
+            self._ring = None
+            self.session.wire.mute(False)
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+
+    def report(self) -> Swept:
+        """Everything that was seen."""
+        self.finish()
+        if self._journal is not None:
+            self._journal.close()
+        found = []
+        for index, sweep in enumerate(self.plan.sweeps):
+            left, answers, heard = self.ear.left.get(index), self.ear.answers.get(index), self.ear.heard.get(index)
+            if sweep.src == self.session.me:
+                item = SweptColumns(
+                    sweep=index,
+                    left=pack(left >= self.plan.attempts) if left is not None else b"",
+                    answers=pack(answers) if answers is not None else b"",
+                )
+            else:
+                item = SweptColumns(sweep=index, heard=pack(heard) if heard is not None else b"")
+            if item.left or item.answers or item.heard:
+                found.append(item)
+        return Swept(
+            rounds=[self.done[number] for number in sorted(self.done)],
+            columns=found,
+            repeated=self.ear.repeated,
+            packets=self.ear.kept.packets,
+        )
+
+
+def _stride(count: int) -> int:
+    """A step that visits each of `count` numbers once, neighbours far apart."""
+    step = max(1, int(count * 0.6180339887))
+    while math.gcd(step, count) != 1:
+        step += 1
+    return step
