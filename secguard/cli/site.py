@@ -73,8 +73,17 @@ def doctor(context: Context) -> Result:
 @click.option(
     "--status", metavar="HOST:PORT", help="Serve revocation lists and OCSP over HTTP there.  [default: serve.status]"
 )
+@click.option(
+    "--ledger", metavar="HOST:PORT", help="Serve the log's checkpoint and tiles there.  [default: serve.ledger]"
+)
 def serve(
-    context: Context, publish_every: float, passphrase_file: Path | None, est: str | None, status: str | None
+    context: Context,
+    *,
+    publish_every: float,
+    passphrase_file: Path | None,
+    est: str | None,
+    status: str | None,
+    ledger: str | None,
 ) -> Result:
     """Run the site's process until SIGTERM or SIGINT: sequence the log, follow it with the index, publish checkpoints.
 
@@ -92,7 +101,11 @@ def serve(
         if not context.quiet:
             click.echo(f"serving {workspace.ledger.origin}; stop with Ctrl-C", err=True)
         section = workspace.config.serve
-        places = Places(est=section.est if est is None else est, status=section.status if status is None else status)
+        places = Places(
+            est=section.est if est is None else est,
+            status=section.status if status is None else status,
+            ledger=section.ledger if ledger is None else ledger,
+        )
 
         def announce(urls: dict[str, str]) -> None:
             for name, url in urls.items():

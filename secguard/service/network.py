@@ -1,4 +1,4 @@
-"""What the service serves over the network: enrolment, in a process of its own, and status, in a thread."""
+"""What the service serves over the network: enrolment, in a process of its own; status and the log, in threads."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,8 @@ from secguard.service.gate import Gate
 from secguard.service.office import Office, listen
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from secguard.workspace import Workspace
 
 __all__ = ["Network", "Places", "parse_place"]
@@ -28,13 +30,15 @@ class Places:
     Attributes:
         est: enrolment over TLS.
         status: revocation lists and OCSP over plain HTTP.
+        ledger: checkpoint and tiles of the log over plain HTTP.
     """
 
     est: str = ""
     status: str = ""
+    ledger: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.est or self.status)
+        return bool(self.est or self.status or self.ledger)
 
 
 def parse_place(text: str) -> tuple[str, int]:
@@ -50,7 +54,7 @@ def parse_place(text: str) -> tuple[str, int]:
 
 
 class Network:
-    """The service's listeners: enrolment by `Office`, status in a thread of this process.
+    """The service's listeners: enrolment by `Office`; status and ledger, each in a thread of this process.
 
     Args:
         open_workspace: opens the site anew, for one thread alone.
@@ -67,7 +71,7 @@ class Network:
         self._open = open_workspace
         self._places = places
         self._passphrase_file = passphrase_file
-        self._parts: list[Office | _Status] = []
+        self._parts: list[Office | _Served] = []
         self.urls: dict[str, str] = {}
 
     def start(self) -> None:
@@ -88,8 +92,13 @@ class Network:
             sockets = listen(host, port, "status")
             self._start(_Status(self._open, sockets, self._passphrase_file))
             self.urls["status"] = f"http://{_name(sockets[0])}"
+        if self._places.ledger:
+            host, port = parse_place(self._places.ledger)
+            sockets = listen(host, port, "ledger")
+            self._start(_Mirror(self._open, sockets, self._passphrase_file))
+            self.urls["ledger"] = f"http://{_name(sockets[0])}"
 
-    def _start(self, part: "Office | _Status") -> None:
+    def _start(self, part: "Office | _Served") -> None:
         self._parts.append(part)  # what has begun is stopped, whatever comes of it
         part.start()
 
@@ -109,8 +118,10 @@ def _name(one: socket.socket) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class _Status:
-    """Serves revocation lists and OCSP, in a thread with an event loop of its own."""
+class _Served:
+    """Serves an application, in a thread with an event loop of its own."""
+
+    name = ""
 
     def __init__(
         self,
@@ -121,7 +132,7 @@ class _Status:
         self._open = open_workspace
         self._sockets = sockets
         self._passphrase_file = passphrase_file
-        self._thread = threading.Thread(target=self._run, name="status")
+        self._thread = threading.Thread(target=self._run, name=self.name)
         self._started = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -151,18 +162,41 @@ class _Status:
         finally:
             self._started.set()
 
-    async def _serve(self) -> None:
-        from secguard.identity.status.app import status_app
+    def _app(self, workspace: "Workspace") -> "web.Application":
+        raise NotImplementedError
 
+    async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         with contextlib.closing(self._open()) as workspace:
-            authority = workspace.authority(self._passphrase_file)
-            for name in authority.signing:
-                authority.signer(name)  # a missing passphrase, or a key that others may read, must show now
-            gate = Gate(status_app(authority), connections=workspace.config.serve.connections)
+            gate = Gate(self._app(workspace), connections=workspace.config.serve.connections)
             await gate.open(self._sockets)
             self._started.set()
             try:
                 await self._stop.wait()
             finally:
                 await gate.close()
+
+
+class _Status(_Served):
+    """Revocation lists and OCSP."""
+
+    name = "status"
+
+    def _app(self, workspace: "Workspace") -> "web.Application":
+        from secguard.identity.status.app import status_app
+
+        authority = workspace.authority(self._passphrase_file)
+        for name in authority.signing:
+            authority.signer(name)  # a missing passphrase, or a key that others may read, must show now
+        return status_app(authority)
+
+
+class _Mirror(_Served):
+    """Checkpoint and tiles of the log."""
+
+    name = "ledger"
+
+    def _app(self, workspace: "Workspace") -> "web.Application":
+        from secguard.ledger.mirror import mirror_app
+
+        return mirror_app(workspace.state / "ledger")

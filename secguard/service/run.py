@@ -20,6 +20,8 @@ __all__ = ["run_service"]
 
 _TICK = 0.5
 """Seconds between two looks at the log."""
+_AGAIN = 30.0
+"""Seconds until witnesses are asked again that did not cosign."""
 
 
 def run_service(
@@ -61,6 +63,7 @@ def run_service(
 
         root, clock = workspace.root, workspace.clock
         network = Network(lambda: Workspace.find(root, clock), places, passphrase_file)
+    witnesses = _Witnesses(workspace)
     sequencer = threading.Thread(target=sequence, name="sequencer")
     sequencer.start()
     published = -1
@@ -85,6 +88,8 @@ def run_service(
                 if size != published and size and time.monotonic() >= due:
                     workspace.publish(passphrase_file)
                     published, due = size, time.monotonic() + publish_every
+                    witnesses.published()
+                witnesses.tick()
             except SecguardError as error:
                 logger.error("{}: {}", error.code, error)
                 due = time.monotonic() + publish_every
@@ -92,6 +97,50 @@ def run_service(
         if network is not None:  # before the sequencer, which records what is still under way
             network.stop()
         stop.set()
+        witnesses.stop()
         sequencer.join()
     if failures:
         raise failures[0]
+
+
+class _Witnesses:
+    """Asks the site's witnesses after a checkpoint, beside everything else: one that is silent holds up nothing."""
+
+    def __init__(self, workspace: "Workspace") -> None:
+        self._workspace = workspace
+        self._thread: threading.Thread | None = None
+        self._told: set[str] = set()
+        self._due: float | None = None
+
+    def published(self) -> None:
+        """There is a new checkpoint."""
+        if self._workspace.config.ledger.witnesses:
+            self._due = 0.0
+
+    def tick(self) -> None:
+        """Ask if it is time, unless the last asking still goes on."""
+        if self._due is None or time.monotonic() < self._due or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._due = None
+        self._thread = threading.Thread(target=self._run, name="witnesses")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wait for what is under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        from secguard.core.findings import describe
+        from secguard.workspace import Workspace
+
+        try:
+            with Workspace.find(self._workspace.root, self._workspace.clock) as own:  # for this thread alone
+                problems = {f"{item.code}: {item.where}: {describe(item)}" for item in own.ask_witnesses().findings}
+        except SecguardError as error:
+            problems = {f"{error.code}: {error}"}
+        for problem in sorted(problems - self._told):
+            logger.error("{}", problem)
+        self._told = problems
+        if problems and self._due is None:
+            self._due = time.monotonic() + _AGAIN

@@ -120,14 +120,16 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         est: `host:port` of enrolment over TLS (EST); empty: none. Port 0 takes a free one.
         status: `host:port` of revocation lists and OCSP, plain HTTP; empty: none.
+        ledger: `host:port` of the log's checkpoint and tiles, plain HTTP; empty: none.
         host: the name or address that devices connect to, whose server certificate is shown; empty: that of `est`.
         base64: layout of EST's base64 by label, and under `default`: `auto`, `wrapped` or `unwrapped`.
         grace_hours: how long a superseded certificate still authenticates its device.
-        connections: how many connections at once, of each of the two.
+        connections: how many connections at once, of each of them.
     """
 
     est: _Listen = ""
     status: _Listen = ""
+    ledger: _Listen = ""
     host: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9.:-]*$", max_length=253)] = ""
     base64: dict[str, Literal["auto", "wrapped", "unwrapped"]] = {}
     grace_hours: Annotated[int, msgspec.Meta(ge=0, le=720)] = 24
