@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from secguard.core import Axis, Clock, SecguardError, SystemClock, UsageError, Verdict
 from secguard.core import judge as conclude_verdict
@@ -28,7 +28,7 @@ from secguard.isolation.runs.conclude import RunResult, conclude
 __all__ = ["AXES", "Checked", "check_folder", "is_run", "judged", "run_name", "save_run", "signer_of"]
 
 AXES = (Axis.INTEGRITY, Axis.PROVENANCE)
-_PLAN, _RESULT, _SIGNER = "plan.json", "result.json", "signer.pem"
+_PLAN, _RESULT, _SIGNER, _JUDGE = "plan.json", "result.json", "signer.pem", "judge.pem"
 _MAX_KEY = 1 << 16
 _MAX_FILE = 1 << 30
 _SLICE = 1 << 20
@@ -76,6 +76,9 @@ def save_run(result: RunResult, folder: Path, *, fresh: bool = False) -> None:
     """
     files = {**result.envelopes, **captures(result.plan, result.observations, result.columns)}
     if result.signer is not None:
+        pem = result.signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        if pem != files.get(_SIGNER):
+            files[_JUDGE] = pem
         files[MANIFEST] = seal_manifest(result.plan.run, result.digest, files, result.signer)
     place = folder.with_name(f".{folder.name}.tmp") if fresh else folder
     try:
@@ -94,13 +97,16 @@ def save_run(result: RunResult, folder: Path, *, fresh: bool = False) -> None:
 
 
 def signer_of(folder: Path) -> PublicKeyTypes:
-    """The public key that lies in a run's folder.
+    """The public key in a run's folder that signed its result and its manifest; the plan's, unless another judged.
 
     Raises:
         UsageError: there is none.
         FormatError: it is no key.
     """
-    path = folder / _SIGNER
+    return _key(folder / _JUDGE if (folder / _JUDGE).exists() else folder / _SIGNER)
+
+
+def _key(path: Path) -> PublicKeyTypes:
     try:
         return load_pem_public_key(read_bounded(path, _MAX_KEY))
     except (ValueError, TypeError) as error:
@@ -196,7 +202,7 @@ def judged(folder: Path, require: Sequence[Axis] = ()) -> RunResult:
     manifest = open_manifest(read_bounded(folder / MANIFEST), key)
     names = [item.name for item in manifest.files if item.name.startswith("observations-")]
     reports = [read_bounded(folder / name) for name in names]
-    return conclude(read_bounded(folder / _PLAN), reports, [key], require=require)
+    return conclude(read_bounded(folder / _PLAN), reports, [_key(folder / _SIGNER)], require=require)
 
 
 def _same(folder: Path, result: RunResult, key: PublicKeyTypes) -> list[Finding]:

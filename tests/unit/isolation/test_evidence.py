@@ -14,7 +14,7 @@ from secguard.isolation.evidence.folder import Checked, check_folder, run_name, 
 from secguard.isolation.evidence.manifest import MANIFEST_TYPE, open_manifest
 from secguard.isolation.evidence.pcapng import Kept, write_pcapng
 from secguard.isolation.evidence.summary import read_result, summary_of
-from secguard.isolation.runs.conclude import RunResult
+from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.keys import Algorithm, generate, seal
 from tests.support.isolation_kit import NOW, make_run
 
@@ -66,6 +66,17 @@ def test_whose_key_it_is_must_be_known(kept: Path, run: RunResult) -> None:
     known = run.summary()["result_sha256"]
     assert check_folder(kept, recorded={run.digest: known}.get).verdict.outcome is Outcome.PASS
     assert _codes(check_folder(kept, recorded={run.digest: "0" * 64}.get)) == {"isolation.evidence.ledger"}
+
+
+def test_another_may_judge_than_who_planned(run: RunResult, tmp_path: Path) -> None:
+    judge = generate(Algorithm.ED25519)
+    reports = [run.envelopes[f"observations-{name}.json"] for name in ("a-a", "a-b", "a-c")]
+    assert run.signer is not None
+    again = conclude(run.envelopes["plan.json"], reports, [run.signer.public_key()], signer=judge)
+    save_run(again, tmp_path / "again")
+    assert check_folder(tmp_path / "again", trusted=[judge.public_key()]).verdict.outcome is Outcome.PASS
+    assert _codes(_check(tmp_path / "again", run)) == {"isolation.evidence.other-key"}
+    assert read_result(tmp_path / "again").run == run.plan.run
 
 
 def test_every_flipped_byte_is_caught(kept: Path, run: RunResult, tmp_path: Path) -> None:
