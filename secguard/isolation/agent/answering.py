@@ -26,6 +26,8 @@ def answer(session: Session) -> None:
         case, seq = session.sensor.arrived.popleft()
         if table.protocol[case] != "udp" or table.dst[case] != session.me or table.profile[case] == "fragments":
             continue
+        if table.target[case]:
+            continue  # the address is somebody else's: a mirror port only listens
         open_port = ("udp", table.family[case], table.dport[case]) in session.open_ports
         kind = Kind.REPLY_OPEN if open_port else Kind.REPLY_CLOSED
         token = session.tokens.make(kind, [case], [seq])[0]

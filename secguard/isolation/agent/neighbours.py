@@ -26,16 +26,20 @@ def ready(session: Session) -> None:
         source = session.info.address(family)
         if not source:
             continue
-        others = [a for a in agents if a is not session.info and a.address(family)]
-        for other in others:
-            if not session.plan.permits(other.address(family)):
+        _listen(session, "tcp", family, session.plan.relay_port)  # a proxy that is asked for it must get through
+        near = {a.address(family): a.zone == session.info.zone for a in agents if a is not session.info}
+        for case, target in enumerate(cases.target):
+            if target and cases.src[case] == session.me and cases.family[case] == family:
+                near.setdefault(target, False)
+        for there, neighbour in near.items():
+            if not there or not session.plan.permits(there):
                 continue
-            way = wire.route(other.address(family), source)
+            way = wire.route(there, source)
             if way is None or way.interface != session.wire.interface.name:
-                session.problems.append(f"no route to {other.address(family)}")
+                session.problems.append(f"no route to {there}")
                 continue
-            session.hop[other.address(family)] = way.hop
-            session.beacon_targets[family].add(other.address(family) if other.zone == session.info.zone else way.hop)
+            session.hop[there] = way.hop
+            session.beacon_targets[family].add(there if neighbour else way.hop)
             session.hop[way.hop] = way.hop
             session.sensor.hops.add(headers.packed(way.hop))
     for _ in range(_ASK_ROUNDS):

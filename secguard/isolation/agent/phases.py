@@ -1,4 +1,7 @@
-"""The phases of a run: 1 and 3 are beacons and canaries, 2 is every case; arrivals are answered all the while."""
+"""The phases of a run: 1 and 3 are beacons and canaries, 2 is every case; arrivals are answered all the while.
+
+What comes back on an outbound flow (`pinhole`) waits for phase 3; the flow itself (`outbound`) is the last of phase 2.
+"""
 
 import time
 
@@ -22,8 +25,12 @@ def phase(session: Session, number: int) -> None:
     table = session.plan.cases
     session.sensor.phase = number
     mine = [case for case in range(len(table)) if table.src[case] == session.me]
-    chosen = mine if number == 2 else [case for case in mine if table.canary[case]]
-    frames = list(probes(session, number, chosen))
+    late = [case for case in mine if table.profile[case] == "outbound"]
+    back = [case for case in mine if table.profile[case] == "pinhole"]
+    usual = [case for case in mine if table.profile[case] not in {"outbound", "pinhole"}]
+    canaries = [case for case in mine if table.canary[case] and table.profile[case] != "outbound"]
+    turns = {1: [canaries], 2: [usual, late], 3: [back, canaries]}[number]
+    frames = [made for chosen in turns for made in probes(session, number, chosen)]
     step = max(1, -(-len(frames) // _BEACONS))
     for start in range(_BEACONS):
         beacon(session, number)

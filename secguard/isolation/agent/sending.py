@@ -10,7 +10,15 @@ __all__ = ["frame", "probes"]
 
 
 def frame(
-    session: Session, kind: str, destination: str, token: bytes, *, ports: tuple[int, int], isn: int = 0, ident: int = 0
+    session: Session,
+    kind: str,
+    destination: str,
+    token: bytes,
+    *,
+    ports: tuple[int, int],
+    isn: int = 0,
+    ident: int = 0,
+    source: str = "",
 ) -> bytes:
     """A finished frame; empty if the next hop is unknown. The last guard: never outside the policy's blocks."""
     if destination not in session.permitted:
@@ -24,19 +32,20 @@ def frame(
         return b""
     there = headers.packed(destination)
     family = 4 if len(there) == 4 else 6
-    ends = {len(there): (headers.packed(session.info.address(family)), there)}
+    ends = {len(there): (headers.packed(source or session.info.address(family)), there)}
     other = next((a for a in session.plan.agents if destination in a.addresses), None)
     rest = 6 if family == 4 else 4
     if other is not None and other.address(rest) and session.info.address(rest):
         inner = headers.packed(other.address(rest))
         ends[len(inner)] = (headers.packed(session.info.address(rest)), inner)
-    body = packets.fill(session.plan.templates[f"{kind}/{family}"], ends, token, ports=ports, isn=isn, ident=ident)
+    form = session.plan.templates[f"{kind}/{family}"]
+    body = packets.fill(form, ends, token, ports=ports, isn=isn, ident=ident, via=hop)
     return mac + session.wire.interface.mac + (b"\x08\x00" if family == 4 else b"\x86\xdd") + body
 
 
 def probes(session: Session, phase: int, cases: list[int]) -> Iterator[bytes]:
     """The frames of a phase: attempt by attempt over all cases, so that attempts of one case lie apart in time."""
-    table, agents = session.plan.cases, session.plan.agents
+    table = session.plan.cases
     for attempt in range(session.plan.attempts):
         jobs: list[tuple[int, str, int]] = []
         for case in cases:
@@ -44,9 +53,10 @@ def probes(session: Session, phase: int, cases: list[int]) -> Iterator[bytes]:
             jobs += [(case, name, phase << 8 | attempt * len(names) + i) for i, name in enumerate(names)]
         tokens = session.tokens.make(Kind.PROBE, [job[0] for job in jobs], [job[2] for job in jobs])
         for (case, name, _), token in zip(jobs, tokens, strict=True):
-            there = agents[table.dst[case]].address(table.family[case])
+            _, there = session.plan.ends(case)
             ident = (case * 16 + attempt * 4 + phase) & 0xFFFF
             ports = table.sport[case], table.dport[case]
-            made = frame(session, name, there, token, ports=ports, isn=session.tokens.hint(case), ident=ident)
+            hint, source = session.tokens.hint(case), table.source[case]
+            made = frame(session, name, there, token, ports=ports, isn=hint, ident=ident, source=source)
             if made:
                 yield made

@@ -1,12 +1,14 @@
 """The sensor: what each heard frame means for the run. No I/O; fed by `wire`, read by `agent`."""
 
 from collections import deque
+from functools import cache
 
 from secguard.isolation.agent.observations import Answers, Arrivals, Beacons, Strange
 from secguard.isolation.plan.plan import Plan
-from secguard.isolation.plan.tokens import MAGIC, Kind, Status, Token, phase_of
+from secguard.isolation.plan.tokens import Kind, Status, Token, marked, phase_of
 from secguard.isolation.probes import headers
 from secguard.isolation.probes.headers import Header
+from secguard.isolation.probes.profiles import transport
 
 __all__ = ["BEACON_SPORT", "Sensor"]
 
@@ -15,7 +17,7 @@ _MAX_STRANGE = 1000
 _MAX_PACKETS = 100_000
 _MAX_WITNESSED = 20_000
 _PACKET_HEAD = 512
-_NUMBERS = {"tcp": 6, "udp": 17}
+_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
 class Sensor:
@@ -45,19 +47,14 @@ class Sensor:
         self._heard = (b"", 0)
         self._mine: dict[tuple[int, bytes, bytes, int, int], int] = {}
         self._theirs: dict[tuple[int, bytes, bytes, int, int], int] = {}
-        addresses = [{family: headers.packed(a.address(family) or "::") for family in (4, 6)} for a in plan.agents]
+        self._info = plan.agents[me]
+        packed = cache(headers.packed)
         for case, protocol in enumerate(cases.protocol):
-            number = _NUMBERS.get(protocol)
+            number = _NUMBERS.get(transport(cases.profile[case], protocol))
             if number is None or me not in {cases.src[case], cases.dst[case]}:
                 continue
-            family = cases.family[case]
-            key = (
-                number,
-                addresses[cases.src[case]][family],
-                addresses[cases.dst[case]][family],
-                cases.sport[case],
-                cases.dport[case],
-            )
+            source, destination = plan.ends(case)
+            key = (number, packed(source), packed(destination), cases.sport[case], cases.dport[case])
             (self._mine if cases.src[case] == me else self._theirs).setdefault(key, case)
 
     def hear(self, frame: bytes, outgoing: bool, at: int) -> None:
@@ -74,7 +71,7 @@ class Sensor:
             return
         packet = frame[start:]
         self._heard = (packet, at)
-        if MAGIC in packet:
+        if marked(packet):
             self._marked(packet, outgoing, at)
         elif outgoing:
             self._bare(packet, self._mine)
@@ -121,6 +118,8 @@ class Sensor:
             if mine:
                 self._answer(token.case, "reply-open" if token.kind == Kind.REPLY_OPEN else "reply-closed", header)
             return
+        if self._info.mirror and self._passing(token.case, header, mine=mine):
+            return
         if mine:
             said = headers.answer(packet, header)
             word = said[0] if said else "echo" if headers.echo_reply(packet, header) else "reflected"
@@ -132,6 +131,12 @@ class Sensor:
             self.arrived.append((token.case, token.seq))
         elif header.protocol != _NUMBERS["tcp"] or phase_of(token.seq):
             entry[1] += 1  # a connection (phase 0) repeats by itself what was not acknowledged: no replay
+
+    def _passing(self, case: int, header: Header, *, mine: bool) -> bool:
+        """Whether a mirror port shows what is no arrival: a probe of our own, or one for what it does not cover."""
+        if mine:
+            return header.source == headers.packed(self._plan.ends(case)[0])
+        return not self._info.hears(headers.text(header.destination))
 
     def _keep(self, case: int, packet: bytes, header: Header, at: int) -> int:
         """Keep the first packet of a case and shape (addresses, protocol, where the upper layer starts) as evidence."""

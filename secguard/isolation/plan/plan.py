@@ -130,6 +130,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hostile: bool = False
     v: int = 1
 
+    @property
+    def relay_port(self) -> int:
+        """The TCP port at which every agent listens for a proxy that was asked to connect to it; no case has it."""
+        return 61_000 + int(self.run[:4], 16) % 4000
+
     def tokens(self) -> Tokens:
         """The run's tokens."""
         return Tokens(bytes.fromhex(self.secret), bytes.fromhex(self.run))
