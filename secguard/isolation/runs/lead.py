@@ -1,20 +1,24 @@
 """Leading: agents that hold a plan through the phases before, during and after, in step, and their reports."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from secguard.core import Progress
+from secguard.isolation.agent.control import Controller
 from secguard.isolation.agent.observations import PHASES
 from secguard.isolation.plan.plan import Plan
-from secguard.isolation.runs.process import AgentProcess, failure, gather
+from secguard.isolation.plan.timeline import sending_seconds
+from secguard.isolation.runs.process import Link, Said, gather
 
 __all__ = ["STEPS", "Collected", "lead"]
 
 STEPS = 7
 """Steps of a run: hello, plan, three phases, reports, verdict."""
-_START_TIMEOUT = 30.0
+_PLAN_SECONDS = 60.0
+_PHASE_SECONDS = 15.0
+_REPORT_SECONDS = 30.0
+_CASES_A_SECOND = 1000  # a slow machine writes and signs so many rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,10 @@ class Collected:
 
 def lead(
     plan: Plan,
+    digest: str,
     envelope: bytes,
-    agents: list[AgentProcess],
+    agents: Sequence[Link],
+    controller: Controller,
     *,
     progress: Progress,
     perform: Callable[[str, Mapping[str, int]], None],
@@ -37,42 +43,48 @@ def lead(
     """Lead agents through a run.
 
     Args:
-        plan: the checked plan; `envelope` is its signed form.
+        plan: the checked plan; `digest` is the SHA-256 of its payload, `envelope` its signed form.
+        digest: binds every order to the plan.
         envelope: what the agents get.
         agents: started, and said hello.
+        controller: signs the orders.
         progress: called a step.
         perform: called at `before`, `during`, `after` with the agents' process IDs by zone.
 
     Raises:
-        SystemPartError: an agent refuses the plan; what fails later is a problem of the run.
+        SecguardError: an agent refuses the plan; what fails later is a problem of the run.
     """
-    pids = {agent.zone: agent.process.pid for agent in agents}
+    pids = {agent.zone: agent.pid for agent in agents if agent.pid}
     problems: list[str] = []
+    slow = len(plan.cases) / _CASES_A_SECOND
 
-    def ask(seconds: float, **command: Any) -> dict[str, dict[str, Any]]:
+    def ask(seconds: float, op: str, *, number: int = 0, document: bytes = b"") -> dict[str, Said]:
         for agent in agents:
             if not agent.error:
-                agent.say(**command)
+                agent.say(controller.order(agent.name, plan.run, digest, op, number=number, document=document))
         return gather(agents, seconds)
 
-    for name, answer in ask(_START_TIMEOUT, op="plan", envelope=envelope.decode()).items():
-        if error := failure(answer):
+    for name, said in ask(_PLAN_SECONDS + slow, "plan", document=envelope).items():
+        if error := said.answer.failure():
             raise error
-        problems += [f"{name}: {text}" for text in answer.get("problems", ())]
+        problems += [f"{name}: {text}" for text in said.answer.problems]
     progress(2, STEPS, "steps")
-    estimate = len(plan.cases) * plan.attempts * 2 / plan.rate
     for number, when in enumerate(PHASES, 1):
         perform(when, pids)
-        answers = ask(10 + (estimate * 2 if number == 2 else 0), op="phase", number=number)
-        problems += [f"{name}: {error}" for name, answer in answers.items() if (error := failure(answer))]
+        answers = ask(_PHASE_SECONDS + 2 * sending_seconds(plan, number), "phase", number=number)
+        for agent in agents:
+            said_ = answers.get(agent.name)
+            if said_ is not None and (error := said_.answer.failure()):
+                agent.error = error.message
+                problems.append(error.message)
         progress(2 + number, STEPS, "steps")
     time.sleep(plan.timeout)
-    answers = ask(20 + len(plan.cases) / 1000, op="report")
-    reports = [str(answer["envelope"]).encode() for answer in answers.values() if "envelope" in answer]
+    answers = ask(_REPORT_SECONDS + slow, "report")
+    reports = [said.document for said in answers.values() if said.document]
     problems += [
         f"{agent.name}: no report ({agent.error or 'refused'})"
         for agent in agents
-        if "envelope" not in answers.get(agent.name, ())
+        if agent.name not in answers or not answers[agent.name].document
     ]
     progress(STEPS - 1, STEPS, "steps")
     return Collected(envelope, reports, problems)

@@ -1,45 +1,105 @@
-"""Agent processes as their controller sees them: start, one line out, one line in, end."""
+"""Agents as their controller sees them: a line out, a line in, an end. Here: processes of this machine."""
 
 import contextlib
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Iterable
+from typing import IO, NamedTuple
 
-import msgspec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from secguard.core import SecguardError, SystemPartError
+from secguard.core import Progress, SecguardError, SystemPartError, silent
+from secguard.isolation.agent.control import MAX_MESSAGE, Answer, open_answer, open_message
+from secguard.isolation.agent.keys import parse_key
+from secguard.isolation.agent.spawn import environment, python
 
-__all__ = ["AgentProcess", "environment", "failure", "gather", "python"]
+__all__ = ["AgentProcess", "Link", "Said", "environment", "gather", "missing", "python"]
 
-_MAX_LINE = 64 << 20
-
-
-def python(module: str, *arguments: str) -> list[str]:
-    """The command that runs one of our modules; never a file of the working directory (these processes may be root)."""
-    return [sys.executable, "-P", "-m", module, *arguments]
+_PIECE = 1 << 20
+_PROGRESS_SECONDS = 60.0
 
 
-def environment() -> dict[str, str]:
-    """The environment in which `python` finds this very secguard."""
-    ours = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))}
+class Said(NamedTuple):
+    """An agent's checked answer and the document that came with it."""
+
+    answer: Answer
+    document: bytes
 
 
-class AgentProcess:
-    """One agent process and its lines."""
+class Link:
+    """One agent: what is common to every way of reaching it.
 
-    def __init__(self, name: str, zone: str, namespace: str, trust: str) -> None:
+    Attributes:
+        name: as in the policy.
+        zone: where it stands.
+        error: why it is gone; empty while it lives.
+        key: its public key, once it has said hello.
+        pid: its process on this machine, 0 elsewhere.
+    """
+
+    def __init__(self, name: str, zone: str) -> None:
         self.name = name
         self.zone = zone
         self.error = ""
+        self.key: PublicKeyTypes | None = None
+        self.pid = 0
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `take` may have something."""
+        raise NotImplementedError
+
+    def say(self, line: bytes) -> None:
+        """Send an order; a dead agent is noticed when it does not answer."""
+        raise NotImplementedError
+
+    def take(self) -> bytes | None:
+        """The next whole line, if there is one."""
+        raise NotImplementedError
+
+    def last_words(self) -> str:
+        """What is known of its end."""
+        return self.error
+
+    def refusal(self) -> SecguardError | None:
+        """Why there is no connection to it, if that is known."""
+        return None
+
+    def close(self) -> None:
+        """End it."""
+        raise NotImplementedError
+
+    def check_hello(self, answer: Answer) -> None:
+        """Refuse a hello of somebody else.
+
+        Raises:
+            RefusedError: it is another agent.
+        """
+
+    def read(self, line: bytes) -> Said:
+        """Check an answer.
+
+        Raises:
+            FormatError: not an answer.
+            RefusedError: forged, or another agent's.
+        """
+        message = open_message(line)
+        answer = open_answer(message, self.key)
+        if answer.op == "hello":
+            self.check_hello(answer)
+            self.key = parse_key(answer.key)
+        return Said(answer, message.document)
+
+
+class AgentProcess(Link):
+    """An agent that is a process of this machine, in a network namespace."""
+
+    def __init__(self, name: str, zone: str, namespace: str, trust: str) -> None:
+        super().__init__(name, zone)
         self._buffer = b""
-        command = python("secguard.isolation.agent.stdio", "--name", name, "--netns", namespace)
+        command = python("secguard.isolation.agent.stdio", "--name", name, "--zone", zone, "--netns", namespace)
         self.process = subprocess.Popen(
             [*command, "--trust", trust, "--parent", str(os.getpid())],
             env=environment(),
@@ -47,36 +107,38 @@ class AgentProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self.pid = self.process.pid
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
 
-    def say(self, **values: Any) -> None:
-        """Send a command; a dead agent is noticed when it does not answer."""
+    def fileno(self) -> int:
+        """Its standard output."""
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def say(self, line: bytes) -> None:
+        """Write a line to it."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
-            self.process.stdin.write(msgspec.json.encode(values) + b"\n")
+            self.process.stdin.write(line)
             self.process.stdin.flush()
 
-    def take(self) -> dict[str, Any] | None:
-        """The next whole line, if there is one."""
+    def take(self) -> bytes | None:
+        """A line of its output."""
         stream = self.process.stdout
         assert stream is not None
-        piece = stream.read(1 << 20)
-        if piece:
-            self._buffer += piece
-        elif piece == b"":
-            self.error = self.error or "ended"
         if b"\n" not in self._buffer:
-            if len(self._buffer) > _MAX_LINE:
+            piece = stream.read(_PIECE)
+            if piece:
+                self._buffer += piece
+            elif piece == b"":
+                self.error = self.error or "ended"
+        if b"\n" not in self._buffer:
+            if len(self._buffer) > MAX_MESSAGE:
                 self.error = "sent a line without end"
             return None
         line, _, self._buffer = self._buffer.partition(b"\n")
-        try:
-            value = msgspec.json.decode(line)
-        except msgspec.MsgspecError:
-            self.error = "sent something that is not JSON"
-            return None
-        return value if isinstance(value, dict) else None
+        return line
 
     def last_words(self) -> str:
         """The last line of a dead agent's standard error, or what is known of it."""
@@ -97,21 +159,41 @@ class AgentProcess:
         self.process.wait()
 
 
-def gather(agents: Iterable[AgentProcess], seconds: float) -> dict[str, dict[str, Any]]:
-    """One line of each agent that still lives, within a time; who does not answer is marked."""
+def gather(
+    agents: Iterable[Link],
+    seconds: float,
+    progress: Progress = silent,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Said]:
+    """One answer of each agent that still lives; who does not answer in time, or wrongly, is marked.
+
+    Args:
+        agents: whom to hear.
+        seconds: how long; an agent that tells its progress gets a minute more each time.
+        progress: the slowest agent's.
+        check: called some times a second; may raise to end it all.
+    """
     waiting = {agent.name: agent for agent in agents if not agent.error}
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, Said] = {}
+    shares: dict[str, float] = {}
     end = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for agent in waiting.values():
-            selector.register(agent.process.stdout, selectors.EVENT_READ, agent)  # type: ignore[arg-type]
+            selector.register(agent.fileno(), selectors.EVENT_READ, agent)
         while waiting and time.monotonic() < end:
+            check()
             for key, _ in selector.select(0.1):
                 agent = key.data
-                line = agent.take()
-                if line is not None:
-                    answers[agent.name] = line
-                if line is not None or agent.error:
+                said = _next(agent)
+                if said is not None and said.answer.op == "progress":
+                    end = max(end, time.monotonic() + _PROGRESS_SECONDS)
+                    shares[agent.name] = said.answer.done / max(said.answer.total, 1e-9)
+                    slowest = min(shares.get(name, 0.0) for name in waiting)
+                    progress(int(slowest * said.answer.total), int(said.answer.total), said.answer.unit)
+                    continue
+                if said is not None:
+                    answers[agent.name] = said
+                if said is not None or agent.error:
                     waiting.pop(agent.name, None)
                     selector.unregister(key.fileobj)
     for agent in waiting.values():
@@ -119,14 +201,19 @@ def gather(agents: Iterable[AgentProcess], seconds: float) -> dict[str, dict[str
     return answers
 
 
-def failure(answer: Mapping[str, Any]) -> SecguardError | None:
-    """The error that an agent's answer tells, if it is one."""
-    error = answer.get("error")
-    if not isinstance(error, dict):
+def _next(agent: Link) -> Said | None:
+    line = agent.take()
+    if line is None:
         return None
-    return SystemPartError(
-        str(error.get("code", "isolation.agent.failed")),
-        str(error.get("message", "the agent failed")),
-        hint=str(error.get("hint", "")),
-        where=str(error.get("where", "")),
+    try:
+        return agent.read(line)
+    except SecguardError as error:
+        agent.error = error.message
+        return None
+
+
+def missing(agent: Link) -> SecguardError:
+    """The error of an agent that did not say hello."""
+    return agent.refusal() or SystemPartError(
+        "isolation.agent.start", f"agent {agent.name} did not start: {agent.last_words()}"
     )

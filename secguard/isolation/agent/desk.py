@@ -1,0 +1,195 @@
+"""The desk: takes orders, checks each, has it carried out, and answers. It knows nothing of what carries them."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from secguard.core.clock import Clock
+from secguard.core.errors import FormatError, RefusedError, SecguardError
+from secguard.isolation.agent.answering import wait
+from secguard.isolation.agent.control import Message, Order, Problem, answer, open_message, open_order
+from secguard.isolation.agent.credentials import Trust
+from secguard.isolation.agent.keys import parse_key, spki
+from secguard.isolation.agent.memory import Memory
+from secguard.isolation.agent.neighbours import ready
+from secguard.isolation.agent.phases import phase
+from secguard.isolation.agent.report import report
+from secguard.isolation.agent.session import Session
+from secguard.isolation.plan.plan import Plan
+from secguard.isolation.wire import wire
+from secguard.keys import Signer
+
+__all__ = ["Desk", "Self", "check_self"]
+
+_IDLE = 0.02  # seconds between two looks while no order comes: the agent keeps answering probes
+
+
+class Self:
+    """Who an agent is.
+
+    Attributes:
+        name: as in the policy.
+        signer: its key; signs answers and observations.
+        certificate: SHA-256 of its certificate; empty without one.
+        zone: where it stands; empty believes the plan.
+    """
+
+    def __init__(self, name: str, signer: Signer, *, certificate: str = "", zone: str = "") -> None:
+        self.name = name
+        self.signer = signer
+        self.certificate = certificate
+        self.zone = zone
+
+
+def check_self(plan: Plan, me: Self) -> None:
+    """Refuse a plan that is for another agent, another key, or puts this one into another zone.
+
+    Raises:
+        UsageError: the plan has no such agent.
+        RefusedError: it names another key, certificate or zone.
+    """
+    info = plan.agents[plan.agent(me.name)]
+    if me.zone and info.zone != me.zone:
+        raise RefusedError("isolation.plan.zone", f"the plan puts {me.name} into {info.zone}; it stands in {me.zone}")
+    if not info.key:
+        raise RefusedError(
+            "isolation.plan.key", f"the plan names no key for {me.name}", hint="isolation plan --agent-cert NAME=PEM"
+        )
+    if info.key != spki(me.signer.public_key()) or (info.certificate and info.certificate != me.certificate):
+        raise RefusedError(
+            "isolation.plan.key",
+            f"the plan names another key for {me.name}",
+            hint="make the plan with the certificate that this agent has now",
+        )
+
+
+class Desk:
+    """One agent, one run.
+
+    Args:
+        me: who the agent is.
+        trust: whose plans count.
+        clock: the time.
+        say: sends an answer, one line.
+        memory: where the runs are remembered; None for an agent that is made for one run.
+    """
+
+    def __init__(
+        self, me: Self, trust: Trust, clock: Clock, say: Callable[[bytes], None], memory: Path | None = None
+    ) -> None:
+        self._me = me
+        self._trust = trust
+        self._clock = clock
+        self._say = say
+        self._memory = memory
+        self._session: Session | None = None
+        self._plan: Plan | None = None
+        self._digest = ""
+        self._seq = 0
+        self._held = contextlib.ExitStack()
+
+    def hello(self) -> None:
+        """Say who is here."""
+        addresses = tuple(text for item in wire.interfaces() for text in item.addresses)
+        key = spki(self._me.signer.public_key())
+        certificate = self._me.certificate
+        self._say(
+            answer(
+                self._me.signer,
+                op="hello",
+                agent=self._me.name,
+                addresses=addresses,
+                key=key,
+                certificate=certificate,
+            )
+        )
+
+    def serve(self, lines: Iterator[bytes | None]) -> None:
+        """Take orders until the run is over or the lines end; None means that none came for a moment.
+
+        Raises:
+            SecguardError: an order that is refused; it is told to the controller, and the run is over.
+        """
+        with self._held:
+            try:
+                for line in lines:
+                    if line is None:
+                        if self._session is not None:
+                            wait(self._session, 0)
+                    elif not self._take(open_message(line)):
+                        return
+            except SecguardError as error:
+                self._tell(error)
+                raise
+            except (OSError, ValueError, KeyError) as error:
+                refused = SecguardError("isolation.agent.failed", f"{type(error).__name__}: {error}"[:300])
+                self._tell(refused)
+                raise refused from error
+
+    def _tell(self, error: SecguardError) -> None:
+        problem = Problem(error.code, error.message, error.hint, error.where)
+        run = self._plan.run if self._plan else ""
+        with contextlib.suppress(OSError):
+            self._say(answer(self._me.signer, op="stop", agent=self._me.name, run=run, seq=self._seq, error=problem))
+
+    def _take(self, message: Message) -> bool:
+        """Carry out one order; False when the run is over."""
+        if self._plan is None:
+            order = self._accept(message)
+        else:
+            order = self._check(open_order(message, parse_key(self._plan.controller)), self._plan, self._digest)
+        document, problems = b"", []
+        session = self._session
+        if order.op == "plan":
+            assert self._plan is not None
+            self._session = session = Session(self._plan, self._digest, self._me.name, self._me.signer)
+            ready(session)
+            problems = session.problems
+        elif order.op == "phase" and session is not None:
+            phase(session, order.number)
+        elif order.op == "report" and session is not None:
+            document = report(session)
+        self._say(
+            answer(
+                self._me.signer,
+                document,
+                op=order.op,
+                agent=self._me.name,
+                run=order.run,
+                seq=order.seq,
+                problems=problems,
+            )
+        )
+        return order.op not in {"report", "stop"}
+
+    def _accept(self, message: Message) -> Order:
+        """The first order of a run: it brings the plan, which says whose orders count."""
+        plan, digest = self._trust.open_plan(message.document, self._clock.now())
+        if not plan.controller:
+            raise RefusedError(
+                "isolation.plan.controller",
+                "the plan has no controller",
+                hint="it runs by the clock: isolation agent --bundle",
+            )
+        order = self._check(open_order(message, parse_key(plan.controller)), plan, digest)
+        if order.op != "plan":
+            raise FormatError("isolation.control.order", "the first order of a run brings the plan")
+        check_self(plan, self._me)
+        if self._memory is not None:
+            self._held.enter_context(Memory(self._memory)).begin(plan)
+        self._plan, self._digest = plan, digest
+        return order
+
+    def _check(self, order: Order, plan: Plan, digest: str) -> Order:
+        if order.agent != self._me.name:
+            raise RefusedError("isolation.control.agent", f"an order for agent {order.agent[:60]}")
+        if order.run != plan.run or order.plan != digest:
+            raise RefusedError("isolation.control.run", "an order of another run")
+        if order.seq <= self._seq:
+            raise RefusedError("isolation.control.replayed", "an order that came before")
+        if order.op == "phase" and not 1 <= order.number <= 3:
+            raise FormatError("isolation.control.phase", "a run has the phases 1, 2 and 3")
+        if order.op == "plan" and self._plan is not None:
+            raise RefusedError("isolation.agent.busy", "the agent has a plan already")
+        self._seq = order.seq
+        return order
