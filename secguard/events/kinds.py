@@ -63,6 +63,7 @@ KINDS: dict[str, str] = {
     "audit.imported": "a file of events was imported",
     "audit.searched": "an auditor searched the events",
     "audit.reconciled": "an index was compared with the ledger",
+    "index.refused": "a search server did not take an event, which was put aside",
     "audit.pruned": "bodies of events were deleted by policy",
     "audit.held": "events were put on hold for a case",
     "record.rejected": "a record that could not be read was put aside",
