@@ -45,6 +45,8 @@ class Columns:
 
     def pick(self, rows: "NDArray[Any]") -> "Columns":
         """Some of the frames, by position or mask."""
+        if len(rows) == len(self.row) and (rows.dtype != bool or rows.all()):
+            return self  # positions ascend: as many as there are frames are all of them
         return Columns(
             self.family,
             self.row[rows],

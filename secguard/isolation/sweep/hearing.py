@@ -5,7 +5,7 @@ of frames a block.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from secguard.isolation.plan.plan import Plan
@@ -29,7 +29,8 @@ _ECHO, _ECHO_REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
 _PROTOCOLS = {"tcp": {4: _TCP, 6: _TCP}, "udp": {4: _UDP, 6: _UDP}, "icmp": _ICMP}
 _GOLDEN = pow(0x9E3779B1, -1, 1 << 32)
 _SCALAR = 256  # frames a block that the scalar sensor takes
-_WORDS = 256  # distinct (family, type, code) are few; answers' words come from `headers`
+_WORDS = 32  # distinct ICMP errors of a block that are looked at
+_STRETCH = 20
 
 
 class Ear:
@@ -76,8 +77,10 @@ class Ear:
         for family in (4, 6):
             if (kind == (0x0800, 0x86DD)[family == 6]).any():
                 self._packets(block, columns(block, family, kind, start), known)
-        rest = ~known & ~block.outgoing & self._wanted(block, kind, start)
-        for row in np.flatnonzero(rest)[:_SCALAR]:
+        known |= block.outgoing
+        if known.all():
+            return
+        for row in np.flatnonzero(~known & self._wanted(block, kind, start))[:_SCALAR]:
             self._other(block.frame(int(row)), bool(block.outgoing[row]), int(block.time[row]))
 
     def _wanted(self, block: "Block", kind: "NDArray[Any]", start: "NDArray[np.int64]") -> "NDArray[np.bool_]":
@@ -125,7 +128,9 @@ class Ear:
             for sweep, rows, found in self._own(name, sport, some.destination, _port(some, name, 2)):
                 known[some.row[rows]] = True
                 left = self._array(self.left, sweep, np.uint8)
-                _count(left, found)
+                for low, counts in _counts(found):
+                    part = left[low : low + len(counts)]
+                    np.minimum(part + counts, 255, out=part, casting="unsafe")
                 self.kept.keep(block, some.row[rows], self._case(sweep, found), (sweep, "left"), outgoing=True)
 
     def _own(
@@ -136,14 +141,14 @@ class Ear:
 
         index = self._mine[protocol][sport]
         found = []
-        for sweep in np.unique(index[index >= 0]):
+        for sweep in _distinct(index[index >= 0]):
             if self.plan.sweeps[sweep].family != (4 if hosts.shape[1] == 4 else 6):
                 continue
             rows = np.flatnonzero(index == sweep)
-            numbers = self.grids[int(sweep)].find(hosts[rows], ports[rows])
+            numbers = self.grids[sweep].find(hosts[rows], ports[rows])
             good = numbers >= 0
             if good.any():
-                found.append((int(sweep), rows[good], numbers[good]))
+                found.append((sweep, rows[good], numbers[good]))
         return found
 
     def _case(self, sweep: int, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
@@ -186,8 +191,8 @@ class Ear:
         sweeps = self.grids.sweep_of(token.case)
         good = (token.status == Status.GOOD) & (sweeps >= 0)
         good &= (time >= self._window[0]) & (time <= self._window[1])
-        for sweep in np.unique(sweeps[good]):
-            index = int(sweep)
+        for sweep in _distinct(sweeps[good]):
+            index = sweep
             rows = np.flatnonzero(good & (sweeps == sweep))
             numbers = token.case[rows] - self.plan.sweeps[index].start
             known[some.row[rows]] = True
@@ -213,14 +218,16 @@ class Ear:
         cases = self._case(index, numbers[plain])
         self.kept.keep(block, some.row[plain], cases, (index, "arrived"))
         numbers, attempts = numbers[plain], np.minimum(seq[plain] & 0xFF, MAX_ATTEMPTS - 1)
-        for attempt in np.unique(attempts):
-            mine = numbers[attempts == attempt]
-            bit = np.uint16(1 << int(attempt))
-            fresh = np.unique(mine)
-            self.repeated += len(mine) - int(np.count_nonzero(heard[fresh] & bit == 0))
-            heard[fresh] |= bit
-            if sweep.protocol == "udp":
-                self.arrived.append((index, fresh, int(attempt)))
+        for attempt in _distinct(attempts):
+            bit = np.uint16(1 << attempt)
+            mine = numbers if (attempts == attempt).all() else numbers[attempts == attempt]
+            for low, counts in _counts(mine):
+                part = heard[low : low + len(counts)]
+                fresh = (counts > 0) & (part & bit == 0)
+                self.repeated += int(counts.sum()) - int(np.count_nonzero(fresh))
+                part[fresh] |= bit
+                if sweep.protocol == "udp":
+                    self.arrived.append((index, np.flatnonzero(fresh) + low, attempt))
 
     def _as_sent(self, some: Columns, index: int, numbers: "NDArray[np.int64]") -> "NDArray[np.bool_]":
         """Whether addresses, protocol and ports of arrivals are those that their probes left with."""
@@ -246,8 +253,8 @@ class Ear:
         isn = bare.word(4) << 16 | bare.word(6)
         case = (isn ^ self._hint) * _GOLDEN & 0xFFFFFFFF
         sweeps = self.grids.sweep_of(case)
-        for sweep in np.unique(sweeps[sweeps >= 0]):
-            index = int(sweep)
+        for sweep in _distinct(sweeps[sweeps >= 0]):
+            index = sweep
             if self.plan.sweeps[index].src == self.me or self.plan.sweeps[index].protocol != "tcp":
                 continue
             rows = np.flatnonzero(sweeps == sweep)
@@ -320,8 +327,8 @@ class Ear:
                 known[some.row[rows]] = True
                 self._answer(block, some.row[rows], sweep, numbers, "echo")
         errors = every.upper[:, 0].astype(np.int64) << 8 | every.upper[:, 1]
-        for error in np.unique(errors)[:_WORDS]:
-            word = headers.error_word(every.family, int(error) >> 8, int(error) & 0xFF)
+        for error in _distinct(errors)[:_WORDS]:
+            word = headers.error_word(every.family, error >> 8, error & 0xFF)
             if word:
                 self._quotes(block, every.pick(errors == error), word, known)
 
@@ -357,8 +364,22 @@ def _port(some: Columns, protocol: str, at: int) -> "NDArray[np.int64]":
     return np.zeros(len(some), np.int64) if protocol == "icmp" else some.word(at)
 
 
-def _count(left: "NDArray[np.uint8]", numbers: "NDArray[np.int64]") -> None:
-    """Count each number once more, as often as it stands there; never past the end of a byte."""
+def _distinct(column: "NDArray[Any]") -> list[int]:
+    """The different values of a column; mostly there is one."""
     import numpy as np
 
-    np.add.at(left, numbers[left[numbers] < 255 - MAX_ATTEMPTS], 1)
+    if not len(column):
+        return []
+    first = column[0]
+    return [int(first)] if (column == first).all() else [int(value) for value in np.unique(column)]
+
+
+def _counts(numbers: "NDArray[np.int64]") -> Iterator["tuple[int, NDArray[np.int64]]"]:
+    """By stretch: the lowest number, and how often it and those after it stand there."""
+    import numpy as np
+
+    stretches = numbers >> _STRETCH  # numbers far apart must not cost memory for all between them
+    for stretch in _distinct(stretches):
+        part = numbers[stretches == stretch]
+        low = int(part.min())
+        yield low, np.bincount(part - low)
