@@ -7,8 +7,9 @@ from contextlib import closing
 import msgspec
 
 from secguard.audit.index.differences import Difference, differences
+from secguard.audit.index.following import batches, catch_up, check_origin
 from secguard.audit.index.helpers import MANY, in_any_order
-from secguard.audit.index.index import Damage, Index, Log, batches, body_of, catch_up, check_origin
+from secguard.audit.index.index import Damage, Index, Log, body_of
 from secguard.audit.index.rows import rows_of
 from secguard.audit.index.sqlite import PARTS
 from secguard.core import Axis, Clock, Finding, Outcome, Progress, Throttle, Verdict, finding, judge, silent
@@ -45,7 +46,10 @@ class Reconciled(msgspec.Struct, frozen=True):
 
 
 class _Tally:
-    def __init__(self) -> None:
+    def __init__(self, index: Index, log: Log, stop: int) -> None:
+        self._log = log
+        self._stop = stop
+        self._refused = index.refused
         self.findings: list[Finding] = []
         self.counts = {"missing": 0, "extra": 0, "altered": 0}
 
@@ -53,12 +57,15 @@ class _Tally:
         for item in found:
             self.counts[item.what] += 1
             if len(self.findings) < MAX_NAMED:
-                self.findings.append(_finding(item))
+                self.findings.append(self.finding(item))
 
-
-def _finding(item: Difference) -> Finding:
-    code = f"audit.index.{item.what}"
-    return finding(code, f"event {item.seq}", index=item.seq, id=item.id, columns=item.columns)
+    def finding(self, item: Difference) -> Finding:
+        where = f"event {item.seq}"
+        if item.what == "missing" and item.seq in self._refused:
+            return finding("audit.index.refused", where, count=1, index=item.seq, id=item.id)
+        if item.what == "extra" and 0 <= item.seq < self._stop and body_of(self._log, item.seq) is None:
+            return finding("audit.index.kept", where, index=item.seq, id=item.id)
+        return finding(f"audit.index.{item.what}", where, index=item.seq, id=item.id, columns=item.columns)
 
 
 class _Checking:
@@ -107,7 +114,7 @@ def _compare_beside(tally: _Tally, root: str, path: str, stop: int, progress: Pr
             found[first] = [Difference(*values) for values in named]
             done += after - first
             progress(done, stop, "events")
-    tally.findings += [_finding(item) for _, items in sorted(found.items()) for item in items][:MAX_NAMED]
+    tally.findings += [tally.finding(item) for _, items in sorted(found.items()) for item in items][:MAX_NAMED]
     parts = [damages[part] for part in PARTS]
     return Damage([text for one in parts for text in one.problems], [place for one in parts for place in one.seqs])
 
@@ -122,10 +129,10 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
         RefusedError: the index belongs to another log.
     """
     check_origin(index, log)
-    tally = _Tally()
     progress = Throttle(progress)
     position, size = index.position, log.size
     stop = min(position, size)
+    tally = _Tally(index, log, stop)
     root = getattr(log, "root", None)
     if stop >= MANY and index.file is not None and root is not None:
         damage = _compare_beside(tally, str(root), str(index.file), stop, progress)

@@ -4,24 +4,28 @@ An index only finds. It holds rows that anyone can compute again from the ledger
 position: the rows of all events before it are in. Answers are read from the ledger, and `reconcile` compares the two.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from itertools import starmap
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from secguard.audit.index.helpers import MANY, cores, in_order
-from secguard.audit.index.rows import Row, rows_of
+from secguard.audit.index.rows import Row
+from secguard.audit.query.groups import Grouping
 from secguard.audit.query.query import Node
-from secguard.core import Progress, RefusedError, silent
+from secguard.core import FormatError
 from secguard.events import Recorder
 
-__all__ = ["Cursor", "Damage", "Found", "Index", "Log", "batches", "body_of", "catch_up", "check_origin", "reindex"]
-
-
-_BATCH = 4096
-_LONG_BATCH = 16_384
-_BATCH_BYTES = 16 << 20
+__all__ = [
+    "Counted",
+    "Cursor",
+    "Damage",
+    "Found",
+    "Health",
+    "Index",
+    "Log",
+    "Refused",
+    "body_of",
+    "refuse",
+]
 
 
 class Log(Recorder, Protocol):
@@ -68,11 +72,49 @@ class Found(NamedTuple):
     next: Cursor | None
 
 
+class Counted(NamedTuple):
+    """Groups of matching events: how many events match, the groups in their order, and how far the index reaches."""
+
+    total: int
+    groups: list[tuple[str | int, int]]
+    position: int
+
+
+class Health(NamedTuple):
+    """Whether an index works, and a sentence that says why not."""
+
+    state: Literal["ok", "degraded", "down"]
+    detail: str
+
+
+class Refused(NamedTuple):
+    """An event that a server does not take: which one, and why."""
+
+    seq: int
+    id: str
+    reason: str
+
+
 class Damage(NamedTuple):
     """What is wrong apart from the rows: sentences, and the ledger indices that a search may miss or find wrongly."""
 
     problems: list[str]
     seqs: list[int]
+
+
+def refuse(events: Sequence[Refused]) -> None:
+    """Let nothing be put aside.
+
+    Raises:
+        FormatError: `audit.index.item`, which names the first one.
+    """
+    first, more = events[0], len(events) - 1
+    raise FormatError(
+        "audit.index.item",
+        f"the server does not take event {first.id} (ledger index {first.seq})"
+        f"{f' (and {more} more)' if more else ''}: {first.reason}",
+        hint="nothing is lost; check the server's settings, then run again",
+    )
 
 
 class Index(Protocol):
@@ -89,12 +131,32 @@ class Index(Protocol):
         ...
 
     @property
+    def refused(self) -> frozenset[int]:
+        """Ledger indices of the events that were put aside; a search does not find them."""
+        ...
+
+    @property
     def file(self) -> Path | None:
         """The SQLite file that other processes may open to read the same rows; None if there is none."""
         ...
 
-    def add(self, origin: str, first: int, stop: int, rows: Sequence[Row]) -> bool:
+    def add(
+        self,
+        origin: str,
+        first: int,
+        stop: int,
+        rows: Sequence[Row],
+        put_aside: Callable[[Sequence[Refused]], None] = refuse,
+    ) -> bool:
         """Add the rows of the events [first, stop) and move the position, in one step.
+
+        Args:
+            origin: name of the log.
+            first: where the index ends now.
+            stop: where it ends then.
+            rows: of the events that have one.
+            put_aside: records the events that a server does not take, before the position moves; by default they
+                are an error.
 
         Returns:
             False if another process was faster (the position is not `first` any more); nothing was changed.
@@ -120,6 +182,30 @@ class Index(Protocol):
         """The newest `limit` events that match, by claimed time and then ledger index, after a cursor."""
         ...
 
+    def walk(self, query: Node, *, size: int) -> Generator[Found]:
+        """All events that match, `size` at a time, newest first, as they stand at the beginning."""
+        ...
+
+    def count(self, query: Node, by: Grouping) -> Counted:
+        """How many events match, by the values of a field or by time.
+
+        Raises:
+            UsageError: `audit.query.groups`: too many groups.
+        """
+        ...
+
+    def forget(self, seqs: Sequence[int]) -> int:
+        """Delete the rows of events whose bodies were deleted by policy; returns how many there were.
+
+        Raises:
+            RefusedError: the account may not delete.
+        """
+        ...
+
+    def health(self) -> Health:
+        """Whether it works now; asks a server, and raises nothing that a server can cause."""
+        ...
+
     def rows(self, start: int, stop: int) -> list[Row]:
         """The rows with ledger indices [start, stop), in order; a half-lost row has empty values."""
         ...
@@ -141,79 +227,3 @@ def body_of(log: Log, seq: int) -> bytes | None:
     """The stored bytes of one event; None if they were deleted by policy."""
     ((_, (body,)),) = log.scan(seq, seq + 1)
     return body
-
-
-def check_origin(index: Index, log: Log) -> None:
-    """Refuse an index that was built from another log.
-
-    Raises:
-        RefusedError: `audit.index.foreign`.
-    """
-    if index.origin != log.origin and (index.origin is not None or index.position):
-        raise RefusedError(
-            "audit.index.foreign",
-            f"the index belongs to the log {index.origin or 'of no name'}, not {log.origin}",
-            hint="rebuild it: secguard audit reindex",
-        )
-
-
-def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
-    """Index the events that the index lacks; returns how many.
-
-    The position moves together with the rows, so a process killed at any time leaves nothing lost and nothing doubled.
-
-    Raises:
-        RefusedError: the index belongs to another log, is ahead of it, or was changed by hand.
-    """
-    stop = log.size
-    start = index.position
-    check_origin(index, log)
-    if start > stop:
-        raise RefusedError(
-            "audit.index.ahead",
-            f"the index knows {start} events, the ledger holds {stop}",
-            hint="the ledger may have lost its newest events; compare: secguard audit reconcile",
-        )
-    total = stop - start
-    index.prepare(total)
-    while start < stop:
-        for first, after, rows in _ahead(log, start, stop):
-            if not index.add(log.origin, first, after, rows):
-                break  # another process indexes too: go on from where it is
-            progress(total - (stop - after), total, "events")
-        start = index.position
-    index.settle()
-    return total
-
-
-def _ahead(log: Log, start: int, stop: int) -> Iterator[tuple[int, int, list[Row]]]:
-    """The rows of the events [start, stop) in ranges; where there are many, a helper computes them ahead."""
-    root = getattr(log, "root", None)
-    if root is None or stop - start < MANY or cores() < 2:
-        for first, bodies in batches(log, start, stop):
-            yield first, first + len(bodies), rows_of(first, bodies)
-        return
-    spans = [(first, min(first + _LONG_BATCH, stop)) for first in range(start, stop, _LONG_BATCH)]
-    answers = in_order(("rows", str(root), *span) for span in spans)
-    with closing(answers):
-        for (first, after), rows in zip(spans, answers, strict=True):
-            yield first, after, list(starmap(Row, rows))
-
-
-def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:
-    """The events [start, stop), some thousand or 16 MB at a time: one transaction or request for many blocks."""
-    first, collected, size = start, list[bytes | None](), 0
-    for _, bodies in log.scan(start, stop):
-        collected.extend(bodies)
-        size += sum(len(body) for body in bodies if body)
-        if len(collected) >= _BATCH or size >= _BATCH_BYTES:
-            yield first, collected
-            first, collected, size = first + len(collected), [], 0
-    if collected:
-        yield first, collected
-
-
-def reindex(index: Index, log: Log, progress: Progress = silent) -> int:
-    """Build the index anew from the ledger; returns the number of events. Broken off, `catch_up` goes on from there."""
-    index.clear()
-    return catch_up(index, log, progress)

@@ -1,17 +1,18 @@
 """The index in SQLite: one STRICT table of rows, one FTS5 table of words. Derived, so written without fsync a batch."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from secguard.audit.index.directory import directory_is_sound
 from secguard.audit.index.helpers import MANY
-from secguard.audit.index.index import Cursor, Damage, Found
+from secguard.audit.index.index import Counted, Cursor, Damage, Found, Health, Refused, refuse
 from secguard.audit.index.rows import Row
+from secguard.audit.query.groups import MAX_GROUPS, ByField, Grouping, check_groups, groups_of
 from secguard.audit.query.query import All, And, Equals, Node, Not, Or, Range, Wildcard, Words, wildcard_parts
-from secguard.core import FormatError, RefusedError, SystemPartError
+from secguard.core import FormatError, RefusedError, SecguardError, SystemPartError
 from secguard.store import open_sqlite
 
 __all__ = ["PARTS", "SqliteIndex", "compile_query"]
@@ -207,8 +208,16 @@ class SqliteIndex:
         """Name of the log; None while empty."""
         return self._meta()[0]
 
-    def add(self, origin: str, first: int, stop: int, rows: Sequence[Row]) -> bool:
+    def add(
+        self,
+        origin: str,
+        first: int,
+        stop: int,
+        rows: Sequence[Row],
+        put_aside: Callable[[Sequence[Refused]], None] = refuse,
+    ) -> bool:
         """Add rows and move the position in one transaction; False if another process was faster."""
+        del put_aside  # every row fits
         with self._guard(transaction="BEGIN IMMEDIATE"):
             if self._meta()[1] != first:
                 return False
@@ -216,6 +225,11 @@ class SqliteIndex:
             self._db.executemany(_ADD_WORDS, [(row.seq, row.reason, row.text) for row in rows])
             self._db.execute("UPDATE meta SET origin = ?, position = ?", (origin, stop))
         return True
+
+    @property
+    def refused(self) -> frozenset[int]:
+        """None: every row fits."""
+        return frozenset()
 
     @property
     def file(self) -> Path:
@@ -260,28 +274,78 @@ class SqliteIndex:
             for statement in filter(None, map(str.strip, _WHOLE.split(";"))):
                 self._db.execute(statement)
 
+    def _total(self, query: Node, snapshot: int) -> int:
+        match_text, others = _merged(query)
+        condition, values = compile_query(query)
+        # Words alone are counted without looking at the rows.
+        alone = match_text and not others
+        table, key = ("words WHERE words MATCH ?", "rowid") if alone else (f"event WHERE {condition}", "seq")
+        count = f"SELECT count(*) FROM {table} AND {key} < ?"  # noqa: S608 - values are parameters
+        return int(self._db.execute(count, [*values, snapshot]).fetchone()[0])
+
+    def _page(self, query: Node, limit: int, total: int, position: int, after: Cursor | None) -> Found:
+        snapshot = after.snapshot if after else position
+        # Walking meets the page after limit * position / total rows; sorting looks at total rows.
+        condition, values = compile_query(query, common=total * total > limit * position)
+        more = "AND (time, seq) < (?, ?)" if after else ""
+        page = f"SELECT time, seq FROM event WHERE seq < ? AND {condition} {more}"  # noqa: S608 - values are parameters
+        bounds = [*(after[1:] if after else ()), limit + 1]
+        rows = self._db.execute(f"{page} ORDER BY time DESC, seq DESC LIMIT ?", [snapshot, *values, *bounds]).fetchall()
+        following = Cursor(snapshot, *rows[limit - 1]) if len(rows) > limit else None
+        return Found(total, [seq for _, seq in rows[:limit]], position, following)
+
     def find(self, query: Node, *, limit: int, after: Cursor | None = None) -> Found:
         """The newest `limit` matching events, and how many there are."""
         with self._guard(transaction="BEGIN"):
             position = self._meta()[1]
-            snapshot = after.snapshot if after else position
-            match_text, others = _merged(query)
+            total = self._total(query, after.snapshot if after else position)
+            return self._page(query, limit, total, position, after)
+
+    def walk(self, query: Node, *, size: int) -> Generator[Found]:
+        """All events that match, `size` at a time; what is indexed meanwhile is not among them."""
+        page = self.find(query, limit=size)
+        yield page
+        while page.next is not None:
+            with self._guard(transaction="BEGIN"):
+                page = self._page(query, size, page.total, page.position, page.next)
+            yield page
+
+    def count(self, query: Node, by: Grouping) -> Counted:
+        """How many events match, by the values of a field or by time."""
+        with self._guard(transaction="BEGIN"):
+            position = self._meta()[1]
             condition, values = compile_query(query)
-            # Words alone are counted without looking at the rows.
-            alone = match_text and not others
-            table, key = ("words WHERE words MATCH ?", "rowid") if alone else (f"event WHERE {condition}", "seq")
-            count = f"SELECT count(*) FROM {table} AND {key} < ?"  # noqa: S608 - values are parameters
-            (total,) = self._db.execute(count, [*values, snapshot]).fetchone()
-            # Walking meets the page after limit * position / total rows; sorting looks at total rows.
-            condition, values = compile_query(query, common=total * total > limit * position)
-            more = "AND (time, seq) < (?, ?)" if after else ""
-            page = f"SELECT time, seq FROM event WHERE seq < ? AND {condition} {more}"  # noqa: S608 - same
-            bounds = [*(after[1:] if after else ()), limit + 1]
-            rows = self._db.execute(
-                f"{page} ORDER BY time DESC, seq DESC LIMIT ?", [snapshot, *values, *bounds]
-            ).fetchall()
-        following = Cursor(snapshot, *rows[limit - 1]) if len(rows) > limit else None
-        return Found(total, [seq for _, seq in rows[:limit]], position, following)
+            if isinstance(by, ByField):
+                key = _COLUMN.get(by.field, by.field)
+            else:  # SQLite's remainder has the sign of the time
+                local = f"time + {by.shift:d}"
+                key = f"time - (({local}) % {by.step:d} + {by.step:d}) % {by.step:d}"
+            # values are parameters; the rest are our own constants and numbers
+            grouped = f"SELECT {key} AS key, count(*) FROM event WHERE seq < ? AND {condition} GROUP BY key LIMIT ?"  # noqa: S608
+            counts = self._db.execute(grouped, [position, *values, MAX_GROUPS + 1]).fetchall()
+        check_groups(len(counts))
+        return Counted(sum(count for _, count in counts), groups_of(counts, by), position)
+
+    def forget(self, seqs: Sequence[int]) -> int:
+        """Delete the rows of events; returns how many there were."""
+        places = [(seq,) for seq in seqs]
+        with self._guard(transaction="BEGIN IMMEDIATE"):
+            self._db.execute("PRAGMA secure_delete=ON")  # on this connection: freed pages are overwritten
+            count = self._db.executemany("DELETE FROM event WHERE seq = ?", places).rowcount
+            self._db.executemany("DELETE FROM words WHERE rowid = ?", places)
+        if count:
+            with self._guard():  # the lists keep deleted words until they are merged
+                self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return count
+
+    def health(self) -> Health:
+        """Whether the file can be read."""
+        try:
+            self._meta()
+        except SecguardError as error:
+            return Health("down", error.message)
+        return Health("ok", "SQLite")
 
     def rows(self, start: int, stop: int) -> list[Row]:
         """The rows with ledger indices [start, stop), in order."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from secguard.audit.index.differences import Difference, differences
+from secguard.audit.index.following import batches
 from secguard.audit.index.helpers import raised
-from secguard.audit.index.index import batches
 from secguard.audit.index.rows import Row, rows_of
 from secguard.audit.index.sqlite import SqliteIndex
 from secguard.core import SecguardError

@@ -9,7 +9,7 @@ import pytest
 from secguard import audit
 from secguard.audit import SqliteIndex, catch_up, compare, rows_of
 from secguard.audit.index import helpers, sqlite
-from secguard.audit.index import index as index_module
+from secguard.audit.index import following
 from secguard.core import FormatError, SystemPartError
 from secguard.events import Actor, Event
 from secguard.ledger import Ledger
@@ -17,11 +17,11 @@ from secguard.ledger import Ledger
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (index_module, sqlite, audit.reconciliation):
+    for module in (following, sqlite, audit.reconciliation):
         monkeypatch.setattr(module, "MANY", 10)
-    monkeypatch.setattr(index_module, "_LONG_BATCH", 300)
+    monkeypatch.setattr(following, "_LONG_BATCH", 300)
     monkeypatch.setattr(audit.reconciliation, "_RANGE", 300)
-    monkeypatch.setattr(index_module, "cores", lambda: 2)
+    monkeypatch.setattr(following, "cores", lambda: 2)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_catch_up_goes_on_from_the_position(index: SqliteIndex, log: Any, make: 
 
 
 def test_many_transactions(index: SqliteIndex, log: Any, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secguard.audit.index.index._BATCH", 4)
+    monkeypatch.setattr("secguard.audit.index.following._BATCH", 4)
     log.record([make(number) for number in range(11)])
     log.bodies[6] = None
     catch_up(index, log)

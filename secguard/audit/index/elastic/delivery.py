@@ -8,13 +8,15 @@ import msgspec
 
 from secguard.audit.index.elastic.client import BUSY, Server, TransientError, pauses, reason_of
 from secguard.audit.index.elastic.documents import document_of
+from secguard.audit.index.index import Refused, refuse
 from secguard.audit.index.rows import Row
-from secguard.core import FormatError, RefusedError, SystemPartError
+from secguard.core import RefusedError, SystemPartError
 
 __all__ = ["deliver", "name_of"]
 
 _CHUNK_ROWS = 2048
 _CHUNK_BYTES = 8 << 20
+_NEVER = 400  # it is about the document; 403 and 404 are about the index, and others may change
 
 
 class _Item(NamedTuple):
@@ -28,20 +30,24 @@ def name_of(origin: str, seq: int) -> str:
     return f"{origin}-{seq}"
 
 
-def deliver(server: Server, index: str, origin: str, rows: Iterable[Row]) -> None:
+def deliver(server: Server, index: str, origin: str, rows: Iterable[Row]) -> list[Refused]:
     """Create the documents of rows in one index; returns when they are on the server's disk and searches see them.
+
+    Returns:
+        The events whose documents the server does not take, whenever it is asked.
 
     Raises:
         RefusedError: `audit.index.conflict`: another document stands where one of these belongs.
-        FormatError: `audit.index.item`: the server does not take a document; it is named.
+        FormatError: `audit.index.item`: the server takes no documents; one is named.
         SystemPartError: the server was away or busy for all attempts; some may be in, and are found the next time.
     """
+    refused: list[Refused] = []
     for chunk in _chunks(origin, rows):
         waits, pending = pauses(), chunk
         while pending:
             problem: SystemPartError
             try:
-                pending, reason = _attempt(server, index, pending)
+                pending, reason = _attempt(server, index, pending, refused)
                 if not pending:
                     break
                 problem = SystemPartError(
@@ -56,6 +62,7 @@ def deliver(server: Server, index: str, origin: str, rows: Iterable[Row]) -> Non
             if wait is None:
                 raise problem
             time.sleep(wait)
+    return refused
 
 
 def _chunks(origin: str, rows: Iterable[Row]) -> Iterator[list[_Item]]:
@@ -72,7 +79,7 @@ def _chunks(origin: str, rows: Iterable[Row]) -> Iterator[list[_Item]]:
         yield chunk
 
 
-def _attempt(server: Server, index: str, pending: list[_Item]) -> tuple[list[_Item], str]:
+def _attempt(server: Server, index: str, pending: list[_Item], refused: list[Refused]) -> tuple[list[_Item], str]:
     """One bulk request; returns what to send again, and why."""
     operations: list[Any] = []
     for item in pending:
@@ -87,7 +94,7 @@ def _attempt(server: Server, index: str, pending: list[_Item]) -> tuple[list[_It
         raise SystemPartError("audit.elastic.failed", "the server's answer is incomplete", where=server.url)
     again: list[_Item] = []
     there: list[_Item] = []
-    refused: list[tuple[_Item, str]] = []
+    failed: list[Refused] = []
     reason = ""
     for item, result in zip(pending, results, strict=True):
         status = result.get("status")
@@ -96,18 +103,13 @@ def _attempt(server: Server, index: str, pending: list[_Item]) -> tuple[list[_It
         elif status in BUSY:
             again.append(item)
             reason = reason_of(result)
+        elif status == _NEVER:
+            refused.append(Refused(item.row.seq, item.row.id, reason_of(result)))
         elif status != 201:
-            refused.append((item, reason_of(result)))
+            failed.append(Refused(item.row.seq, item.row.id, reason_of(result)))
     again += _compare(server, index, there)
-    if refused:
-        item, reason = refused[0]
-        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-        raise FormatError(
-            "audit.index.item",
-            f"the server does not take event {item.row.id} (ledger index {item.row.seq}){more}: {reason}",
-            hint="nothing is lost; check the server's settings, then run again",
-            where=f"{index}/{item.name}",
-        )
+    if failed:
+        refuse(failed)
     return again, reason
 
 

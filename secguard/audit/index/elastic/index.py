@@ -11,7 +11,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
 from pathlib import Path
@@ -19,21 +20,26 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from secguard.audit.index.elastic.client import ElasticServer, Server
+from secguard.audit.index.elastic.client import ElasticServer, Server, reason_of
 from secguard.audit.index.elastic.delivery import deliver, name_of
-from secguard.audit.index.elastic.documents import INDEX_FIELD, TIME_FIELD, mapping_problems, row_from
+from secguard.audit.index.elastic.documents import INDEX_FIELD, PLACES, TIME_FIELD, mapping_problems, row_from
 from secguard.audit.index.elastic.position import PositionFile, State
 from secguard.audit.index.elastic.query import compile_dsl
-from secguard.audit.index.index import Cursor, Damage, Found
+from secguard.audit.index.index import Counted, Cursor, Damage, Found, Health, Refused, refuse
 from secguard.audit.index.rows import Row
+from secguard.audit.query.groups import ByField, Grouping, check_groups, groups_of
 from secguard.audit.query.query import Node
-from secguard.core import FormatError, RefusedError, SystemPartError
+from secguard.core import FormatError, RefusedError, SecguardError, SystemPartError
 
 __all__ = ["EPOCH", "ElasticIndex"]
 
 EPOCH = 256**3
 """Ledger entries that one index holds."""
 
+_MAX_REFUSED = 10_000
+_VERIFY_SECONDS = 30.0
+_HEALTH_SECONDS = 5.0
+_BUCKETS = 5000
 _PAGE = 5000  # documents a search hands over; a server's limit is 10,000
 
 
@@ -46,6 +52,7 @@ class ElasticIndex:
         self._origin = origin
         self._epoch = epoch
         self._verified: set[str] = set()
+        self._verify_due = 0.0
         slug = re.sub(r"[^a-z0-9.]+", "-", origin).strip("-.")
         self._stem = f"secguard-audit-{slug}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
@@ -90,6 +97,11 @@ class ElasticIndex:
         return state.origin if state.position else None
 
     @property
+    def refused(self) -> frozenset[int]:
+        """Ledger indices of the events that the server did not take."""
+        return frozenset(self._file.read().refused)
+
+    @property
     def file(self) -> None:
         """None: the rows are on the server."""
         return None
@@ -121,12 +133,16 @@ class ElasticIndex:
         )
 
     def _verify(self, state: State) -> None:
-        """Refuse to work on indices that are not what this process or an earlier one made; asked once a process."""
-        if not self._verified >= state.indices.keys():
+        """Refuse to work on indices that are not what this process or an earlier one made.
+
+        Asked every 30 seconds: whoever may add documents can, on servers of today, change the mapping too.
+        """
+        if time.monotonic() >= self._verify_due or not self._verified >= state.indices.keys():
             problems = _problems(state.indices, self._survey(self._pattern(state)))
             if problems:
                 raise self._replaced(problems[0])
             self._verified |= state.indices.keys()
+            self._verify_due = time.monotonic() + _VERIFY_SECONDS
 
     def _ensure(self, state: State, name: str) -> State:
         if name in state.indices:
@@ -147,12 +163,19 @@ class ElasticIndex:
 
     # Writing
 
-    def add(self, origin: str, first: int, stop: int, rows: Sequence[Row]) -> bool:
+    def add(
+        self,
+        origin: str,
+        first: int,
+        stop: int,
+        rows: Sequence[Row],
+        put_aside: Callable[[Sequence[Refused]], None] = refuse,
+    ) -> bool:
         """Deliver the documents of rows, then move the position; False if another process was faster.
 
         Raises:
             RefusedError: another document stands where one of these belongs, or the index is of another log.
-            FormatError: the server does not take a document; it is named.
+            FormatError: the server takes no documents, or too many are not taken; one is named.
             SystemPartError: the server was away or busy for all attempts; the position did not move.
         """
         if origin != self._origin:
@@ -160,12 +183,17 @@ class ElasticIndex:
         with self._file.alone() as state:
             if state.position != first:
                 return False
+            refused: list[Refused] = []
             for _, group in groupby(rows, lambda row: row.seq // self._epoch):
                 batch = list(group)
                 name = self._name(state, batch[0].seq)
                 state = self._ensure(state, name)  # noqa: PLW2901 - it now knows one index more
-                deliver(self._server, name, origin, batch)
-            self._file.write(replace(state, position=stop))
+                refused += deliver(self._server, name, origin, batch)
+            if refused:
+                if len(state.refused) + len(refused) > _MAX_REFUSED:
+                    refuse(refused)
+                put_aside(refused)
+            self._file.write(replace(state, position=stop, refused=[*state.refused, *(one.seq for one in refused)]))
         return True
 
     def clear(self) -> None:
@@ -195,10 +223,13 @@ class ElasticIndex:
             with suppress(SystemPartError, RefusedError):
                 self._server.call(lambda client: client.close_point_in_time(id=opened["id"]))
 
-    def _search(self, **body: Any) -> dict[str, Any]:
+    def _answer(self, **body: Any) -> dict[str, Any]:
         # Part of an answer is none: every shard must have searched.
         answer = self._server.call(lambda client: client.search(allow_partial_search_results=False, **body))
-        hits: dict[str, Any] = answer.body["hits"]
+        return dict(answer.body)
+
+    def _search(self, **body: Any) -> dict[str, Any]:
+        hits: dict[str, Any] = self._answer(**body)["hits"]
         return hits
 
     def find(self, query: Node, *, limit: int, after: Cursor | None = None) -> Found:
@@ -208,9 +239,8 @@ class ElasticIndex:
             return Found(0, [], state.position, None)
         self._verify(state)
         snapshot = after.snapshot if after else state.position
-        filters = [{"range": {INDEX_FIELD: {"lt": snapshot}}}, compile_dsl(query)]
         asked: dict[str, Any] = {
-            "query": {"bool": {"filter": filters}},
+            "query": _filtered(snapshot, query),
             "sort": [{TIME_FIELD: "desc"}, {INDEX_FIELD: "desc"}],
             "source": False,
         }
@@ -231,6 +261,106 @@ class ElasticIndex:
                 asked["search_after"] = hits["hits"][-1]["sort"]
         following = Cursor(snapshot, *places[limit - 1]) if len(places) > limit else None
         return Found(total, [seq for _, seq in places[:limit]], state.position, following)
+
+    def walk(self, query: Node, *, size: int) -> Generator[Found]:
+        """All events that match, `size` at a time, in one point in time."""
+        state = self._file.read()
+        if not state.indices:
+            yield Found(0, [], state.position, None)
+            return
+        self._verify(state)
+        asked: dict[str, Any] = {
+            "query": _filtered(state.position, query),
+            "sort": [{TIME_FIELD: "desc"}, {INDEX_FIELD: "desc"}],
+            "source": False,
+            "size": min(size, _PAGE),
+        }
+        total = 0
+        with self._snapshot(state) as where:
+            while True:
+                first = "search_after" not in asked
+                hits = self._search(**where, **asked, track_total_hits=first)
+                places = [hit["sort"][:2] for hit in hits["hits"]]
+                total = hits["total"]["value"] if first else total
+                more = len(places) == asked["size"]
+                following = Cursor(state.position, *places[-1]) if more else None
+                yield Found(total, [seq for _, seq in places], state.position, following)
+                if not more:
+                    return
+                asked["search_after"] = hits["hits"][-1]["sort"]
+
+    def count(self, query: Node, by: Grouping) -> Counted:
+        """How many events match, by the values of a field or by time.
+
+        A terms aggregation guesses where values stand in several indices; a composite one counts them all.
+        """
+        state = self._file.read()
+        if not state.indices:
+            return Counted(0, [], state.position)
+        self._verify(state)
+        if isinstance(by, ByField):
+            source: dict[str, Any] = {"terms": {"field": ".".join(PLACES[by.field]), "missing_bucket": True}}
+        else:
+            shift = f"{-by.shift // 1000}ms"
+            interval = f"{by.step // 1000}ms"
+            source = {"date_histogram": {"field": "@timestamp", "fixed_interval": interval, "offset": shift}}
+        composite: dict[str, Any] = {"sources": [{"key": source}], "size": _BUCKETS}
+        counts: list[tuple[str | int, int]] = []
+        with self._snapshot(state) as where:
+            while True:
+                body = {"size": 0, "query": _filtered(state.position, query), "aggs": {"by": {"composite": composite}}}
+                found = self._answer(**where, **body, track_total_hits=False)["aggregations"]["by"]
+                for bucket in found["buckets"]:
+                    key = bucket["key"]["key"]
+                    counts.append(("" if key is None else key if isinstance(key, str) else key * 1000,
+                                   bucket["doc_count"]))  # fmt: skip
+                check_groups(len(counts))
+                if "after_key" not in found:
+                    break
+                composite["after"] = found["after_key"]
+        return Counted(sum(count for _, count in counts), groups_of(counts, by), state.position)
+
+    def forget(self, seqs: Sequence[int]) -> int:
+        """Delete the documents of events; returns how many there were.
+
+        Raises:
+            RefusedError: the account may not delete, as it should be; an administrator does.
+        """
+        state = self._file.read()
+        operations = [{"delete": {"_index": self._name(state, seq), "_id": name_of(self._origin, seq)}} for seq in seqs]
+        count = 0
+        for at in range(0, len(operations), _PAGE):
+            part = operations[at : at + _PAGE]
+            answer = self._server.call(
+                lambda client, part=part: client.bulk(operations=part, refresh=True)  # type: ignore[misc]
+            )
+            results = [result["delete"] for result in answer.body["items"]]
+            for result in results:
+                if result["status"] not in {200, 404}:
+                    raise RefusedError(
+                        "audit.elastic.forbidden",
+                        f"the account may not delete documents: {reason_of(result)}",
+                        hint="have an administrator delete them, or rebuild: secguard audit reindex",
+                        where=self._server.url,
+                    )
+            count += sum(result["status"] == 200 for result in results)
+        return count
+
+    def health(self) -> Health:
+        """Whether the server answers, and the indices are what they should be."""
+        try:
+            state = self._file.read()
+            there = self._server.call(
+                lambda client: client.options(request_timeout=_HEALTH_SECONDS).indices.get(
+                    index=self._pattern(state), allow_no_indices=True
+                )
+            )
+        except SecguardError as error:
+            return Health("down", error.message)
+        problems = _problems(state.indices, there.body)
+        if state.refused:
+            problems.append(f"{len(state.refused)} events were not taken by the server")
+        return Health("degraded" if problems else "ok", problems[0] if problems else "Elasticsearch")
 
     def rows(self, start: int, stop: int) -> list[Row]:
         """The rows of all documents with ledger indices [start, stop), in order, also several of the same index."""
@@ -267,6 +397,10 @@ class ElasticIndex:
         problems = _problems(state.indices, there)
         problems += [f"the index {name} is not ours" for name in sorted(there.keys() - state.indices.keys())]
         return Damage(problems, [])
+
+
+def _filtered(snapshot: int, query: Node) -> dict[str, Any]:
+    return {"bool": {"filter": [{"range": {INDEX_FIELD: {"lt": snapshot}}}, compile_dsl(query)]}}
 
 
 def _problems(expected: dict[str, str], there: dict[str, Any]) -> list[str]:

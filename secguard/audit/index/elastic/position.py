@@ -23,6 +23,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         position: number of events whose documents are in.
         generation: counts the times the index was built anew.
         indices: names on the server, with their UUIDs.
+        refused: ledger indices of the events that the server did not take.
         v: version of this structure.
     """
 
@@ -31,6 +32,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     position: int = 0
     generation: int = 0
     indices: dict[str, str] = {}
+    refused: list[int] = []
     v: int = 1
 
 
