@@ -6,20 +6,24 @@ from secguard.core import Finding, finding
 from secguard.isolation.judge.cases import REACHED, CaseResults
 from secguard.isolation.judge.evidence import Evidence
 from secguard.isolation.plan.plan import Plan
+from secguard.isolation.probes.profiles import probe, transport
 
 __all__ = ["findings", "pair_of", "strangers"]
 
 _SHOWN = 12
+_EVERYTHING = 10  # denied cases that say "everything"
+_PLAIN = frozenset({"open", "closed", "one-way", "tunnel", "fragment"})
+_DETAILED = frozenset(f"isolation.leak.{word}" for word in ("tunnel", "stray", "translated", "relay", "quote"))
 _THROUGHOUT = 0.9  # a lossy line may swallow a case or two
 
 
 def _label(plan: Plan, case: int) -> str:
     cases = plan.cases
     name = cases.protocol[case].upper()
-    if name not in {"TCP", "UDP"}:
-        return name
     source = f"{cases.sport[case]}→" if cases.profile[case] == "source-port" else ""
-    return f"{name} {source}{cases.dport[case]}"
+    port = f" {source}{cases.dport[case]}" if transport(cases.profile[case], cases.protocol[case]) else ""
+    where = f" @{cases.target[case]}" if cases.target[case] else ""
+    return f"{name}{port}{where}"
 
 
 def pair_of(plan: Plan, case: int) -> tuple[str, str]:
@@ -27,66 +31,88 @@ def pair_of(plan: Plan, case: int) -> tuple[str, str]:
     return plan.agents[plan.cases.src[case]].zone, plan.agents[plan.cases.dst[case]].zone
 
 
-def _open_by_itself(plan: Plan, results: CaseResults) -> set[tuple[int, int, int, str, int]]:
-    """Ports that are reached from any source port: there the source port explains nothing."""
-    cases = plan.cases
-    return {
-        (cases.src[case], cases.dst[case], cases.family[case], cases.protocol[case], cases.dport[case])
-        for case in range(len(cases))
-        if cases.profile[case] == "l4" and results.result[case] in REACHED
-    }
+class _Explained:
+    """What explains an arrival better than the shape of its probe does."""
+
+    def __init__(self, plan: Plan, results: CaseResults) -> None:
+        self._plan = plan
+        cases = plan.cases
+        self._open: set[tuple[object, ...]] = set()
+        self._cold: set[tuple[object, ...]] = set()
+        for case, result in enumerate(results.result):
+            if result not in REACHED or cases.expect[case] != "deny":
+                continue
+            if cases.profile[case] == "l4":
+                self._open.add(self._port(case))
+            elif cases.protocol[case].endswith("-cold"):
+                self._cold.add(self._port(case)[:-1])
+        self._unfiltered = _unfiltered(plan, results)
+
+    def _port(self, case: int) -> tuple[object, ...]:
+        cases = self._plan.cases
+        carried = transport(cases.profile[case], cases.protocol[case])
+        return cases.src[case], cases.dst[case], cases.family[case], cases.target[case], carried, cases.dport[case]
+
+    def throughout(self, case: int) -> str:
+        """`ipv6` or `unfiltered` where all that is denied passes; else empty."""
+        cases = self._plan.cases
+        if cases.expect[case] != "deny":
+            return ""
+        return self._unfiltered.get((*pair_of(self._plan, case), cases.family[case]), "")
+
+    def by_itself(self, case: int) -> bool:
+        """Whether a plain probe reaches the port as well: there the special one has shown nothing of its own."""
+        if self._plan.cases.profile[case] == "pinhole":
+            return self._port(case)[:-1] in self._cold
+        return self._port(case) in self._open
 
 
-def _unfiltered_ipv6(plan: Plan, results: CaseResults) -> set[tuple[str, str]]:
-    """Pairs where denied IPv6 passes throughout while IPv4 mostly does not: rules that forgot IPv6."""
+def _unfiltered(plan: Plan, results: CaseResults) -> dict[tuple[str, str, int], str]:
+    """Pairs and families where what is denied passes throughout: no rules at all, or rules that forgot IPv6."""
     counts: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for case, expect in enumerate(plan.cases.expect):
         if expect == "deny" and results.outcome[case] != "unknown":
             entry = counts[(*pair_of(plan, case), plan.cases.family[case])]
             entry[0] += 1
             entry[1] += results.result[case] in REACHED
-    found = set()
+    found: dict[tuple[str, str, int], str] = {}
     for (src, dst, family), (total, reached) in counts.items():
         others = counts.get((src, dst, 4), [0, 0])
-        if family == 6 and total >= 2 and reached >= _THROUGHOUT * total and others[1] * 2 < others[0]:
-            found.add((src, dst))
+        if total < 2 or reached < _THROUGHOUT * total:
+            continue
+        if family == 6 and others[1] * 2 < others[0]:
+            found[src, dst, 6] = "ipv6"
+        elif total >= _EVERYTHING:
+            found[src, dst, family] = "unfiltered"
     return found
 
 
-def _code(
-    plan: Plan,
-    case: int,
-    result: str,
-    outcome: str,
-    *,
-    ipv6: set[tuple[str, str]],
-    by_itself: set[tuple[int, int, int, str, int]],
-) -> str:
+def _code(plan: Plan, case: int, result: str, outcome: str, explained: _Explained) -> str:
     """Catalogue code of a case that did not pass."""
-    cases = plan.cases
     if outcome == "blocked":
         return "isolation.flow.blocked"
     if outcome == "unanswered":
         return "isolation.flow.unanswered"
     if outcome == "return":
         return "isolation.leak.return"
-    if cases.family[case] == 6 and cases.expect[case] == "deny" and pair_of(plan, case) in ipv6:
-        return "isolation.leak.ipv6"
-    if result in {"translated", "relay", "stray", "tunnel", "fragment"}:
+    if result in {"relay", "stray", "quote"}:
         return f"isolation.leak.{result}"
-    profile = cases.profile[case]
-    if profile == "icmp":
-        return "isolation.leak.icmp"
-    if profile == "source-port":
-        key = (cases.src[case], cases.dst[case], cases.family[case], cases.protocol[case], cases.dport[case])
-        if key not in by_itself:
-            return "isolation.leak.source-port"
-    return f"isolation.leak.{result}"
+    if word := explained.throughout(case):
+        return f"isolation.leak.{word}"
+    row = probe(plan.cases.profile[case], plan.cases.protocol[case])
+    leak = row.leak if row is not None else ""
+    if result == "translated" and leak != "dns":
+        return "isolation.leak.translated"
+    if result == "tunnel" or not leak or explained.by_itself(case):
+        return f"isolation.leak.{result if result in _PLAIN else 'one-way'}"
+    return f"isolation.leak.{leak}"
 
 
 def _unknown_code(detail: str, result: str) -> str:
     if result == "accepted":
         return "isolation.case.accepted"
+    if result == "unheard":
+        return "isolation.coverage.one-sided"
     return "isolation.case.hint" if detail == "hint" else f"isolation.health.{detail.partition(':')[0]}"
 
 
@@ -94,7 +120,7 @@ def findings(
     plan: Plan, results: CaseResults, outcomes: list[str]
 ) -> tuple[list[Finding], dict[tuple[str, str], set[str]]]:
     """One finding a pair and kind, naming its cases; also fills in `results.kind`."""
-    ipv6, by_itself = _unfiltered_ipv6(plan, results), _open_by_itself(plan, results)
+    explained = _Explained(plan, results)
     groups: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
     kinds: dict[tuple[str, str], set[str]] = defaultdict(set)
     results.kind = [""] * len(outcomes)
@@ -106,10 +132,8 @@ def findings(
             code = _unknown_code(detail, results.result[case])
             extra = detail.partition(":")[2]
         else:
-            code = _code(plan, case, results.result[case], outcome, ipv6=ipv6, by_itself=by_itself)
-            extra = (
-                detail if code in {"isolation.leak.tunnel", "isolation.leak.stray", "isolation.leak.translated"} else ""
-            )
+            code = _code(plan, case, results.result[case], outcome, explained)
+            extra = detail if code in _DETAILED else ""
         groups[(*pair, code, extra)].append(case)
         results.kind[case] = code.removeprefix("isolation.")
         kinds[pair].add(results.kind[case])

@@ -7,11 +7,12 @@ A is an authenticated token at the destination, R an answer at the source.
 | yes | SYN-ACK, authenticated reply of a listener, echo | open |
 | yes | RST, port unreachable, authenticated reply of the agent | closed (but reachable) |
 | yes | none | one-way |
-| yes, inside a tunnel or a fragment | any | tunnel, fragment |
+| yes, inside a tunnel, a fragment, an ICMP error's quote | any | tunnel, fragment, quote |
 | yes, with other addresses | any | translated, or relay after a handshake |
 | yes, in a third zone | any | stray |
 | no | SYN-ACK, echo | accepted: something between answered; never a pass |
 | no | RST, ICMP error | rejected, if both ends are healthy |
+| unheard of: no sensor covers the target | RST, ICMP error, none | unheard: silence proves nothing |
 | no | none | filtered, if both ends are healthy; else inconclusive |
 """
 
@@ -75,6 +76,8 @@ def judge(
         for src, dst, family in plan.uncovered
     ]
     found += [finding("isolation.policy.expired", name, flow=name) for name in plan.expired]
+    if plan.hostile:
+        found.append(finding("isolation.policy.hostile"))
     found += [
         finding("isolation.coverage.sampled", name, flow=name, named=named, probed=probed)
         for name, (named, probed) in plan.sampled.items()
