@@ -11,6 +11,7 @@ from secguard.core.errors import FormatError, UsageError
 from secguard.core.limits import MAX_CONFIG, read_bounded
 
 __all__ = [
+    "AuditConfig",
     "Config",
     "IdentityConfig",
     "IndexConfig",
@@ -136,6 +137,18 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 4096
 
 
+class AuditConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[audit]`: where events come from.
+
+    Attributes:
+        serve: `secguard serve` collects, too; otherwise `secguard audit collect` does, in a process of its own.
+        sources: a table a source, as `secguard.audit.sources.settings` describes them; checked when the file is read.
+    """
+
+    serve: bool = False
+    sources: dict[str, Any] = {}
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -144,6 +157,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: IdentityConfig = IdentityConfig()
     index: IndexConfig = IndexConfig()
     serve: ServeConfig = ServeConfig()
+    audit: AuditConfig = AuditConfig()
 
 
 def _refuse_unknown(value: dict[str, Any], kind: type[msgspec.Struct], path: str, where: str) -> None:
@@ -178,6 +192,11 @@ def load_config(path: Path) -> Config:
         ) from error
     _refuse_unknown(value, Config, "", str(path))
     try:
-        return msgspec.convert(value, Config)
+        config = msgspec.convert(value, Config)
     except msgspec.ValidationError as error:
         raise UsageError("workspace.config.value", str(error), where=str(path)) from error
+    if config.audit.sources:  # the room of audit takes its time to import
+        from secguard.audit.sources.settings import load_sources
+
+        load_sources(config.audit.sources, str(path))
+    return config
