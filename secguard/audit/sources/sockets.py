@@ -1,0 +1,378 @@
+"""The source that takes syslog in: UDP, TCP and TLS."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from secguard.audit.sources.feeds import Desk, Peers
+from secguard.audit.sources.framing import Frame, Framer
+from secguard.audit.sources.identities import certificate_names
+from secguard.audit.sources.intake import Delivery
+from secguard.audit.sources.mapping import look_up
+from secguard.audit.sources.reading import sha256_of
+from secguard.audit.sources.settings import SyslogSource
+from secguard.core import FormatError, SystemPartError, UsageError
+
+__all__ = ["SyslogFeed", "listen", "parse_place"]
+
+_DATAGRAM = 65_536
+_TURN = 256
+_DRAIN = 5.0
+
+_STREAMS = 4096
+_SO_RCVBUFFORCE = 33
+
+
+def parse_place(text: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`.
+
+    Raises:
+        UsageError: `audit.source.place`.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError("audit.source.place", f"{text[:60]!r} is not host:port", hint="for example 0.0.0.0:6514")
+    return host.strip("[]"), int(port)
+
+
+def listen(place: str, kind: socket.SocketKind, buffer: int = 0) -> list[socket.socket]:
+    """Bind on all addresses of a host; port 0 takes a free one.
+
+    Raises:
+        SystemPartError: `audit.source.listen`.
+    """
+    host, port = parse_place(place)
+    found: list[socket.socket] = []
+    try:
+        places = socket.getaddrinfo(host or None, port, type=kind, flags=socket.AI_PASSIVE)
+        for family, _, protocol, _, address in dict.fromkeys(places):
+            one = socket.socket(family, kind, protocol)
+            found.append(one)
+            if kind == socket.SOCK_STREAM:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            elif buffer:
+                try:
+                    one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+                except OSError:  # only root passes net.core.rmem_max
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen = port or (found[0].getsockname()[1] if len(found) > 1 else 0)
+            one.bind((address[0], chosen, *address[2:]))
+            if kind == socket.SOCK_STREAM:
+                one.listen(512)
+            one.setblocking(False)
+    except OSError as error:
+        for one in found:
+            one.close()
+        raise SystemPartError(
+            "audit.source.listen",
+            f"cannot listen: {error.strerror or error}",
+            hint="is another service there? choose another port",
+            where=place,
+        ) from error
+    return found
+
+
+def name_of(one: socket.socket) -> str:
+    """`host:port` of a socket."""
+    host, port = one.getsockname()[:2]
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Sequences:
+    """The numbers that senders count up: what is missing, and which message came twice."""
+
+    def __init__(self, desk: Desk, path: str) -> None:
+        self._desk = desk
+        self._path = path
+        self._last: OrderedDict[str, int] = OrderedDict()
+
+    def derived(self, stream: str, number: int, raw: bytes) -> str:
+        """The ID of a message that may come twice."""
+        return f"{self._desk.name}:{sha256_of(f'{stream} {number} '.encode() + raw)[:48]}"
+
+    def number(self, record: Mapping[str, Any]) -> int | None:
+        value = look_up(record, self._path)
+        text = str(value)
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+    def saw(self, stream: str, number: int) -> None:
+        """Record a gap before this number. A lower number is a repetition or a sender that began anew."""
+        last = self._last.pop(stream, None)
+        if last is not None and number > last + 1:
+            self._desk.lost(number - last - 1, "numbers are missing", sender=stream, first=last + 1, last=number - 1)
+        restarted = last is not None and number <= 1 < last
+        self._last[stream] = number if last is None or restarted else max(last, number)
+        if len(self._last) > _STREAMS:
+            self._last.popitem(last=False)
+
+
+class SyslogFeed:
+    """Takes syslog in.
+
+    Args:
+        desk: takes the messages.
+        settings: where to listen.
+        context: TLS of this server; None without `tls`.
+    """
+
+    def __init__(self, desk: Desk, settings: SyslogSource, context: ssl.SSLContext | None) -> None:
+        self.desk = desk
+        self.settings = settings
+        self.peers = Peers(settings.peers)
+        self.stopping = False
+        self.connections: set[_Stream] = set()
+        self._context = context
+        self._udp: list[socket.socket] = []
+        self._drops: dict[int, int] = {}
+        self._servers: list[asyncio.Server] = []
+        self._numbers = _Sequences(desk, settings.sequence) if settings.sequence else None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            SystemPartError: `audit.source.listen`.
+        """
+        loop = asyncio.get_running_loop()
+        settings, places = self.settings, self.desk.meter.health.places
+        if settings.udp:
+            self._udp = listen(settings.udp, socket.SOCK_DGRAM, settings.buffer_mb << 20)
+            for one in self._udp:
+                places.append(f"udp {name_of(one)}")
+                loop.add_reader(one, self._datagrams, one)
+        for kind, place, context in (("tcp", settings.tcp, None), ("tls", settings.tls, self._context)):
+            if place:
+                for one in listen(place, socket.SOCK_STREAM):
+                    places.append(f"{kind} {name_of(one)}")
+                    patience = 10.0 if context else None
+                    self._servers.append(
+                        await loop.create_server(
+                            lambda: _Stream(self), sock=one, ssl=context, ssl_handshake_timeout=patience
+                        )
+                    )
+
+    def look(self, now: float) -> None:
+        """Count what the kernel dropped (`drops` of /proc/net/udp, by the socket's inode)."""
+        del now
+        if not self._udp:
+            return
+        wanted = {str(os.fstat(one.fileno()).st_ino): one.fileno() for one in self._udp}
+        for table in ("udp", "udp6"):
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+                    fields = line.split()
+                    number = wanted.get(fields[9]) if len(fields) >= 13 else None
+                    if number is not None:
+                        drops = int(fields[-1])
+                        new = (drops - self._drops.get(number, 0)) & 0xFFFFFFFF
+                        self._drops[number] = drops
+                        if new:
+                            self.desk.lost(new, "the kernel dropped datagrams", transport="udp", total=drops)
+
+    async def stop(self) -> None:
+        """Close the listeners; datagrams that the kernel has are taken in, and what streams have sent."""
+        self.stopping = True
+        loop = asyncio.get_running_loop()
+        for one in self._udp:
+            loop.remove_reader(one)
+            until = loop.time() + _DRAIN  # whoever goes on sending must not keep this from ending
+            while self._receive(one) and loop.time() < until:
+                await self.desk.intake.room()
+        self.look(0.0)
+        for one in self._udp:
+            one.close()
+        self._udp.clear()
+        for server in self._servers:
+            server.close()
+        if self.connections:
+            for stream in list(self.connections):
+                stream.finish()
+            await asyncio.wait([stream.ended for stream in self.connections], timeout=5)
+            for stream in list(self.connections):
+                stream.abort()
+
+    def close(self) -> None:
+        """Nothing is left to close."""
+
+    def _datagrams(self, one: socket.socket) -> None:
+        self._receive(one)
+        if self.desk.intake.full and not self.stopping:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(one)  # what does not fit into its buffer the kernel drops and counts
+
+            def resume() -> None:
+                if not self.stopping:
+                    loop.add_reader(one, self._datagrams, one)
+
+            self.desk.intake.when_room(resume)
+
+    def _receive(self, one: socket.socket) -> int:
+        """Take in the datagrams that wait, so many that others have their turn; how many."""
+        delivery = Delivery()
+        received = self.desk.clock.now()
+        count = 0
+        for count in range(_TURN):  # noqa: B007 - how many is the answer
+            try:
+                data, address = one.recvfrom(_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:  # an ICMP error of an answer that was never sent
+                continue
+            peer = address[0]
+            if not self.peers.admits(peer):
+                self.desk.meter.health.refused += 1
+                continue
+            self.message(delivery, data, received, peer=peer, transport="udp")
+        else:
+            count = _TURN
+        if delivery.events:
+            self.desk.intake.put(delivery)
+        return count
+
+    def message(
+        self,
+        delivery: Delivery,
+        data: bytes,
+        received: Any,
+        *,
+        peer: str,
+        transport: str,
+        certificate: str = "",
+    ) -> None:
+        """Add one message to a delivery."""
+        place = {"transport": transport, "peer": peer}
+        numbers = self._numbers
+        if numbers is None:
+            self.desk.take(delivery, data, received, place=place, peer=peer, certificate=certificate)
+            return
+        before = len(delivery.events)
+        read, record = self.desk.take(delivery, data, received, place=place, peer=peer, certificate=certificate)
+        number = numbers.number(record) if record else None
+        if read is None or isinstance(read, FormatError) or number is None:
+            return
+        stream = f"{peer} {record.get('host', '')} {record.get('app', '')}"
+        if not read.own and len(delivery.events) > before:
+            delivery.events[-1] = msgspec.structs.replace(read.event, id=numbers.derived(stream, number, data))
+        numbers.saw(stream, number)
+
+
+class _Stream(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, feed: SyslogFeed) -> None:
+        self._feed = feed
+        self._framer = Framer()
+        self._transport: asyncio.Transport | None = None
+        self._peer = ""
+        self._certificate = ""
+        self._kind = "tcp"
+        self._paused = False
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        feed = self._feed
+        name = transport.get_extra_info("peername") or ("",)
+        self._peer = str(name[0])
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        refused = len(feed.connections) >= feed.settings.connections or not feed.peers.admits(self._peer)
+        if tls is not None:
+            self._kind = "tls"
+            names = certificate_names(tls.getpeercert(binary_form=True))
+            self._certificate = names.shown
+            refused = refused or not names.match(feed.settings.clients)
+        if refused or feed.stopping:
+            feed.desk.meter.health.refused += 1
+            transport.abort()
+            if not self.ended.done():
+                self.ended.set_result(None)
+            return
+        feed.connections.add(self)
+        # The sender says nothing for hours, and may be gone meanwhile.
+        raw = transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        if self in self._feed.connections:
+            self._take(self._framer.feed(data))
+
+    def _take(self, frames: Sequence[Frame]) -> None:
+        if not frames:
+            return
+        feed, delivery = self._feed, Delivery()
+        desk = feed.desk
+        received = desk.clock.now()
+        for frame in frames:
+            if frame.problem:
+                desk.meter.heard(received, asyncio.get_running_loop().time())
+                desk.reject(
+                    delivery,
+                    FormatError("audit.syslog.framing", frame.problem),
+                    frame.data,
+                    received,
+                    place={"transport": self._kind, "peer": self._peer},
+                    sha256=frame.sha256,
+                    size=frame.size,
+                )
+            else:
+                feed.message(
+                    delivery,
+                    frame.data,
+                    received,
+                    peer=self._peer,
+                    transport=self._kind,
+                    certificate=self._certificate,
+                )
+        if delivery.events:
+            desk.intake.put(delivery)
+        if desk.intake.full and not self._paused and self._transport is not None and not feed.stopping:
+            self._paused = True
+            self._transport.pause_reading()
+            desk.intake.when_room(self._resume)
+
+    def _resume(self) -> None:
+        self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        return False  # close
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self in self._feed.connections:
+            frames = self._framer.close()
+            if exc is not None:  # cut off: half a line is no message
+                frames = [frame._replace(problem=frame.problem or "cut off in a line") for frame in frames]
+            self._take(frames)
+            self._feed.connections.discard(self)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def finish(self) -> None:
+        """Take in what the kernel has of this connection, then end it."""
+        transport = self._transport
+        if transport is None or self._paused:
+            self.abort()
+            return
+        raw: socket.socket | None = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            if raw is not None and self._kind == "tcp":
+                raw.shutdown(socket.SHUT_RD)  # what has arrived is still read; then comes the end
+                return
+        asyncio.get_running_loop().call_later(0.2, transport.close)  # two turns of the loop read what has arrived
+
+    def abort(self) -> None:
+        """End at once."""
+        if self._transport is not None:
+            self._transport.abort()
