@@ -85,6 +85,7 @@ def case_columns(plan: Plan, judgement: Judgement) -> dict[str, list[Any]]:
         "protocol": cases.protocol,
         "sport": cases.sport,
         "dport": cases.dport,
+        "target": cases.target,
         "expect": cases.expect,
         "flow": cases.flow,
         "result": results.result,

@@ -1,0 +1,37 @@
+"""The kinds of findings in a word or two, English and Chinese, for cells of a matrix and lists of leaks."""
+
+from collections.abc import Mapping
+
+from secguard.report import Text
+
+__all__ = ["kind_words"]
+
+_KINDS: Mapping[str, tuple[str, str]] = {
+    "leak.open": ("open", "开放"),
+    "leak.closed": ("reachable, closed port", "可达（端口关闭）"),
+    "leak.one-way": ("one-way leak", "单向泄漏"),
+    "leak.icmp": ("ICMP", "ICMP"),
+    "leak.ipv6": ("IPv6 unfiltered", "IPv6 未过滤"),
+    "leak.tunnel": ("tunnel", "隧道"),
+    "leak.fragment": ("fragments", "分片"),
+    "leak.source-port": ("trusted source port", "信任源端口"),
+    "leak.translated": ("address translation", "地址转换"),
+    "leak.relay": ("relay", "中继"),
+    "leak.stray": ("arrives elsewhere", "到达他处"),
+    "leak.return": ("answers on a one-way flow", "单向流有返回"),
+    "flow.blocked": ("allowed flow blocked", "允许的业务被阻断"),
+    "flow.unanswered": ("allowed flow unanswered", "允许的业务无应答"),
+    "case.accepted": ("something answers in between", "中间设备应答"),
+    "case.hint": ("hint without proof", "仅有线索"),
+    "health.agent": ("agent silent", "探针无报告"),
+    "health.drops": ("sensor lost frames", "监听丢帧"),
+    "health.next-hop": ("next hop silent", "下一跳无应答"),
+    "health.beacon": ("beacons lost", "信标丢失"),
+    "health.egress": ("probes did not leave", "探测未发出"),
+    "health.canary": ("canaries lost", "金丝雀丢失"),
+}
+
+
+def kind_words(kind: str) -> Text:
+    """A finding's kind (its code without `isolation.`) in a word or two."""
+    return Text(*_KINDS.get(kind, (kind, kind)))

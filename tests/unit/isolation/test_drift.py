@@ -1,0 +1,128 @@
+"""Drift: what became worse, what was closed, what can no longer be said."""
+
+import pytest
+
+from secguard.core import Outcome, describe
+from secguard.isolation.agent.observations import Observations
+from secguard.isolation.drift.compare import Drift, compare
+from secguard.isolation.drift.leaks import cases_of, leak_id, leaks_of
+from secguard.isolation.judge.result import ScanResult, open_result
+from secguard.isolation.runs.conclude import RunResult
+from tests.support.isolation_kit import NOW, POLICY, make_run
+
+SSH, WEB = ("c", "a", "tcp", 22), ("c", "a", "tcp", 80)
+DNS = ("b", "a", "udp", 53)
+
+
+def _read(run: RunResult) -> ScanResult:
+    assert run.signer is not None
+    return open_result(run.envelopes["result.json"], [run.signer.public_key()])
+
+
+@pytest.fixture(scope="module")
+def tight() -> ScanResult:
+    return _read(make_run())
+
+
+@pytest.fixture(scope="module")
+def leaky() -> ScanResult:
+    return _read(make_run([SSH, DNS]))
+
+
+def _codes(drift: Drift) -> dict[str, Outcome]:
+    return {found.code.removeprefix("isolation.drift."): found.outcome for found in drift.verdict.findings}
+
+
+def test_nothing_changed_between_two_runs_of_one_policy(tight: ScanResult, leaky: ScanResult) -> None:
+    for one, other in ((tight, _read(make_run())), (leaky, _read(make_run([DNS, SSH])))):
+        drift = compare(one, other, NOW)
+        assert drift.verdict.outcome is Outcome.PASS
+        assert _codes(drift) == {}
+        assert drift.compared == len(cases_of(one)) > 100
+    assert len(drift.same) == 2
+
+
+def test_a_new_leak_is_worse_and_a_closed_one_better(tight: ScanResult, leaky: ScanResult) -> None:
+    drift = compare(tight, leaky, NOW)
+    assert drift.verdict.outcome is Outcome.FAIL
+    assert {(found.code, found.where) for found in drift.verdict.findings} == {
+        ("isolation.drift.new", "c -> a"),
+        ("isolation.drift.new", "b -> a"),
+    }
+    assert drift.new == [leak.id for leak in leaks_of(leaky).values()]
+    text = describe(next(found for found in drift.verdict.findings if found.where == "c -> a"))
+    assert text == "New: open, c -> a: TCP 22."
+    back = compare(leaky, tight, NOW)
+    assert (back.verdict.outcome, set(_codes(back))) == (Outcome.PASS, {"closed"})
+    assert set(back.closed) == set(drift.new)
+
+
+def test_more_ports_through_a_known_hole_are_worse(leaky: ScanResult) -> None:
+    wider = _read(make_run([SSH, WEB, DNS]))
+    drift = compare(leaky, wider, NOW)
+    assert _codes(drift) == {"wider": Outcome.FAIL}
+    assert drift.verdict.findings[0].data["probes"] == "TCP 80"
+    back = compare(wider, leaky, NOW)
+    assert _codes(back) == {"narrower": Outcome.PASS}
+    assert back.verdict.outcome is Outcome.PASS
+    assert set(leaks_of(wider)) == set(leaks_of(leaky)), "a leak keeps its ID while ports come and go"
+
+
+def test_a_leak_that_reaches_further_is_worse(leaky: ScanResult) -> None:
+    def shut(seen: list[Observations]) -> None:
+        seen[2].answers.word = ["rst" for _ in seen[2].answers.word]
+
+    closed = _read(make_run([SSH, DNS], change=shut))
+    assert _codes(compare(closed, leaky, NOW)).get("changed") is Outcome.FAIL
+    drift = compare(leaky, closed, NOW)
+    assert _codes(drift)["changed"] is Outcome.PASS
+    assert set(_codes(drift)) == {"changed", "turned"}, "another kind, but nothing new and nothing closed"
+    assert (drift.new, drift.closed, drift.verdict.outcome) == ([], [], Outcome.PASS)
+
+
+def test_what_is_no_longer_answered_cannot_be_compared(leaky: ScanResult) -> None:
+    drift = compare(leaky, _read(make_run(silent=["c"])), NOW)
+    assert drift.verdict.outcome is Outcome.UNKNOWN
+    assert {"lost", "unsure"} <= set(_codes(drift))
+    assert drift.closed == [leak_id("b", "a", "leak.open", "")], "where c is not concerned, all is known"
+
+
+def test_a_policy_that_probes_less_hides_nothing(leaky: ScanResult) -> None:
+    less = _read(make_run([DNS], policy=POLICY.replace("tcp: [22, 80]", "tcp: [80]")))
+    drift = compare(leaky, less, NOW)
+    assert drift.verdict.outcome is Outcome.UNKNOWN
+    assert {"untested", "policy", "unsure"} <= set(_codes(drift))
+    assert _codes(compare(less, leaky, NOW)) == {
+        "new": Outcome.FAIL, "added": Outcome.PASS, "policy": Outcome.PASS,
+    }  # fmt: skip
+
+
+def test_a_leak_that_the_policy_allows_now_is_not_called_closed(leaky: ScanResult) -> None:
+    flow = "- {name: web, src: c, dst: a, ports: [{protocol: TCP, port: 22}]}\nprobes:"
+    allowed = _read(make_run([DNS], policy=POLICY.replace("probes:", flow)))
+    codes = _codes(compare(leaky, allowed, NOW))
+    assert codes["allowed"] is Outcome.PASS
+    assert "closed" not in codes
+
+
+def test_scans_of_other_zones_are_not_compared(leaky: ScanResult) -> None:
+    other = ScanResult(
+        run="0" * 32, plan="p", policy="q", at=NOW, outcome="pass",
+        cases={name: [] for name in leaky.cases},
+    )  # fmt: skip
+    drift = compare(leaky, other, NOW)
+    assert drift.verdict.outcome is Outcome.UNKNOWN
+    assert "incomparable" in _codes(drift)
+
+
+def test_texts_are_whole_in_both_languages(tight: ScanResult, leaky: ScanResult) -> None:
+    less = _read(make_run([SSH, WEB], policy=POLICY.replace("udp: [53]", "udp: []"), silent=["b"]))
+    for old, new in ((tight, leaky), (leaky, tight), (leaky, less), (less, leaky)):
+        for found in compare(old, new, NOW).verdict.findings:
+            assert "<" not in describe(found, "en") + describe(found, "zh"), found
+
+
+def test_ids_are_stable() -> None:
+    assert leak_id("c", "a", "leak.open", "") == leak_id("c", "a", "leak.open", "")
+    assert leak_id("c", "a", "leak.open", "") != leak_id("a", "c", "leak.open", "")
+    assert leak_id("ab", "c", "k", "") != leak_id("a", "bc", "k", "")
