@@ -1,5 +1,6 @@
 """What the long-running process does: one thread sequences the log, this one indexes and publishes."""
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -63,6 +64,12 @@ def run_service(
 
         root, clock = workspace.root, workspace.clock
         network = Network(lambda: Workspace.find(root, clock), places, passphrase_file)
+    collecting = None
+    if workspace.config.audit.serve and workspace.config.audit.sources:
+        from secguard.service.collecting import Collecting
+        from secguard.workspace import Workspace
+
+        collecting = Collecting(functools.partial(Workspace.find, workspace.root, workspace.clock), passphrase_file)
     witnesses = _Witnesses(workspace)
     sequencer = threading.Thread(target=sequence, name="sequencer")
     sequencer.start()
@@ -70,14 +77,19 @@ def run_service(
     due = 0.0
     closed = False
     try:
-        while network is not None and not ready.wait(0.1) and not stop.is_set():
+        while (network or collecting) and not ready.wait(0.1) and not stop.is_set():
             pass  # what is served records through the sequencer
+        if collecting is not None and not stop.is_set():
+            collecting.start()
+            announce({name: ", ".join(places) for name, places in collecting.places.items()})
         if network is not None and not stop.is_set():
             network.start()
             announce(network.urls)
         while not stop.wait(_TICK):
             if network is not None and network.failure is not None:
                 raise network.failure
+            if collecting is not None and collecting.failure is not None:
+                raise collecting.failure
             try:
                 if closed:
                     workspace.catch_up()
@@ -94,6 +106,8 @@ def run_service(
                 logger.error("{}: {}", error.code, error)
                 due = time.monotonic() + publish_every
     finally:
+        if collecting is not None:
+            collecting.stop()
         if network is not None:  # before the sequencer, which records what is still under way
             network.stop()
         stop.set()

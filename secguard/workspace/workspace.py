@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workspace"]
 
-_LONG_ACTS = ("import", "scan", "provision")
+_LONG_ACTS = ("import", "scan", "provision", "collect")
 _LOOK_BACK = 1000
 """Started acts that `close_dangling` looks at, newest first: far more than can be open at once."""
 
@@ -417,6 +417,12 @@ class Workspace:
             from secguard.identity.renewal_status import standing
 
             facts |= standing(self.registry, self.state / "identity" / "crl", self.clock.now())
+        if self.config.audit.sources:
+            from secguard.audit.sources.collector import judge_status
+            from secguard.core.findings import describe
+
+            problems = judge_status(self.state / "audit", list(self.config.audit.sources), self.clock.now())
+            facts["sources"] = "; ".join(f"{item.where}: {describe(item)}" for item in problems) or "all well"
         if self.ledger.notices:
             facts["repaired at start-up"] = "; ".join(self.ledger.notices)
         return facts
