@@ -8,8 +8,9 @@ _HERE = "secguard.cli.isolation"
 # name -> (module, attribute, one-line help), in the order of a scan's life.
 _COMMANDS = {
     "lint": (f"{_HERE}.policy", "lint", "Check a policy: everything that is wrong, by line."),
-    "plan": (f"{_HERE}.scan", "plan", "Compile a policy into a signed plan."),
-    "run": (f"{_HERE}.scan", "run_", "Probe by a policy, from both ends, and judge."),
+    "plan": (f"{_HERE}.plan", "plan", "Compile a policy into a signed plan."),
+    "agent": (f"{_HERE}.agent", "agent", "Be one end of a scan: over HTTPS, or with a plan in a file."),
+    "run": (f"{_HERE}.run", "run_", "Probe by a policy, from both ends, and judge."),
     "judge": (f"{_HERE}.scan", "judge_", "Judge a plan and the agents' observations."),
     "verify": (f"{_HERE}.folders", "verify", "Check the evidence of a scan, byte by byte."),
     "list": (f"{_HERE}.folders", "list_", "List the scans that the workspace keeps."),

@@ -1,21 +1,24 @@
-"""The runner: starts one agent a zone in given network namespaces, leads them through a run, and judges.
+"""The runner: starts or calls one agent a zone, leads them through a run, and judges.
 
 hello -> compile and sign the plan -> (record) -> plan -> ready -> phases before, during, after -> report -> judge.
-Agents are child processes; they end with the run, with this process, or when their input closes.
+Agents end with the run, with this process, or when the connection to it closes.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
+
+from cryptography import x509
 
 from secguard.core import Clock, Progress, SystemClock, silent
 from secguard.isolation.policy.policy import Policy
 from secguard.isolation.runs.collect import collect
 from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.isolation.runs.lead import STEPS
+from secguard.isolation.runs.remote import Caller
 from secguard.keys import Algorithm, Signer, generate
 
 __all__ = ["Act", "Action", "RunResult", "no_act", "run"]
@@ -48,26 +51,30 @@ class Action:
 
 def run(
     policy: Policy,
-    namespaces: Mapping[str, str],
+    places: Mapping[str, str],
     *,
     signer: Signer | None = None,
+    chain: Sequence[x509.Certificate] = (),
+    caller: Caller | None = None,
     clock: Clock | None = None,
     progress: Progress = silent,
     act: Act = no_act,
 ) -> RunResult:
-    """Probe between network namespaces by a policy, and judge.
+    """Probe between agents by a policy, and judge.
 
     Args:
         policy: the checked policy.
-        namespaces: zone (or agent) -> path of its network namespace.
+        places: zone (or agent) -> path of its network namespace, or `https://host:port` of its agent.
         signer: signs plan and result; a key made for this run if None.
+        chain: certificates of the signer, leaf first; agents on other machines judge them.
+        caller: how this controller shows itself to agents on other machines.
         clock: the time of plan and verdict.
         progress: called a step.
         act: records the run (`secguard.events.long_act` bound to a ledger).
 
     Raises:
-        UsageError: namespaces or addresses that do not fit the policy.
-        SystemPartError: agents cannot be started, or lack permissions.
+        UsageError: places or addresses that do not fit the policy.
+        SecguardError: agents cannot be started or reached, lack permissions, or are not who they should be.
     """
     clock = clock or SystemClock()
     signer = signer or generate(Algorithm.ED25519)
@@ -79,7 +86,9 @@ def run(
             nonlocal closing
             closing = stack.enter_context(act(digest))
 
-        found = collect(policy, namespaces, signer=signer, clock=clock, progress=progress, start=start)
+        found = collect(
+            policy, places, signer=signer, chain=chain, caller=caller, clock=clock, progress=progress, start=start
+        )
         result = conclude(found.plan, found.reports, [signer.public_key()], clock=clock, signer=signer)
         closing.update(result.summary())
     progress(STEPS, STEPS, "steps")
