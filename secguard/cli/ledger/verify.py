@@ -118,7 +118,7 @@ def _witnessed(
             else:
                 one = read_cosigned(Path(source), ws.ledger.origin, keys, known)
                 seen[f"{one.witness} ({source})"] = one.checkpoint
-    asked = known_checkpoints(peers, ws.ledger.origin, keys)
+    asked = known_checkpoints(peers, ws.ledger, keys)
     seen |= {one.witness: one.checkpoint for one in asked.seen}
     return seen, [*configured.findings, *asked.findings]
 

@@ -52,7 +52,7 @@ class Answer:
         name: the witness.
         lines: its signature lines; empty if it gave none.
         cosignature: what they say.
-        size: entries of the last checkpoint it cosigned, as far as known.
+        size: entries of the last checkpoint it cosigned before, as far as it told.
         finding: why it did not cosign: `ledger.witness.silent`, `.unknown`, `.ahead` or `.fork`.
     """
 
@@ -164,7 +164,7 @@ def ask(peer: Peer, note: bytes, prove: Prove, *, old: int = 0, seconds: float =
             if status == _OK:
                 signed = add_cosignatures(note, data, [peer.key])
                 (given,) = cosignatures(signed, [peer.key])
-                return Answer(name, data, given, checkpoint.size)
+                return Answer(name, data, given, size)
             if status == _CONTRADICTS:
                 return Answer(name, size=size, finding=finding("ledger.witness.fork", name, size=old))
             return Answer(name, size=size, finding=_refused(name, status, data))

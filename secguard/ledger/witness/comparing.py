@@ -8,7 +8,7 @@ from secguard.core import Finding, finding
 from secguard.core.errors import FormatError, RefusedError, SystemPartError, UsageError
 from secguard.core.limits import read_bounded
 from secguard.ledger.note import MAX_NOTE, Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
-from secguard.ledger.witness.asking import Peer, fetch_seen
+from secguard.ledger.witness.asking import Peer, ask, fetch_seen
 from secguard.ledger.witness.cosignature import WitnessKey, cosignatures
 
 __all__ = ["Compared", "Seen", "compare", "known_checkpoints", "read_cosigned"]
@@ -20,6 +20,8 @@ class _Log(Protocol):
     @property
     def size(self) -> int: ...
     def root_at(self, size: int) -> bytes: ...
+    def checkpoint(self) -> bytes | None: ...
+    def consistency(self, old: int, new: int) -> list[bytes]: ...
 
 
 class Seen(NamedTuple):
@@ -42,31 +44,42 @@ class Compared(NamedTuple):
     findings: list[Finding]
 
 
-def known_checkpoints(peers: Sequence[Peer], origin: str, keys: Sequence[NoteKey]) -> Compared:
+def known_checkpoints(peers: Sequence[Peer], log: _Log, keys: Sequence[NoteKey]) -> Compared:
     """Ask witnesses for the last checkpoint they cosigned of a log.
+
+    One that does not serve what it has seen (the standard only recommends it) is asked to cosign the log's last
+    checkpoint: it does so only if that continues what it remembers, and says if it remembers more.
 
     Args:
         peers: the witnesses.
-        origin: the log.
+        log: an open ledger.
         keys: the log's keys, which must have signed what is shown.
     """
-    seen, findings = [], []
+    seen: list[Seen] = []
+    findings: list[Finding] = []
     for peer in peers:
         name = peer.key.name
         try:
-            note = fetch_seen(peer, origin, keys) if peer.url else None
+            note = fetch_seen(peer, log.origin, keys) if peer.url else None
         except (SystemPartError, FormatError, RefusedError) as error:
             findings.append(finding("ledger.witness.silent", name, reason=error.message))
             continue
-        if note is None:
-            findings.append(finding("ledger.witness.none", name))
+        if note is not None:
+            seen.append(Seen(name, parse_checkpoint(note), note))
             continue
-        seen.append(Seen(name, parse_checkpoint(note), note))
+        last = log.checkpoint() if peer.url else None
+        answer = ask(peer, last, log.consistency) if last is not None else None
+        if answer is not None and answer.finding is not None:
+            findings.append(answer.finding)
+        elif last is None or answer is None or not answer.size:
+            findings.append(finding("ledger.witness.none", name))
+        else:
+            seen.append(Seen(name, parse_checkpoint(last), last + answer.lines))
     return Compared(seen, findings)
 
 
 def compare(log: _Log, peers: Sequence[Peer], keys: Sequence[NoteKey]) -> Compared:
-    """Compare a log's tree with what its witnesses remember. Reads tiles only, so it takes milliseconds.
+    """Compare a log's tree with what its witnesses remember. It reads tiles only: milliseconds.
 
     That bodies are what the tiles say is for `verify_log`.
 
@@ -75,7 +88,7 @@ def compare(log: _Log, peers: Sequence[Peer], keys: Sequence[NoteKey]) -> Compar
         peers: its witnesses.
         keys: the log's keys.
     """
-    asked = known_checkpoints(peers, log.origin, keys)
+    asked = known_checkpoints(peers, log, keys)
     findings = list(asked.findings)
     size = log.size
     for seen in asked.seen:
