@@ -17,21 +17,11 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from secguard.audit.index.index import Log, body_of
+from secguard.audit.sources.letters import DeadLetters, Letter
+from secguard.audit.sources.reading import RESERVED, finish, rejection, said
 from secguard.core import Clock, Finding, FormatError, Progress, RefusedError, Throttle, UsageError, finding, silent
 from secguard.core.files import translate_os_error
-from secguard.events import (
-    MAX_EVENT,
-    SOURCE_KINDS,
-    Actor,
-    Assurance,
-    Event,
-    Result,
-    decode_stored,
-    decode_untrusted,
-    encode,
-    long_act,
-    redact,
-)
+from secguard.events import MAX_EVENT, Actor, Event, decode_stored, decode_untrusted, encode, long_act
 
 __all__ = ["ENCODINGS", "MAX_LISTED", "Imported", "Rejected", "import_file"]
 
@@ -41,9 +31,6 @@ MAX_LISTED = 1000
 """Rejected lines that a result lists; all are counted, and all are in the ledger."""
 
 _BATCH = 512
-_RESERVED = "secguard:"  # IDs that secguard derives; a source that used them could keep a rejection from being recorded
-_PEER = "peer_uid"  # who handed the event in, as the kernel tells the service; a file cannot say that
-_ROOM = 40  # bytes for it, so that a line does not fit or not by whether the service runs
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -127,42 +114,26 @@ def _survey(file: BinaryIO) -> tuple[str, int, int]:
     return digest.hexdigest(), size, lines + (last != b"\n")
 
 
-def _as_claim(event: Event) -> Event:
-    if event.kind not in SOURCE_KINDS:
-        raise FormatError(
-            "audit.record.own-kind",
-            f"{event.kind} is recorded by secguard itself, never imported",
-            hint="docs/events.md says which kinds a source may report",
-            where="kind",
-        )
-    if event.id.startswith(_RESERVED):
-        raise FormatError("audit.record.reserved-id", f"IDs that begin with {_RESERVED} are reserved", where="id")
-    data = event.data
-    if _PEER in data:
-        data = {name: value for name, value in data.items() if name != _PEER} | {f"source_{_PEER}": data[_PEER]}
-    if event.actor.assurance is Assurance.CLAIMED:
-        return event if data is event.data else msgspec.structs.replace(event, data=data)
-    actor = msgspec.structs.replace(event.actor, assurance=Assurance.CLAIMED)
-    data = {**data, "source_assurance": event.actor.assurance.value}
-    return msgspec.structs.replace(event, actor=actor, data=data)
-
-
-def _said(event: Event) -> bytes:
-    """What the source said: the event without what the service adds, which another run may not have met."""
-    if _PEER in event.data:
-        data = {name: value for name, value in event.data.items() if name != _PEER}
-        event = msgspec.structs.replace(event, data=data)
-    return encode(event)
-
-
 class _Import:
-    def __init__(self, log: Log, clock: Clock, actor: Actor, *, file: str, sha256: str, encoding: str) -> None:
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        actor: Actor,
+        *,
+        file: str,
+        sha256: str,
+        encoding: str,
+        letters: DeadLetters | None,
+    ) -> None:
         self._log = log
         self._clock = clock
         self._actor = actor
         self._file = file
         self._sha256 = sha256
         self._encoding = encoding
+        self._letters = letters
+        self._aside: list[Letter] = []
         self._batch: list[tuple[_Line, Event, bool]] = []
         self._seen_good = False
         self._first_error: FormatError | None = None
@@ -192,38 +163,27 @@ class _Import:
                 text = line.data.decode(self._encoding)
             except UnicodeDecodeError as error:
                 raise FormatError("events.encoding", f"not {self._encoding}", where=f"byte {error.start}") from error
-        event = redact(_as_claim(decode_untrusted(text)))
-        size = len(encode(event))  # it may have grown past the limit
-        if size > MAX_EVENT - _ROOM:
-            raise FormatError("events.size", f"an event of {size} bytes; {MAX_EVENT - _ROOM} is the limit")
-        return event
+        return finish(decode_untrusted(text))[0]
 
     def _reject(self, line: _Line, error: FormatError) -> Event:
         sha256 = line.sha256 or hashlib.sha256(line.data or b"").hexdigest()
-        reason = str(error)[:500]  # it may quote the line
         self.rejected += 1
-        if len(self.listed) < MAX_LISTED:
-            self.listed.append(Rejected(line.number, error.code, reason, sha256))
         # The name follows from what was rejected and where, so that a second run records it no second time.
         name = hashlib.sha256(f"{self._sha256} {line.number} {sha256}".encode()).hexdigest()
-        return redact(
-            Event(
-                id=f"{_RESERVED}rejected:{name[:32]}",
-                kind="record.rejected",
-                time=self._clock.now(),
-                actor=self._actor,
-                subject=self._file,
-                reason=reason,
-                outcome=Result.FAILURE,
-                data={
-                    "file_sha256": self._sha256,
-                    "line": line.number,
-                    "bytes": line.size,
-                    "raw_sha256": sha256,
-                    "code": error.code,
-                },
-            )
+        place = {"file_sha256": self._sha256, "line": line.number, "bytes": line.size, "raw_sha256": sha256}
+        event = rejection(
+            error,
+            event_id=f"{RESERVED}rejected:{name[:32]}",
+            time=self._clock.now(),
+            actor=self._actor,
+            subject=self._file,
+            data=place,
         )
+        if len(self.listed) < MAX_LISTED:
+            self.listed.append(Rejected(line.number, error.code, str(error)[:500], sha256))
+        if line.data is not None:
+            self._aside.append(Letter(sha256, self._file, line.data, line.size))
+        return event
 
     def flush(self) -> None:
         """Record the batch; returns when it is durable."""
@@ -235,6 +195,9 @@ class _Import:
                 where=self._file,
             )
         batch, self._batch = self._batch, []
+        aside, self._aside = self._aside, []
+        if aside and self._letters is not None:
+            self._letters.keep(aside, self._clock.now())
         receipts = self._log.record([event for _, event, _ in batch])
         conflicts: list[Event] = []
         for (line, event, good), receipt in zip(batch, receipts, strict=True):
@@ -254,7 +217,7 @@ class _Import:
 
     def _same(self, event: Event, index: int) -> bool:
         stored = body_of(self._log, index)
-        return stored is None or _said(decode_stored(stored)) == encode(event)
+        return stored is None or said(decode_stored(stored)) == encode(event)
 
 
 def import_file(
@@ -267,6 +230,7 @@ def import_file(
     case: str = "",
     reason: str = "",
     progress: Progress = silent,
+    letters: DeadLetters | None = None,
 ) -> Imported:
     """Bring a file of events into the ledger; it does not index them (see `secguard.audit.catch_up`).
 
@@ -279,6 +243,7 @@ def import_file(
         case: case number of the import.
         reason: its purpose.
         progress: lines done.
+        letters: keeps the bytes of lines that are put aside.
 
     Raises:
         UsageError: no such file, or an unknown encoding.
@@ -302,6 +267,7 @@ def import_file(
                 case=case,
                 reason=reason,
                 progress=Throttle(progress),
+                letters=letters,
             )
     except OSError as error:
         raise translate_os_error(error, path) from error
@@ -318,12 +284,13 @@ def _run(
     case: str,
     reason: str,
     progress: Progress,
+    letters: DeadLetters | None,
 ) -> Imported:
     sha256, size, total = _survey(file)
     name = name.encode("utf-8", "replace").decode()[:256]
     facts = {"sha256": sha256, "bytes": size, "encoding": encoding}
     with long_act(log, clock, "import", actor=actor, subject=name, case=case, reason=reason, **facts) as closing:
-        run = _Import(log, clock, actor, file=name, sha256=sha256, encoding=encoding)
+        run = _Import(log, clock, actor, file=name, sha256=sha256, encoding=encoding, letters=letters)
         digest = hashlib.sha256()
         for line in _lines(file, digest):
             run.take(line)

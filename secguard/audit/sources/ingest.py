@@ -221,6 +221,7 @@ class HttpFeed:
                 derived=f"{desk.name}:{stem}:{number}",
                 peer=peer,
                 certificate=certificate,
+                live=False,
             )
             if read is None:
                 answer["ignored"] += 1

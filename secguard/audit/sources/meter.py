@@ -85,17 +85,21 @@ class Meter:
         self._heard = now
 
     def timed(self, event: datetime, received: datetime, now: float, *, live: bool) -> None:
-        """An event with a time of its own; `live` if it came as it happened, as far as can be told."""
+        """An event with a time of its own; `live` if it came as it happened, as far as can be told.
+
+        What is handed in later than it happened says nothing of the clock, unless it comes from the future.
+        """
         if self._newest is None or event > self._newest:
             self._newest = event
             self.health.last_event = rfc3339(event)
-        if live:
-            # The least delay of a minute is the offset of the clock and the way: lateness alone is never negative,
-            # and one message that came at once is enough.
-            delay = (received - event).total_seconds()
-            while self._delays and self._delays[-1][1] >= delay:
-                self._delays.pop()
-            self._delays.append((now, delay))
+        # The least delay of a minute is the offset of the clock and the way: lateness alone is never negative,
+        # and one message that came at once is enough.
+        delay = (received - event).total_seconds()
+        if not live:
+            delay = min(delay, 0.0)
+        while self._delays and self._delays[-1][1] >= delay:
+            self._delays.pop()
+        self._delays.append((now, delay))
 
     def look(self, now: float) -> list[str]:
         """Judge silence and clock; what has changed: `silent`, `returned`, `drifted`, `agreed`."""

@@ -93,7 +93,7 @@ def test_a_file_cannot_use_the_names_that_secguard_derives(run: Any, log: Any, n
 
 
 def test_a_line_fits_whether_the_service_runs_or_not(run: Any, log: Any) -> None:
-    from secguard.audit.sources.importer import _ROOM
+    from secguard.audit.sources.reading import ROOM as _ROOM
 
     empty = len(encode(decode_untrusted(line(0, data={"n": ""}))))
     most = MAX_EVENT - _ROOM - empty
