@@ -59,6 +59,10 @@ KINDS: dict[str, str] = {
     "scan.started": "an isolation scan began",
     "scan.finished": "an isolation scan ended with a verdict",
     "scan.failed": "an isolation scan ended without a verdict",
+    "finding.opened": "a scan found a leak that was not known",
+    "finding.reopened": "a scan found a leak that had been closed",
+    "finding.closed": "a leak was closed: by a scan that did not find it again, or under a case number",
+    "baseline.set": "a scan was made the one that others are compared with",
     # audit and the ledger itself
     "audit.imported": "a file of events was imported",
     "audit.searched": "an auditor searched the events",

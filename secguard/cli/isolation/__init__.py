@@ -14,6 +14,10 @@ _COMMANDS = {
     "judge": (f"{_HERE}.scan", "judge_", "Judge a plan and the agents' observations."),
     "verify": (f"{_HERE}.folders", "verify", "Check the evidence of a scan, byte by byte."),
     "list": (f"{_HERE}.folders", "list_", "List the scans that the workspace keeps."),
+    "diff": (f"{_HERE}.drift", "diff", "Compare two scans, or one with the baseline."),
+    "baseline": (f"{_HERE}.drift", "baseline", "Make a scan the baseline, or say which one it is."),
+    "findings": (f"{_HERE}.drift", "findings", "List what scans found and nothing closed yet."),
+    "close": (f"{_HERE}.drift", "close", "Close a finding under a case number."),
     "lab": (f"{_HERE}.scan", "lab_", "Scan a lab of three zones and a firewall."),
 }
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from secguard.isolation.runs.conclude import RunResult
     from secguard.workspace import Workspace
 
-__all__ = ["find_run", "judge_folder", "keep", "list_", "read_key", "verify"]
+__all__ = ["find_run", "judge_folder", "keep", "kept_runs", "list_", "read_key", "verify"]
 
 _MAX_KEY = 1 << 16
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -50,8 +50,11 @@ def keep(ctx: Context, result: "RunResult", output: Path | None) -> Path | None:
     if site is None:
         return None
     with site:
+        from secguard.cli.isolation.drift import update
+
         folder = site.state / "isolation" / run_name(result)
         save_run(result, folder, fresh=True)
+        update(site, folder)
     return folder
 
 
@@ -83,7 +86,7 @@ def find_run(ctx: Context, name: str) -> Path:
     if is_run(Path(name)):
         return Path(name)
     site = ctx.workspace_or_none()
-    kept = _kept(site) if site is not None else []
+    kept = kept_runs(site) if site is not None else []
     if name == "last" and kept:
         return kept[-1]
     found = [folder for folder in kept if folder.name == name or name in (folder.name[-8:], folder.name[: len(name)])]
@@ -119,7 +122,7 @@ def judge_folder(ctx: Context, folder: Path, trust: Path | None, require: tuple[
     return judged(folder, require) if require else checked.result
 
 
-def _kept(site: "Workspace") -> list[Path]:
+def kept_runs(site: "Workspace") -> list[Path]:
     """Folders of the runs in a workspace, oldest first."""
     from secguard.isolation.evidence.folder import is_run
 
@@ -164,7 +167,7 @@ def list_(ctx: Context) -> Result:
     from secguard.isolation.evidence.summary import summary_of
 
     with ctx.workspace() as site:
-        rows = [summary_of(folder) for folder in _kept(site)]
+        rows = [summary_of(folder) for folder in kept_runs(site)]
     return Result(
         data={"scans": rows},
         tables=[

@@ -1,0 +1,204 @@
+"""`secguard isolation diff | baseline | findings | close`: what changed between scans, and what is still open."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from secguard.cli.frame import Context, Result, Table, act_options, command
+from secguard.cli.isolation.folders import find_run, kept_runs
+from secguard.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from secguard.isolation.drift.tracking import Change, Tracking
+    from secguard.workspace import Workspace
+
+__all__ = ["baseline", "close", "diff", "findings", "tracking", "update"]
+
+_BASELINE = "baseline"
+
+
+def tracking(site: "Workspace") -> "Tracking":
+    """The workspace's file of tracked findings."""
+    from secguard.isolation.drift.tracking import Tracking
+
+    return Tracking(site.state / "isolation" / "findings.db")
+
+
+def update(site: "Workspace", folder: Path) -> "Sequence[Change]":
+    """Take a kept scan into the tracked findings, recorded first; returns what changed."""
+    from secguard.isolation.evidence.summary import read_result
+
+    result = read_result(folder)
+    with tracking(site) as file:
+        changes = file.changes(result)
+        acts = [change for change in changes if change.verb != "seen"]
+        _record(site, acts, result.run)
+        file.apply(changes, result)
+    return acts
+
+
+def _record(site: "Workspace", changes: "Sequence[Change]", run: str, *, case: str = "", reason: str = "") -> None:
+    from secguard.events import Event, new_event_id
+
+    events = [
+        Event(
+            # A scan that is taken in twice says the same thing once.
+            id=f"secguard:finding:{run}:{change.leak.id}:{change.verb}" if run else new_event_id(),
+            kind=f"finding.{change.verb}",
+            time=site.clock.now(),
+            actor=site.actor(),
+            subject=change.leak.id,
+            case=case,
+            reason=reason,
+            data={"src": change.leak.src, "dst": change.leak.dst, "finding": f"isolation.{change.leak.kind}"}
+            | ({"run": run} if run else {}),
+        )
+        for change in changes
+    ]
+    if events:
+        site.ledger.record(events)
+
+
+def _baseline(site: "Workspace") -> Path | None:
+    from secguard.isolation.evidence.folder import is_run
+
+    path = site.state / "isolation" / _BASELINE
+    if not path.is_file():
+        return None
+    folder = path.parent / path.read_text(encoding="utf-8").strip()
+    return folder if folder.parent == path.parent and is_run(folder) else None
+
+
+def _both(ctx: Context, old: str | None, new: str | None) -> tuple[Path, Path]:
+    """The two scans that were named: `OLD NEW`, `NEW` against the baseline, or the last against the baseline."""
+    if old is not None and new is not None:
+        return find_run(ctx, old), find_run(ctx, new)
+    with ctx.workspace() as site:
+        runs = kept_runs(site)
+        later = find_run(ctx, old or "last")
+        earlier = _baseline(site)
+    if earlier is None:
+        before = [folder for folder in runs if folder.name < later.name]
+        if not before:
+            raise UsageError(
+                "isolation.baseline.none",
+                "there is nothing to compare with",
+                hint="name two scans, or set one with `secguard isolation baseline SCAN`",
+            )
+        earlier = before[-1]
+    return earlier, later
+
+
+@command("isolation.diff", "diff")
+@click.argument("old", required=False, metavar="[OLD]")
+@click.argument("new", required=False, metavar="[NEW]")
+def diff(ctx: Context, *, old: str | None, new: str | None) -> Result:
+    """Compare two scans: new leaks, closed ones, and what can no longer be said.
+
+    Each is a folder, or a scan of `isolation list` by name. With one name, that scan is compared with the baseline;
+    with none, the last one. Without a baseline, the scan before is taken. Exit 1 when something became worse, 0 when
+    all is the same or better, 3 when something cannot be compared.
+    """
+    from secguard.core.clock import SystemClock
+    from secguard.isolation.drift.compare import compare
+    from secguard.isolation.evidence.summary import read_result
+
+    before, after = _both(ctx, old, new)
+    earlier, later = read_result(before), read_result(after)
+    drift = compare(earlier, later, SystemClock().now())
+    return Result.of(
+        drift.verdict,
+        data={
+            "old": {"scan": before.name, "run": earlier.run, "at": earlier.at, "policy": earlier.policy},
+            "new": {"scan": after.name, "run": later.run, "at": later.at, "policy": later.policy},
+            "new_leaks": drift.new,
+            "closed_leaks": drift.closed,
+            "same_leaks": drift.same,
+            "compared": drift.compared,
+        },
+        lines=[
+            f"{after.name} against {before.name}; {drift.compared} cases compared",
+            f"{len(drift.new)} new, {len(drift.closed)} closed, {len(drift.same)} as before",
+        ],
+    )
+
+
+@command("isolation.baseline", "baseline")
+@click.argument("run", required=False, metavar="[SCAN]")
+@act_options
+def baseline(ctx: Context, *, run: str | None, case: str, reason: str, yes: bool) -> Result:
+    """Make a kept scan the baseline that `diff` compares with; without SCAN, say which one it is."""
+    del yes
+    from secguard.core.files import atomic_write
+    from secguard.isolation.evidence.summary import read_result
+
+    with ctx.workspace() as site:
+        if run is None:
+            current = _baseline(site)
+            name = current.name if current else None
+            return Result(data={"baseline": name}, lines=[name or "no baseline; the scan before is taken"])
+        folder = find_run(ctx, run)
+        if folder not in kept_runs(site):
+            raise UsageError("isolation.baseline.kept", "only a scan that the workspace keeps", where=str(folder))
+        result = read_result(folder)
+        receipt = site.record(
+            "baseline.set",
+            f"sha256:{result.plan}",
+            case=case,
+            reason=reason,
+            data={"scan": folder.name, "outcome": result.outcome},
+        )
+        atomic_write(folder.parent / _BASELINE, f"{folder.name}\n".encode(), mode=0o600)
+    return Result(
+        data={"baseline": folder.name, "recorded": receipt.index}, lines=[f"baseline: {folder.name} ({result.outcome})"]
+    )
+
+
+@command("isolation.findings", "findings")
+@click.option("--all", "every", is_flag=True, help="Closed ones too.")
+def findings(ctx: Context, *, every: bool) -> Result:
+    """List what scans found and nothing closed yet: since when, how often, through which ports."""
+    from secguard.isolation.judge.kinds import kind_words
+
+    with ctx.workspace() as site, tracking(site) as file:
+        found = [item for item in file.all() if every or item.state == "open"]
+    rows = [
+        (
+            item.id,
+            item.state + (f" (again, {item.reopened})" if item.reopened and item.state == "open" else ""),
+            f"{item.src} -> {item.dst}" if item.src else item.dst,
+            " ".join(filter(None, (getattr(kind_words(item.kind), ctx.lang), item.detail))),
+            ", ".join(item.probes[:6]) + ("..." if len(item.probes) > 6 else ""),
+            f"{item.first_seen:%Y-%m-%d}",
+            f"{item.last_seen:%Y-%m-%d}",
+            " ".join(filter(None, (item.closed_by, item.case))) if item.state == "closed" else "",
+        )
+        for item in found
+    ]
+    heads = ["finding", "state", "from -> to", "kind", "probes", "first seen", "last seen", "closed by"]
+    return Result(
+        data={"findings": found},
+        tables=[Table("findings", heads, rows)],
+        lines=[] if rows else ["nothing is open"],
+        jsonl=({"id": item.id, "state": item.state, "src": item.src, "dst": item.dst} for item in found),
+    )
+
+
+@command("isolation.close", "close")
+@click.argument("finding")
+@act_options
+def close(ctx: Context, *, finding: str, case: str, reason: str, yes: bool) -> Result:
+    """Close a finding under a case number; the next scan that sees it opens it again."""
+    del yes
+    if not case or not reason:
+        raise UsageError(
+            "isolation.close.case", "closing needs a case number and a reason", hint="add --case C-17 --reason '...'"
+        )
+    with ctx.workspace() as site, tracking(site) as file:
+        change = file.closing(finding, by=site.actor().name, at=site.clock.now(), case=case, reason=reason)
+        _record(site, [change], "", case=case, reason=reason)
+        file.apply([change])
+    return Result(data={"finding": change.leak}, lines=[f"{change.leak.id} closed under {case}"])
