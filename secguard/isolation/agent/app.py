@@ -8,6 +8,7 @@ CAP_NET_RAW; this part only needs the network.
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,11 +133,13 @@ async def _process(door: Door) -> AsyncIterator[asyncio.subprocess.Process]:
         )
     finally:
         os.close(memory)
+    handle = os.pidfd_open(process.pid)  # `process.kill` would race with the loop for the exit status
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
         await process.wait()
 
 

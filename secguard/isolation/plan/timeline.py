@@ -14,7 +14,7 @@ from secguard.isolation.probes.packets import parts
 
 __all__ = ["SKEW", "Timeline", "sending_seconds", "timeline"]
 
-SKEW = timedelta(seconds=10)
+SKEW = timedelta(seconds=5)
 """How far the agents' clocks may be apart."""
 _PHASE = 3.0  # beacons, late answers
 _TALK = 2.0  # conversations after the second phase
