@@ -1,0 +1,80 @@
+"""Tracked findings: since when, until when, who closed them, and that they open again."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from secguard.core import FormatError, UsageError
+from secguard.isolation.drift.leaks import leak_id
+from secguard.isolation.drift.tracking import Tracking
+from secguard.isolation.judge.result import ScanResult, open_result
+from tests.support.isolation_kit import NOW, Leak, make_run
+
+SSH, DNS = ("c", "a", "tcp", 22), ("b", "a", "udp", 53)
+OPEN = leak_id("c", "a", "leak.open", "")
+DAY = timedelta(days=1)
+
+
+def _scan(day: int, leaks: list[Leak], silent: tuple[str, ...] = ()) -> ScanResult:
+    run = make_run(leaks, at=NOW + day * DAY, silent=silent)
+    assert run.signer is not None
+    return open_result(run.envelopes["result.json"], [run.signer.public_key()])
+
+
+def _take(file: Tracking, scan: ScanResult) -> dict[str, str]:
+    changes = file.changes(scan)
+    file.apply(changes, scan)
+    return {change.leak.id: change.verb for change in changes}
+
+
+@pytest.fixture(scope="module")
+def scans() -> dict[str, ScanResult]:
+    return {
+        "both": _scan(0, [SSH, DNS]),
+        "ssh": _scan(1, [SSH]),
+        "ssh, c silent": _scan(2, [DNS], silent=("c",)),
+        "none": _scan(3, []),
+        "again": _scan(4, [SSH]),
+    }
+
+
+def test_a_finding_lives_from_scan_to_scan(tmp_path: Path, scans: dict[str, ScanResult]) -> None:
+    with Tracking(tmp_path / "findings.db") as file:
+        dns = leak_id("b", "a", "leak.open", "")
+        assert _take(file, scans["both"]) == {OPEN: "opened", dns: "opened"}
+        assert _take(file, scans["both"]) == {}, "a scan counts once"
+        assert _take(file, scans["ssh"]) == {OPEN: "seen", dns: "closed"}
+        assert file.find(dns).closed_by == "scan"
+        assert file.find(OPEN).seen == 2
+        assert _take(file, scans["ssh, c silent"]) == {dns: "reopened"}, "silence of a silent agent closes nothing"
+        assert _take(file, scans["none"]) == {OPEN: "closed", dns: "closed"}
+        assert _take(file, scans["again"]) == {OPEN: "reopened"}
+    with Tracking(tmp_path / "findings.db") as file:
+        found = file.find(OPEN)
+        assert (found.first_seen, found.last_seen) == (NOW, NOW + 4 * DAY)
+        assert (found.state, found.seen, found.reopened, found.probes) == ("open", 3, 1, ["TCP 22"])
+        assert _take(file, scans["ssh"]) == {}, "an older scan changes nothing"
+        assert [item.state for item in file.all()] == ["open", "closed"]
+
+
+def test_closing_by_hand_needs_an_open_finding(tmp_path: Path, scans: dict[str, ScanResult]) -> None:
+    with Tracking(tmp_path / "findings.db") as file:
+        _take(file, scans["ssh"])
+        change = file.closing(OPEN[:6], by="zhang", at=NOW + 2 * DAY, case="C-17", reason="fixed")
+        file.apply([change])
+        closed = file.find(OPEN)
+        assert (closed.state, closed.closed_by, closed.case, closed.reason) == ("closed", "zhang", "C-17", "fixed")
+        with pytest.raises(UsageError, match="was closed on 2026-10-03"):
+            file.closing(OPEN, by="zhang", at=NOW, case="C-18", reason="again")
+        with pytest.raises(UsageError, match="no findings are called"):
+            file.find("L-nothing")
+        assert _take(file, scans["again"]) == {OPEN: "reopened"}
+        assert file.find(OPEN).case == "C-17", "the history stays"
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "findings.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(FormatError):
+        Tracking(path)
