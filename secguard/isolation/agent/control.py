@@ -42,17 +42,18 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What an agent is to do.
 
     Attributes:
-        op: `plan` takes and checks the attached plan and gets ready, `phase` sends one phase, `report` stops and brings
-            the observations, `stop` ends the run without any.
+        op: `plan` takes and checks the attached plan and gets ready, `phase` sends one phase, `sweep` sends its part of
+            one round of the sweeps and `keep` ends that round, `report` stops and brings the observations, `stop` ends
+            the run without any.
         agent: whom it is for.
         run: the run ID of the plan.
         plan: SHA-256 of the plan's payload.
         seq: grows with each order of a run and agent.
-        number: the phase, 1 to 3.
+        number: the phase, 1 to 3, or the round.
         attached: SHA-256 of the attached document; empty if there is none.
     """
 
-    op: Literal["plan", "phase", "report", "stop"]
+    op: Literal["plan", "phase", "sweep", "keep", "report", "stop"]
     agent: str
     run: str
     plan: str
@@ -84,12 +85,13 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         key: in `hello`: its public key (SPKI, base64).
         certificate: in `hello`: SHA-256 of its certificate; empty if it has none.
         problems: what went wrong, in words.
+        rounds: in `plan`: rounds of the sweeps that an earlier life of the agent has kept.
         error: why the order was not carried out.
         done: in `progress`: how much of `total` is done, in `unit`.
         attached: SHA-256 of the attached document; empty if there is none.
     """
 
-    op: Literal["hello", "plan", "phase", "report", "stop", "progress"]
+    op: Literal["hello", "plan", "phase", "sweep", "keep", "report", "stop", "progress"]
     agent: str
     run: str = ""
     seq: int = 0
@@ -98,6 +100,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     key: str = ""
     certificate: str = ""
     problems: tuple[str, ...] = ()
+    rounds: tuple[int, ...] = ()
     error: Problem | None = None
     done: float = 0
     total: float = 0

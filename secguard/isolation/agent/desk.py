@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secguard.core.clock import Clock
 from secguard.core.errors import FormatError, RefusedError, SecguardError
@@ -18,6 +19,9 @@ from secguard.isolation.agent.session import Session
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.wire import wire
 from secguard.keys import Signer
+
+if TYPE_CHECKING:
+    from secguard.isolation.sweep.sweeper import Sweeper
 
 __all__ = ["Desk", "Self", "check_self"]
 
@@ -72,16 +76,26 @@ class Desk:
         clock: the time.
         say: sends an answer, one line.
         memory: where the runs are remembered; None for an agent that is made for one run.
+        state: where the rounds of sweeps are kept, so that another life of the agent may go on.
     """
 
     def __init__(
-        self, me: Self, trust: Trust, clock: Clock, say: Callable[[bytes], None], memory: Path | None = None
+        self,
+        me: Self,
+        trust: Trust,
+        clock: Clock,
+        say: Callable[[bytes], None],
+        memory: Path | None = None,
+        *,
+        state: Path | None = None,
     ) -> None:
         self._me = me
         self._trust = trust
         self._clock = clock
         self._say = say
         self._memory = memory
+        self._state = state
+        self._sweeper: Sweeper | None = None
         self._session: Session | None = None
         self._plan: Plan | None = None
         self._digest = ""
@@ -116,6 +130,8 @@ class Desk:
                     if line is None:
                         if self._session is not None:
                             wait(self._session, 0)
+                        if self._sweeper is not None:
+                            self._sweeper.pump()
                     elif not self._take(open_message(line)):
                         return
             except SecguardError as error:
@@ -139,16 +155,22 @@ class Desk:
         else:
             order = self._check(open_order(message, parse_key(self._plan.controller)), self._plan, self._digest)
         document, problems = b"", []
+        rounds: tuple[int, ...] = ()
         session = self._session
         if order.op == "plan":
             assert self._plan is not None
             self._session = session = Session(self._plan, self._digest, self._me.name, self._me.signer)
             ready(session)
+            rounds = self._get_ready_to_sweep(session)
             problems = session.problems
         elif order.op == "phase" and session is not None:
+            if self._sweeper is not None:
+                self._sweeper.finish()
             phase(session, order.number)
+        elif order.op in {"sweep", "keep"}:
+            self._sweep(order)
         elif order.op == "report" and session is not None:
-            document = report(session)
+            document = report(session, self._sweeper.report() if self._sweeper is not None else None)
         self._say(
             answer(
                 self._me.signer,
@@ -158,9 +180,28 @@ class Desk:
                 run=order.run,
                 seq=order.seq,
                 problems=problems,
+                rounds=rounds,
             )
         )
         return order.op not in {"report", "stop"}
+
+    def _get_ready_to_sweep(self, session: Session) -> tuple[int, ...]:
+        """Prepare the sweeps if the plan has any; the rounds that an earlier life has kept."""
+        if not session.plan.sweeps:
+            return ()
+        from secguard.isolation.sweep.sweeper import Sweeper
+
+        self._sweeper = Sweeper(session, self._state)
+        return tuple(sorted(self._sweeper.done))
+
+    def _sweep(self, order: Order) -> None:
+        sweeper = self._sweeper
+        if sweeper is None or not 0 <= order.number < len(sweeper.rounds):
+            raise FormatError("isolation.control.round", "the plan has no such round of sweeps")
+        if order.op == "sweep":
+            sweeper.round(order.number)
+        else:
+            sweeper.keep()
 
     def _accept(self, message: Message) -> Order:
         """The first order of a run: it brings the plan, which says whose orders count."""

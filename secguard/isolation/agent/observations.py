@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from secguard.core.errors import FormatError, RefusedError
 from secguard.isolation.plan.plan import Plan
+from secguard.isolation.sweep.seen import Swept, check_swept
 from secguard.keys import Signer, seal, unseal
 
 __all__ = [
@@ -86,6 +87,7 @@ class Observations(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         packets: kept packets: (case, nanoseconds, hex of the first bytes from layer 3 on).
         witnessed: the sender's end, for the captures: (case, nanoseconds, whether it left, hex) of the first packet
             of each case that left, and of the first answers to it.
+        swept: what it saw of the sweeps.
     """
 
     run: str
@@ -103,6 +105,7 @@ class Observations(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     problems: list[str]
     packets: list[tuple[int, int, str]]
     strange_total: int = 0
+    swept: Swept = msgspec.field(default_factory=Swept)
     witnessed: list[tuple[int, int, bool, str]] = []
     v: int = 1
 
@@ -133,6 +136,7 @@ def open_observations(
     try:
         seen = msgspec.json.decode(payload, type=Observations)
         _check(seen, len(plan.cases), len(plan.agents))
+        check_swept(seen.swept, plan, seen.agent)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("isolation.observations.format", f"not observations: {str(error)[:160]}") from None
     name = plan.agents[seen.agent].name

@@ -4,12 +4,13 @@ import time
 
 from secguard.isolation.agent.observations import Observations
 from secguard.isolation.agent.session import Session
+from secguard.isolation.sweep.seen import Swept
 
 __all__ = ["report"]
 
 
-def report(session: Session) -> bytes:
-    """Stop, and sign what was seen."""
+def report(session: Session, swept: Swept | None = None) -> bytes:
+    """Stop, and sign what was seen, of the sweeps too."""
     for item in (*session.connections, *session.listeners):
         item.close()
     drops = session.wire.stop()
@@ -34,5 +35,6 @@ def report(session: Session) -> bytes:
         problems=session.problems,
         packets=session.sensor.packets(),
         witnessed=session.sensor.witnessed(),
+        swept=swept or Swept(),
     )
     return seen.seal(session.signer)

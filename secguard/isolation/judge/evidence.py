@@ -34,7 +34,7 @@ class Evidence:
                     self.words[case].add(word)
             self.hints.update(case for case in item.hints if cases.dst[case] == item.agent)
         self._health: dict[tuple[int, int], str] = {}
-        self._lost_canaries = self._canaries()
+        self.lost_canaries = self._canaries()
 
     def carried(self, item: Observations, row: int) -> tuple[str, str, str]:
         """How an arrival was carried, and its outer addresses."""
@@ -81,7 +81,7 @@ class Evidence:
                 return f"{reason}:{plan.agents[end].name}"
         if self.by_agent[src].egress[case] < plan.attempts:
             return f"egress:{plan.agents[src].name}"
-        if (plan.agents[src].zone, plan.agents[dst].zone) in self._lost_canaries:
+        if (plan.agents[src].zone, plan.agents[dst].zone) in self.lost_canaries:
             return f"canary:{plan.agents[dst].name}"
         return ""
 

@@ -17,7 +17,7 @@ A is an authenticated token at the destination, R an answer at the source.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from secguard.core import Axis, Outcome, Verdict, finding
@@ -28,6 +28,7 @@ from secguard.isolation.judge.codes import findings, strangers
 from secguard.isolation.judge.evidence import Evidence
 from secguard.isolation.judge.matrix import Cell, matrix_of
 from secguard.isolation.plan.plan import Plan
+from secguard.isolation.sweep.judging import SweepJudgement, SweepResult, judge_sweeps
 
 __all__ = ["AXES", "CaseResults", "Cell", "Judgement", "judge"]
 
@@ -41,6 +42,7 @@ class Judgement:
     verdict: Verdict
     results: CaseResults
     matrix: list[Cell]
+    sweeps: list[SweepResult] = field(default_factory=list)
 
 
 def judge(
@@ -69,7 +71,9 @@ def judge(
         results.result.append(result)
         results.detail.append(detail)
         results.outcome.append(outcome if outcome in {"pass", "unknown"} else "fail")
+    sweeps = judge_sweeps(plan, seen, evidence.lost_canaries) if plan.sweeps else SweepJudgement([], [], {})
     found, kinds = findings(plan, results, outcomes)
+    found += sweeps.findings
     found += strangers(plan, evidence)
     found += [
         finding("isolation.coverage.family", f"{src} -> {dst}", src=src, dst=dst, family=f"IPv{family}")
@@ -85,9 +89,9 @@ def judge(
     examined = {Axis.COVERAGE}
     if len(evidence.by_agent) == len(plan.agents):
         examined.add(Axis.INTEGRITY)
-    if Outcome.UNKNOWN.value not in results.outcome:
+    if Outcome.UNKNOWN.value not in results.outcome and not sweeps.unknown:
         examined.add(Axis.CONFORMANCE)
     order = {Outcome.FAIL: 0, Outcome.UNKNOWN: 1, Outcome.PASS: 2}
     found.sort(key=lambda item: order[item.outcome])
     verdict = conclude(f"plan sha256:{digest}", at, examined=examined, findings=found, default=AXES, require=require)
-    return Judgement(verdict, results, matrix_of(plan, results, kinds, evidence))
+    return Judgement(verdict, results, matrix_of(plan, results, kinds, evidence, sweeps.tallies), sweeps.results)

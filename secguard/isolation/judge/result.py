@@ -12,6 +12,7 @@ from secguard.core import FormatError, RefusedError, rfc3339
 from secguard.isolation.judge.judge import Judgement
 from secguard.isolation.judge.matrix import Cell
 from secguard.isolation.plan.plan import Plan
+from secguard.isolation.sweep.seen import pack
 from secguard.keys import Signer, seal, unseal
 
 __all__ = ["RESULT_TYPE", "SavedFinding", "ScanResult", "case_columns", "open_result", "seal_result"]
@@ -42,6 +43,8 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
         matrix: ordered pairs of zones.
         cases: cases and results as columns (`case_columns`).
         uncovered: (source zone, destination zone, family) that was not probed.
+        sweeps: what each sweep was, its probes by result, and in `results` a byte a probe, a position in
+            `secguard.isolation.sweep.judging.WORDS`, deflated, base64.
     """
 
     run: str
@@ -53,6 +56,7 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
     matrix: list[Cell] = []
     cases: dict[str, list[Any]] = {}
     uncovered: list[tuple[str, str, int]] = []
+    sweeps: list[dict[str, Any]] = []
 
 
 def open_result(data: bytes, keys: Iterable[PublicKeyTypes]) -> ScanResult:
@@ -123,6 +127,7 @@ def seal_result(
         ],
         "matrix": judgement.matrix,
         "cases": case_columns(plan, judgement),
+        "sweeps": [{**item.row(), "results": pack(item.codes)} for item in judgement.sweeps],
         "agents": [{"name": a.name, "zone": a.zone, "addresses": a.addresses} for a in plan.agents],
         "uncovered": plan.uncovered,
         "cases_sha256": hashlib.sha256(msgspec.json.encode(plan.cases)).hexdigest(),

@@ -14,6 +14,7 @@ from secguard.isolation.agent.observations import Observations, open_observation
 from secguard.isolation.judge.judge import Cell, judge
 from secguard.isolation.judge.result import case_columns, seal_result
 from secguard.isolation.plan.plan import Plan, open_plan
+from secguard.isolation.sweep.judging import SweepResult
 from secguard.keys import Signer
 
 __all__ = ["RunResult", "conclude"]
@@ -33,6 +34,7 @@ class RunResult:
         envelopes: signed documents by file name: `plan.json`, `observations-AGENT.json`, `result.json`, and
             `signer.pem`, the public key of the plan's signer.
         seconds: wall time of the run.
+        sweeps: results of the sweeps.
         signer: what signed the result, to sign the list of the run's files when they are kept; None if nothing did.
     """
 
@@ -45,6 +47,7 @@ class RunResult:
     envelopes: dict[str, bytes]
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
+    sweeps: list[SweepResult] = field(default_factory=list)
     signer: Signer | None = field(default=None, repr=False)
 
     def summary(self) -> dict[str, Any]:
@@ -54,6 +57,7 @@ class RunResult:
         return {
             "outcome": self.verdict.outcome.value,
             "cases": len(self.plan.cases),
+            "swept": sum(item.size for item in self.plan.sweeps),
             "findings": codes[:50],
             "result_sha256": hashlib.sha256(result).hexdigest(),
         }
@@ -110,5 +114,6 @@ def conclude(
         observations=seen,
         envelopes=envelopes,
         problems=[f"{plan.agents[item.agent].name}: {text}" for item in seen for text in item.problems],
+        sweeps=judgement.sweeps,
         signer=signer,
     )

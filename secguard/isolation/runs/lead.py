@@ -10,6 +10,7 @@ from secguard.isolation.agent.observations import PHASES
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.plan.timeline import sending_seconds
 from secguard.isolation.runs.process import Link, Said, gather
+from secguard.isolation.runs.sweeping import failed, lead_sweeps
 
 __all__ = ["STEPS", "Collected", "lead"]
 
@@ -18,7 +19,9 @@ STEPS = 7
 _PLAN_SECONDS = 60.0
 _PHASE_SECONDS = 15.0
 _REPORT_SECONDS = 30.0
+_DURING = 2
 _CASES_A_SECOND = 1000  # a slow machine writes and signs so many rows
+_PROBES_A_SECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def lead(
     """
     pids = {agent.zone: agent.pid for agent in agents if agent.pid}
     problems: list[str] = []
-    slow = len(plan.cases) / _CASES_A_SECOND
+    slow = len(plan.cases) / _CASES_A_SECOND + sum(sweep.size for sweep in plan.sweeps) / _PROBES_A_SECOND
 
     def ask(seconds: float, op: str, *, number: int = 0, document: bytes = b"") -> dict[str, Said]:
         for agent in agents:
@@ -64,19 +67,21 @@ def lead(
                 agent.say(controller.order(agent.name, plan.run, digest, op, number=number, document=document))
         return gather(agents, seconds)
 
+    kept: list[set[int]] = []
     for name, said in ask(_PLAN_SECONDS + slow, "plan", document=envelope).items():
         if error := said.answer.failure():
             raise error
         problems += [f"{name}: {text}" for text in said.answer.problems]
+        kept.append(set(said.answer.rounds))
     progress(2, STEPS, "steps")
     for number, when in enumerate(PHASES, 1):
         perform(when, pids)
-        answers = ask(_PHASE_SECONDS + 2 * sending_seconds(plan, number), "phase", number=number)
-        for agent in agents:
-            said_ = answers.get(agent.name)
-            if said_ is not None and (error := said_.answer.failure()):
-                agent.error = error.message
-                problems.append(error.message)
+        if len(plan.cases):
+            answers = ask(_PHASE_SECONDS + 2 * sending_seconds(plan, number), "phase", number=number)
+            problems += failed(agents, answers)
+        if number == _DURING and plan.sweeps:
+            done = set.intersection(*kept) if len(kept) == len(agents) else set()
+            problems += lead_sweeps(plan, agents, ask, done, progress)
         progress(2 + number, STEPS, "steps")
     time.sleep(plan.timeout)
     answers = ask(_REPORT_SECONDS + slow, "report")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secguard.core.errors import FormatError
 from secguard.isolation.agent.phases import beacon
 from secguard.isolation.agent.session import Session
 from secguard.isolation.plan.sweeps import KINDS, Piece, rounds
@@ -246,8 +247,14 @@ class Sweeper:
             self._round.marks[str(family)] = self._round.marks.get(str(family), 0) | bits(family) << shift
 
     def keep(self) -> Round:
-        """End the round: let answers come in, prove health once more, and write down what was seen."""
-        assert self._round is not None
+        """End the round: let answers come in, prove health once more, and write down what was seen.
+
+        Raises:
+            FormatError: no round was begun.
+            SystemPartError: it cannot be written down.
+        """
+        if self._round is None:
+            raise FormatError("isolation.control.round", "no round of sweeps was begun")
         end = time.monotonic() + _SETTLE
         quiet = time.monotonic() + _QUIET
         while time.monotonic() < min(end, quiet):
