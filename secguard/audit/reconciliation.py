@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,6 +15,9 @@ from secguard.audit.index.rows import rows_of
 from secguard.audit.index.sqlite import PARTS
 from secguard.core import Axis, Clock, Finding, Outcome, Progress, Throttle, Verdict, finding, judge, silent
 from secguard.events import Actor, Event, Result, decode_stored, new_event_id
+
+if TYPE_CHECKING:
+    from secguard.ledger.witness import Compared
 
 __all__ = ["MAX_NAMED", "Reconciled", "compare", "reconcile"]
 
@@ -34,6 +38,7 @@ class Reconciled(msgspec.Struct, frozen=True):
         extra: rows that no event in the ledger explains.
         altered: rows that differ from their event, or that its word lists do not hold.
         recorded: ledger index of the `audit.reconciled` event.
+        witnesses: how many events each witness that answered has seen.
     """
 
     verdict: Verdict
@@ -43,6 +48,7 @@ class Reconciled(msgspec.Struct, frozen=True):
     extra: int
     altered: int
     recorded: int
+    witnesses: dict[str, int] = {}
 
 
 class _Tally:
@@ -158,8 +164,24 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
     return findings, tally.counts, position, size
 
 
-def reconcile(index: Index, log: Log, clock: Clock, actor: Actor, progress: Progress = silent) -> Reconciled:
+def reconcile(
+    index: Index,
+    log: Log,
+    clock: Clock,
+    actor: Actor,
+    progress: Progress = silent,
+    *,
+    witnessed: "Compared | None" = None,
+) -> Reconciled:
     """Compare, judge, record `audit.reconciled`, and hand the result out.
+
+    Args:
+        index: is compared with the ledger, both ways.
+        log: the ledger.
+        clock: the time of the verdict.
+        actor: who asks.
+        progress: of the comparison.
+        witnessed: how the ledger compares with what its witnesses remember (`secguard.ledger.witness.compare`).
 
     An index of the right rows that is behind is no alteration: the outcome is unknown, and the finding says how far.
 
@@ -167,6 +189,8 @@ def reconcile(index: Index, log: Log, clock: Clock, actor: Actor, progress: Prog
         RefusedError: the comparison could not be recorded.
     """
     findings, counts, position, size = compare(index, log, progress)
+    witnesses = {seen.witness: seen.checkpoint.size for seen in witnessed.seen} if witnessed else {}
+    findings += witnessed.findings if witnessed else ()
     verdict = judge(
         f"index of {log.origin}",
         clock.now(),
@@ -182,9 +206,10 @@ def reconcile(index: Index, log: Log, clock: Clock, actor: Actor, progress: Prog
         actor=actor,
         subject=log.origin,
         outcome=results[verdict.outcome],
-        data={"position": position, "size": size, **counts},
+        data={"position": position, "size": size, **counts, **({"witnesses": witnesses} if witnesses else {})},
     )
     recorded = log.record([event])[0].index
     if verdict.outcome is Outcome.PASS:
         catch_up(index, log)
-    return Reconciled(verdict, size, position, counts["missing"], counts["extra"], counts["altered"], recorded)
+    missing, extra, altered = (counts[name] for name in ("missing", "extra", "altered"))
+    return Reconciled(verdict, size, position, missing, extra, altered, recorded, witnesses)

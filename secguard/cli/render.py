@@ -83,6 +83,7 @@ def show(context: Context, result: Result) -> int:
         for record in result.jsonl:
             sys.stdout.buffer.write(msgspec.json.encode(plain(record)) + b"\n")
         sys.stdout.buffer.flush()
+        code = result.outcome.exit_code if result.outcome is not None else 0  # a long stream may say it at its end
     elif context.json:
         write_json(
             {

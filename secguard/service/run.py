@@ -1,4 +1,4 @@
-"""What the long-running process does: one thread sequences the log, this one indexes and publishes."""
+"""What the long-running process does: a thread sequences the log, this one publishes; a process beside it indexes."""
 
 import functools
 import threading
@@ -10,6 +10,7 @@ from loguru import logger
 
 from secguard.core.errors import SecguardError
 from secguard.ledger import serve
+from secguard.service.indexing import IndexProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,11 +72,11 @@ def run_service(
 
         collecting = Collecting(functools.partial(Workspace.find, workspace.root, workspace.clock), passphrase_file)
     witnesses = _Witnesses(workspace)
+    indexing = IndexProcess(workspace.root)
     sequencer = threading.Thread(target=sequence, name="sequencer")
     sequencer.start()
     published = -1
     due = 0.0
-    closed = False
     try:
         while (network or collecting) and not ready.wait(0.1) and not stop.is_set():
             pass  # what is served records through the sequencer
@@ -90,12 +91,8 @@ def run_service(
                 raise network.failure
             if collecting is not None and collecting.failure is not None:
                 raise collecting.failure
+            indexing.tick()
             try:
-                if closed:
-                    workspace.catch_up()
-                else:  # acts that were killed while no service ran
-                    workspace.close_dangling()
-                    closed = True
                 size = workspace.ledger.size
                 if size != published and size and time.monotonic() >= due:
                     workspace.publish(passphrase_file)
@@ -110,6 +107,7 @@ def run_service(
             collecting.stop()
         if network is not None:  # before the sequencer, which records what is still under way
             network.stop()
+        indexing.stop()
         stop.set()
         witnesses.stop()
         sequencer.join()

@@ -1,7 +1,10 @@
-"""Opens the search index that `[index]` names."""
+"""Opens the search index that `[index]` names, and says how it stands."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from secguard.core.errors import UsageError
 from secguard.core.limits import read_bounded
@@ -10,10 +13,67 @@ from secguard.workspace.config import Config
 
 if TYPE_CHECKING:
     from secguard.audit import Index
+    from secguard.workspace.workspace import Workspace
 
-__all__ = ["open_index"]
+__all__ = ["Following", "FollowingState", "following_file", "open_index", "standing_of_index"]
 
 _MAX_SECRET = 4096
+
+FollowingState = Literal["current", "indexing", "waiting", "alarm"]
+"""What the process that follows the log does: `waiting` for a part that is away, `alarm`: somebody must look at it."""
+
+
+class Following(msgspec.Struct, frozen=True):
+    """How the index follows the log, as the process that does it writes down.
+
+    Attributes:
+        state: what it does.
+        at: when this was written.
+        current: when the index last had all events; None before that.
+        position: events indexed.
+        rate: events a second of the last catching up.
+        problem: why it waits, or what is the matter.
+    """
+
+    state: FollowingState
+    at: datetime
+    current: datetime | None
+    position: int
+    rate: float = 0.0
+    problem: str = ""
+
+
+def following_file(state: Path) -> Path:
+    """Where a `Following` stands, in a workspace's `state` folder."""
+    return state / "index" / "following.json"
+
+
+def standing_of_index(workspace: "Workspace") -> dict[str, Any]:
+    """The index for `secguard status`: how far, how much behind and for how long, and whether it works."""
+    size, health = workspace.ledger.size, workspace.index.health()
+    position = workspace.index.position
+    try:
+        following = msgspec.json.decode(read_bounded(following_file(workspace.state), _MAX_SECRET), type=Following)
+    except (UsageError, msgspec.MsgspecError):
+        following = None  # nothing follows it, or did once
+    facts: dict[str, Any] = {
+        "index": workspace.config.index.kind,
+        "index position": position,
+        "index behind": size - position,
+        "index health": health.state if health.state == "ok" else f"{health.state}: {health.detail}",
+    }
+    refused = len(workspace.index.refused)
+    if refused:
+        facts["index refused"] = refused
+    if following is not None:
+        if position < size and following.current is not None:
+            facts["index lag seconds"] = max(0, round((workspace.clock.now() - following.current).total_seconds()))
+        elif position >= size:
+            facts["index lag seconds"] = 0
+        facts["index rate"] = f"{following.rate:.0f} events/s"
+        if following.problem and position < size:
+            facts["index problem"] = following.problem
+    return facts
 
 
 def open_index(root: Path, config: Config, *, rebuild: bool = False) -> "Index":

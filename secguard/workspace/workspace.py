@@ -13,7 +13,7 @@ from secguard.core.progress import Progress, silent
 from secguard.events import Actor, Assurance, Event, Receipt, Result, close_dangling, ending_id, new_event_id
 from secguard.keys import find_passphrase
 from secguard.workspace.config import Config, load_config
-from secguard.workspace.indexes import open_index
+from secguard.workspace.indexes import open_index, standing_of_index
 from secguard.workspace.site import CONFIG_NAME, open_ledger
 
 if TYPE_CHECKING:
@@ -409,8 +409,7 @@ class Workspace:
             "ledger origin": self.ledger.origin,
             "ledger size": self.ledger.size,
             "checkpoint": self.ledger.checkpoint() is not None,
-            "index position": self.index.position,
-            "index behind": self.ledger.size - self.index.position,
+            **standing_of_index(self),
             "devices": len(self.registry.devices()) if self.root_certificate.exists() else 0,
         }
         if self.root_certificate.exists():

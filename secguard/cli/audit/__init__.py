@@ -11,9 +11,10 @@ _COMMANDS = {
     "collect": (f"{_HERE}.collect", "collect", "Take events in from files, syslog and HTTP, as a service."),
     "rejected": (f"{_HERE}.collect", "rejected", "List records that were put aside."),
     "token": (f"{_HERE}.collect", "token", "Tokens with which platforms hand in events."),
-    "search": (f"{_HERE}.access", "search", "Find events."),
-    "reconcile": (f"{_HERE}.access", "reconcile", "Compare the index with the ledger, both ways."),
-    "reindex": (f"{_HERE}.access", "reindex", "Build the index anew from the ledger."),
+    "search": (f"{_HERE}.search", "search", "Find, count and export events."),
+    "index": (f"{_HERE}.index", "index", "Bring the index up to date, or follow the ledger with it."),
+    "reconcile": (f"{_HERE}.index", "reconcile", "Compare the index with the ledger both ways, and with witnesses."),
+    "reindex": (f"{_HERE}.index", "reindex", "Build the index anew from the ledger."),
 }
 
 audit = LazyGroup(

@@ -60,9 +60,13 @@ def test_an_added_row(reconcile: Any, index: SqliteIndex) -> None:
     assert (done.missing, done.extra, done.altered) == (0, 3, 0)
 
 
-def test_a_row_of_a_pruned_body_is_extra(reconcile: Any, log: Any) -> None:
+def test_a_row_of_a_pruned_body_is_named(reconcile: Any, log: Any, index: SqliteIndex) -> None:
     log.bodies[3] = None
-    assert named(reconcile()) == [("audit.index.extra", 3, "e-3")]
+    done = reconcile()
+    assert named(done) == [("audit.index.kept", 3, "e-3")]
+    assert (done.extra, done.verdict.outcome) == (1, Outcome.FAIL)
+    assert index.forget([3, 99]) == 1
+    assert compare(index, log)[1] == {"missing": 0, "extra": 0, "altered": 0}
 
 
 @pytest.mark.parametrize("column", [name for name in COLUMNS if name not in {"seq", "reason", "text"}])
