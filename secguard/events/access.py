@@ -110,7 +110,9 @@ def check_access(kind: str, data: Mapping[str, Any]) -> None:
         FormatError: `events.data`: a known field is wrong, a time lacks its offset, the range ends before it begins;
             `events.data.keys`: too many keys, or one too long.
     """
-    if len(data) > MAX_KEYS or any(len(key) > _MAX_KEY for key in data):
+    if not data:
+        return
+    if len(data) > MAX_KEYS or max(map(len, data)) > _MAX_KEY:
         raise FormatError("events.data.keys", f"more than {MAX_KEYS} keys, or one of over {_MAX_KEY} characters")
     if kind not in ACCESS_KINDS or _FIELDS.isdisjoint(data):
         return

@@ -18,7 +18,7 @@ import msgspec
 
 from secguard.audit.index.index import Log, body_of
 from secguard.audit.sources.letters import DeadLetters, Letter
-from secguard.audit.sources.reading import RESERVED, finish, rejection, said
+from secguard.audit.sources.reading import RESERVED, columns, finish, rejection, said
 from secguard.core import Clock, Finding, FormatError, Progress, RefusedError, Throttle, UsageError, finding, silent
 from secguard.core.files import translate_os_error
 from secguard.events import MAX_EVENT, Actor, Event, decode_stored, decode_untrusted, encode, long_act
@@ -31,6 +31,7 @@ MAX_LISTED = 1000
 """Rejected lines that a result lists; all are counted, and all are in the ledger."""
 
 _BATCH = 512
+_LATER = 2048
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -151,7 +152,7 @@ class _Import:
         except FormatError as error:
             self._first_error = self._first_error or error
             self._batch.append((line, self._reject(line, error), False))
-        if len(self._batch) >= _BATCH:
+        if len(self._batch) >= (_BATCH if self.lines == _BATCH else _LATER):
             self.flush()
 
     def _read(self, line: _Line) -> Event:
@@ -198,18 +199,18 @@ class _Import:
         aside, self._aside = self._aside, []
         if aside and self._letters is not None:
             self._letters.keep(aside, self._clock.now())
-        receipts = self._log.record([event for _, event, _ in batch])
+        indexes, duplicates = columns(self._log.record([event for _, event, _ in batch]))
         conflicts: list[Event] = []
-        for (line, event, good), receipt in zip(batch, receipts, strict=True):
+        for (line, event, good), index, duplicate in zip(batch, indexes, duplicates, strict=True):
             if not good:
                 continue
-            if not receipt.duplicate:
+            if not duplicate:
                 self.recorded += 1
-            elif self._same(event, receipt.index):
+            elif self._same(event, index):
                 self.duplicates += 1
             else:
                 error = FormatError(
-                    "audit.record.conflict", f"event {receipt.index} of the ledger has this ID and says something else"
+                    "audit.record.conflict", f"event {index} of the ledger has this ID and says something else"
                 )
                 conflicts.append(self._reject(line, error))
         if conflicts:

@@ -15,7 +15,7 @@ from loguru import logger
 from secguard.audit.index.index import Log, body_of
 from secguard.audit.sources.letters import DeadLetters, Letter
 from secguard.audit.sources.meter import Meter
-from secguard.audit.sources.reading import RESERVED, rejection, said, sha256_of
+from secguard.audit.sources.reading import RESERVED, columns, rejection, said, sha256_of
 from secguard.core import Clock, FormatError, SecguardError
 from secguard.events import Actor, Event, decode_stored, encode
 
@@ -241,23 +241,23 @@ class Committer:
         if letters:
             self._letters.keep(letters, self._clock.now())
         events = [event for delivery in deliveries for event in delivery.events]
-        receipts = self._log.record(events)
+        indexes, duplicates = columns(self._log.record(events))
         answers: list[Settled] = []
         conflicts: list[Event] = []
         at = 0
         for delivery in deliveries:
             answer = Settled()
             for place, (event, own) in enumerate(zip(delivery.events, delivery.own, strict=True)):
-                receipt = receipts[at]
+                index, duplicate = indexes[at], duplicates[at]
                 at += 1
-                if not receipt.duplicate:
+                if not duplicate:
                     answer.recorded += event.kind != "record.rejected"
-                elif not own or self._same(event, receipt.index):
+                elif not own or self._same(event, index):
                     answer.duplicates += event.kind != "record.rejected"
                 else:
                     error = FormatError(
                         "audit.record.conflict",
-                        f"event {receipt.index} of the ledger has this ID and says something else",
+                        f"event {index} of the ledger has this ID and says something else",
                     )
                     raw = said(event)
                     conflicts.append(self._rejected(event, error, raw))

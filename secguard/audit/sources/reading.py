@@ -3,7 +3,7 @@
 import codecs
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from secguard.events import (
     Actor,
     Assurance,
     Event,
+    Receipt,
     Result,
     check_access,
     encode,
@@ -30,6 +31,7 @@ from secguard.events import (
     read_json,
     redact,
 )
+from secguard.ledger.receipts import Receipts
 
 __all__ = [
     "MAX_RECORD",
@@ -39,6 +41,7 @@ __all__ = [
     "Read",
     "Reader",
     "as_claim",
+    "columns",
     "finish",
     "rejection",
     "said",
@@ -123,6 +126,13 @@ def finish(event: Event) -> tuple[Event, int]:
     if len(encoded) > MAX_EVENT - ROOM:  # it may have grown past the limit
         raise FormatError("events.size", f"an event of {len(encoded)} bytes; {MAX_EVENT - ROOM} is the limit")
     return event, len(encoded)
+
+
+def columns(receipts: Sequence[Receipt]) -> tuple[Sequence[int], Sequence[bool]]:
+    """Ledger indices, and which were there before; without the leaf hashes, which cost as much as recording."""
+    if isinstance(receipts, Receipts):
+        return receipts.indexes, receipts.duplicates
+    return [item.index for item in receipts], [item.duplicate for item in receipts]
 
 
 def rejection(
