@@ -12,7 +12,7 @@ from secguard.isolation.probes.openings import AFTER_REPLY, OPENINGS, opening
 
 __all__ = ["converse"]
 
-_CONNECT_WAIT = 0.6
+_CONNECT_WAIT = 1.6  # a lost SYN is repeated after a second
 _REPLY_WAIT = 0.3
 
 
@@ -31,8 +31,9 @@ def converse(session: Session) -> None:
                     talking[begun] = case, number
                     selector.register(begun, selectors.EVENT_WRITE)
         waiting = set(talking)
-        end = time.monotonic() + _CONNECT_WAIT
-        while selector.get_map() and time.monotonic() < end:
+        now = time.monotonic()
+        connected, replied = now + _CONNECT_WAIT, now
+        while selector.get_map() and (now := time.monotonic()) < (connected if waiting else replied):
             for key, _ in selector.select(0.05):
                 channel: socket.socket = key.fileobj  # type: ignore[assignment] # we registered sockets only
                 case, number = talking[channel]
@@ -42,7 +43,7 @@ def converse(session: Session) -> None:
                     token = session.tokens.make(Kind.PROBE, [case], [number])[0]
                     _send(channel, opening(number, there, session.plan.relay_port, token))
                     selector.modify(channel, selectors.EVENT_READ)
-                    end = max(end, time.monotonic() + _REPLY_WAIT)
+                    replied = now + _REPLY_WAIT
                     continue
                 # A proxy that says yes takes what follows as the data to pass on; so may any relay with a greeting.
                 with contextlib.suppress(OSError):

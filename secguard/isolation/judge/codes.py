@@ -37,13 +37,13 @@ class _Explained:
     def __init__(self, plan: Plan, results: CaseResults) -> None:
         self._plan = plan
         cases = plan.cases
-        self._open: set[tuple[object, ...]] = set()
+        self._open: dict[tuple[object, ...], tuple[str, str]] = {}
         self._cold: set[tuple[object, ...]] = set()
         for case, result in enumerate(results.result):
             if result not in REACHED or cases.expect[case] != "deny":
                 continue
             if cases.profile[case] == "l4":
-                self._open.add(self._port(case))
+                self._open[self._port(case)] = result, results.detail[case]
             elif cases.protocol[case].endswith("-cold"):
                 self._cold.add(self._port(case)[:-1])
         self._unfiltered = _unfiltered(plan, results)
@@ -60,11 +60,11 @@ class _Explained:
             return ""
         return self._unfiltered.get((*pair_of(self._plan, case), cases.family[case]), "")
 
-    def by_itself(self, case: int) -> bool:
-        """Whether a plain probe reaches the port as well: there the special one has shown nothing of its own."""
+    def by_itself(self, case: int) -> tuple[str, str]:
+        """Result and detail of a plain probe to the same port: there the special one has shown nothing of its own."""
         if self._plan.cases.profile[case] == "pinhole":
-            return self._port(case)[:-1] in self._cold
-        return self._port(case) in self._open
+            return "one-way" if self._port(case)[:-1] in self._cold else "", ""
+        return self._open.get(self._port(case), ("", ""))
 
 
 def _unfiltered(plan: Plan, results: CaseResults) -> dict[tuple[str, str, int], str]:
@@ -103,9 +103,12 @@ def _code(plan: Plan, case: int, result: str, outcome: str, explained: _Explaine
     leak = row.leak if row is not None else ""
     if result == "translated" and leak != "dns":
         return "isolation.leak.translated"
-    if result == "tunnel" or not leak or explained.by_itself(case):
+    if result == "tunnel":
+        return "isolation.leak.tunnel"
+    if not leak:
         return f"isolation.leak.{result if result in _PLAIN else 'one-way'}"
-    return f"isolation.leak.{leak}"
+    # A special probe has nothing to add to how the plain one got to the same port.
+    return f"isolation.leak.{explained.by_itself(case)[0] or leak}"
 
 
 def _unknown_code(detail: str, result: str) -> str:
@@ -131,6 +134,10 @@ def findings(
         if outcome == "unknown":
             code = _unknown_code(detail, results.result[case])
             extra = detail.partition(":")[2]
+            plain, more = explained.by_itself(case)
+            if results.result[case] == "accepted" and plain:
+                code = f"isolation.leak.{plain}"
+                extra = more if code in _DETAILED else ""
         else:
             code = _code(plan, case, results.result[case], outcome, explained)
             extra = detail if code in _DETAILED else ""

@@ -6,6 +6,7 @@ Standard input: one line of JSON with the request, then `go` once the run is rec
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from typing import Any
 import msgspec
 
 from secguard.core.clock import SystemClock
-from secguard.core.errors import SecguardError, SystemPartError
+from secguard.core.errors import FormatError, SecguardError, SystemPartError
 from secguard.isolation.agent.keys import spki
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.runs.collect import collect
+from secguard.isolation.runs.process import environment, python
 from secguard.isolation.runs.runner import Action
 from secguard.isolation.wire.namespaces import Namespaces, die_with_parent, isolate
 from secguard.isolation.wire.wire import tool
@@ -32,11 +34,16 @@ _ACTION_SECONDS = 20
 
 
 class Request(msgspec.Struct):
-    """What the lab is to do: firewall rules (nft), policy (YAML), and actions that break things on purpose."""
+    """What the lab is to do: firewall rules (nft), policy (YAML), and actions that break things on purpose.
+
+    `relays` puts the leaky lab's relays on the firewall and has it obey source routes.
+    """
 
     rules: str
     policy: str
     actions: tuple[Action, ...] = ()
+    relays: bool = False
+    rules_name: str = "rules"
 
 
 def _say(**values: Any) -> None:
@@ -62,7 +69,38 @@ def _set(key: str, value: int) -> None:
         Path("/proc/sys/net", key).write_text(str(value), encoding="ascii")
 
 
-def _build(spaces: Namespaces, rules: str) -> None:
+def _load(rules: str, name: str) -> None:
+    """Give the firewall its rules; what nft refuses is an error at its line."""
+    done = subprocess.run(
+        [tool("nft", "nftables"), "-f", "-"], input=rules, capture_output=True, text=True, timeout=30, check=False
+    )
+    if not done.returncode:
+        return
+    found = re.search(r"^/dev/stdin:(\d+):\d+-\d+: (?:Error: )?(.*)$", done.stderr, re.MULTILINE)
+    line, reason = found.groups() if found else ("1", (done.stderr.strip().splitlines() or ["no reason given"])[0])
+    raise FormatError(
+        "isolation.lab.rules",
+        f"nft refuses the rules: {reason[:200]}",
+        hint="nft -c -f FILE checks them; the interfaces are int, ext and dmz",
+        where=f"{name}:{line}",
+    )
+
+
+def _relays(spaces: Namespaces) -> "subprocess.Popen[bytes]":
+    """Start the relays on the firewall, and have it obey source routes; they end with this process."""
+    spaces.enter("fw")
+    for name in ("all", *ZONES):
+        _set(f"ipv4/conf/{name}/accept_source_route", 1)
+    process = subprocess.Popen(
+        python("secguard.isolation.lab.relays"), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != b"ready\n":
+        raise SystemPartError("isolation.lab.setup", "the relays of the lab did not start")
+    return process
+
+
+def _build(spaces: Namespaces, rules: str, name: str) -> None:
     """A firewall with one veth pair to each zone; IPv4 10.N.0.0/24 and IPv6 fd00:N::/64, the firewall is .1."""
     for zone in ZONES:
         spaces.add(zone)
@@ -76,7 +114,7 @@ def _build(spaces: Namespaces, rules: str) -> None:
     )
     _set("ipv4/ip_forward", 1)
     _set("ipv6/conf/all/forwarding", 1)
-    _feed([tool("nft", "nftables"), "-f", "-"], rules)
+    _load(rules, name)
     for zone, number in ZONES.items():
         spaces.enter(zone)
         _set("ipv6/conf/default/accept_ra", 0)
@@ -117,6 +155,7 @@ def main() -> int:
     """Entry point of the lab process; returns its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and kills us
     parent = os.getppid()
+    relays: subprocess.Popen[bytes] | None = None
     try:
         isolate()
         die_with_parent()
@@ -129,7 +168,8 @@ def main() -> int:
             return 0
         request = msgspec.json.decode(sys.stdin.readline(), type=Request)
         spaces = Namespaces()
-        _build(spaces, request.rules)
+        _build(spaces, request.rules, request.rules_name)
+        relays = _relays(spaces) if request.relays else None
         _perform(spaces, request.actions, "start", {})
         signer = generate(Algorithm.ED25519)
         found = collect(
@@ -144,6 +184,10 @@ def main() -> int:
     except SecguardError as error:
         _say(error={"code": error.code, "message": error.message, "hint": error.hint, "where": error.where})
         return 2
+    finally:
+        if relays is not None:
+            relays.kill()
+            relays.wait()
     reports = [data.decode() for data in found.reports]
     _say(done=True, plan=found.plan.decode(), reports=reports, key=spki(signer.public_key()), problems=found.problems)
     return 0

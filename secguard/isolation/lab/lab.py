@@ -1,7 +1,7 @@
 """The lab: zones `int`, `ext` and `dmz` around a firewall, in network namespaces that vanish with their process.
 
-`tight` rules must pass; `leaky` rules hold seven planted mistakes, and each must be named. Nothing leaves the lab's own
-namespaces; no root is needed where user namespaces are allowed.
+`tight` rules must pass; `leaky` rules hold planted mistakes (`PLANTED`), and each must be named. Nothing leaves the
+lab's own namespaces; no root is needed where user namespaces are allowed.
 """
 
 import contextlib
@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from secguard.core import Clock, Progress, SecguardError, SystemPartError, UsageError, silent
+from secguard.core import Clock, FormatError, Progress, SecguardError, SystemPartError, UsageError, silent
 from secguard.isolation.agent.keys import parse_key
 from secguard.isolation.lab.host import Request
+from secguard.isolation.lab.planted import PLANTED
 from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.isolation.runs.process import environment, python
 from secguard.isolation.runs.runner import Act, Action, no_act
@@ -27,19 +28,6 @@ __all__ = ["KINDS", "PLANTED", "LabResult", "available", "run_lab"]
 
 KINDS = ("tight", "leaky")
 LabResult = RunResult
-_EVERY = tuple((a, b) for a in ("int", "ext", "dmz") for b in ("int", "ext", "dmz") if a != b)
-PLANTED: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "isolation.leak.ipv6": _EVERY,
-    "isolation.leak.one-way": (("int", "ext"),),
-    "isolation.leak.fragment": _EVERY,
-    "isolation.leak.icmp": _EVERY,
-    # A tunnel has no ports: once ext has opened it, the firewall's state lets int answer through it.
-    "isolation.leak.tunnel": (("ext", "int"), ("int", "ext")),
-    "isolation.leak.closed": (("ext", "int"),),
-    "isolation.leak.source-port": (("ext", "int"),),
-}
-"""What `leaky` holds: the code of each planted mistake, and the pairs of zones (source, destination) it opens."""
-
 _CHECK_SECONDS = 20
 _HOST = "secguard.isolation.lab.host"
 
@@ -71,6 +59,7 @@ def run_lab(
     clock: Clock | None = None,
     act: Act = no_act,
     rules: str | None = None,
+    rules_name: str = "rules",
     policy: str | None = None,
     actions: Sequence[Action] = (),
 ) -> LabResult:
@@ -83,11 +72,13 @@ def run_lab(
         clock: the time of the verdict.
         act: records the run (see `secguard.isolation.runs.runner.run`).
         rules: your own nft rules instead of `kind`'s; interfaces are called int, ext and dmz.
+        rules_name: names them in errors.
         policy: your own policy (YAML text) for the same zones.
         actions: commands that break something on purpose at a phase.
 
     Raises:
         UsageError: an unknown kind.
+        FormatError: rules that nft refuses; `where` is `rules_name:line`.
         SystemPartError: a tool is missing, or namespaces are not allowed here.
     """
     if kind not in KINDS:
@@ -99,6 +90,8 @@ def run_lab(
         rules=rules if rules is not None else (folder / f"{kind}.nft").read_text(encoding="utf-8"),
         policy=policy if policy is not None else (folder / "lab.yaml").read_text(encoding="utf-8"),
         actions=tuple(actions),
+        relays=kind == "leaky" and rules is None,
+        rules_name=rules_name,
     )
     began = time.monotonic()
     process = subprocess.Popen(
@@ -121,7 +114,8 @@ def run_lab(
                     _write(process, b"go")
                 elif "error" in said:
                     error = said["error"]
-                    raise SystemPartError(error["code"], error["message"], hint=error["hint"], where=error["where"])
+                    kind_of = FormatError if error["code"] == "isolation.lab.rules" else SystemPartError
+                    raise kind_of(error["code"], error["message"], hint=error["hint"], where=error["where"])
                 elif "done" in said:
                     return _finish(said, closing, signer, clock, began)
             raise SystemPartError("isolation.lab.died", f"the lab ended without a result: {_last_words(process)}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,13 @@ def test_tight_has_no_leak_in_any_run() -> None:
         assert result.verdict.outcome is Outcome.PASS, [
             (f.code, f.where, dict(f.data)) for f in result.verdict.findings
         ]
-        assert set(result.columns["result"]) == {"filtered", "open"}
-        assert result.columns["result"].count("open") == 4
+        # The firewall itself complains about source routes that name it.
+        assert set(result.columns["result"]) <= {"filtered", "open", "rejected"}
+        assert {
+            (result.columns["src"][row], result.columns["dst"][row], result.columns["dport"][row])
+            for row, word in enumerate(result.columns["result"])
+            if word == "open"
+        } == {("int", "dmz", 554), ("int", "dmz", 9200)}
 
 
 _EGRESS = "table netdev e {\n chain c {\n type filter hook egress device eth0 priority 0; policy drop;\n }\n}\n"
@@ -194,7 +200,9 @@ def test_blocked_in_the_middle_of_the_run_is_inconclusive() -> None:
 def test_five_percent_loss_hides_no_leak_and_invents_none() -> None:
     loss = "table inet loss { chain c { type filter hook prerouting priority -500; numgen random mod 100 < 5 drop; }; }"
     action = Action("start", "fw", ("sh", "-c", f"PATH=$PATH:/usr/sbin nft '{loss}'"))
-    lossy = run_lab("leaky", actions=[action])
+    # Most kinds have one case only: five attempts keep the chance that a kind is lost below one in a million.
+    policy = (files("secguard.isolation") / "rules" / "lab.yaml").read_text().replace("attempts: 3", "attempts: 5")
+    lossy = run_lab("leaky", actions=[action], policy=policy)
     codes = {finding.code for finding in lossy.verdict.findings}
     assert codes >= set(PLANTED)
     # All probes with a token of one case may get lost while a bare SYN arrives: unknown, and said so.
