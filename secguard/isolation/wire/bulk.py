@@ -30,7 +30,9 @@ BATCH = 1024
 _BURST = 0.005  # seconds of the rate that may leave at once
 _SLICE = 0.001  # seconds of the rate worth waking up for
 _NAP = 0.05  # longest sleep: how soon a stop is seen where nothing can wake us
-_QUEUE_WAIT = 0.1  # how long a full queue of the interface is waited for before its frames count as refused
+_LANES_FROM = 100_000  # frames a second from which a second lane is worth its thread
+_LANES_BATCHES = 4
+_QUEUE_WAIT = 0.1  # how long a full queue is waited for before what is left of a batch counts as refused
 _QUEUE_NAP = 0.0005
 _SO_SNDBUFFORCE = 32
 _SEND_BUFFER = 4 << 20
@@ -45,7 +47,7 @@ class Sent:
     Attributes:
         offered: frames that were to go.
         sent: frames that the kernel took.
-        refused: frames that it refused, by errno; the rest (`offered - sent - sum(refused)`) was not tried: stopped.
+        refused: frames that it refused, by errno.
         seconds: time it took.
     """
 
@@ -56,36 +58,36 @@ class Sent:
 
     @property
     def tried(self) -> int:
-        """Frames dealt with, from the first on; fewer than `offered` only after a stop."""
+        """Frames dealt with, counted from the first on; fewer than `offered` only after a stop."""
         return self.sent + sum(self.refused.values())
 
 
 class Sender:
     """Sends frames on one interface. For one thread, which may call `send` again from within `meanwhile`."""
 
-    def __init__(self, interface: str) -> None:
-        """Open it for an interface by name.
+    def __init__(self, interface: str, *, lanes: int = 1) -> None:
+        """Open it.
+
+        Args:
+            interface: its name.
+            lanes: threads, each with a socket of its own, that share the work of a high rate (`_LANES_FROM`): one core
+                fills a fast link only in part. Frames of neighbouring batches may then overtake each other.
 
         Raises:
             SystemPartError: no such interface, or not permitted (CAP_NET_RAW).
         """
-        self._socket = open_raw()
+        self._lanes: list[socket.socket] = []
         try:
-            bind(self._socket, interface, 0)
-            self._enlarge()
+            for _ in range(lanes):
+                self._lanes.append(open_raw())
+                bind(self._lanes[-1], interface, 0)
+                _enlarge(self._lanes[-1])
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLOUT)
+        self._lock = threading.Lock()
         self._tokens = 0.0
         self._at = time.monotonic()
-
-    def _enlarge(self) -> None:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
-        except PermissionError:  # without CAP_NET_ADMIN the system's maximum has to do
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
     def __enter__(self) -> Self:
         return self
@@ -94,8 +96,9 @@ class Sender:
         self.close()
 
     def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+        """Close the sockets."""
+        for lane in self._lanes:
+            lane.close()
 
     def send(
         self,
@@ -116,84 +119,131 @@ class Sender:
             meanwhile: called about each millisecond while there is something left to send.
 
         Raises:
-            ValueError: the matrix is none, or a length does not fit.
+            ValueError: the matrix is none, a length does not fit, or the rate is not above zero.
         """
-        bases, sizes, owner = _addresses(frames, lengths)
         if rate is not None and not rate > 0:
             raise ValueError("a rate is a number above zero")
-        count, done, sent = len(bases), 0, 0
-        refused: dict[int, int] = {}
+        bases, sizes, owner = _addresses(frames, lengths)
+        job = _Job(bases, sizes, rate, stop)
         began = time.monotonic()
-        table = _Table(min(count, BATCH))
-        while done < count and not (stop is not None and stop.is_set()):
-            room = BATCH if rate is None else self._take(rate, count - done, stop, meanwhile)
-            if not room:
-                continue
-            if rate is None and meanwhile is not None and done:
-                meanwhile()
-            size = min(room, count - done)
-            table.load(bases[done : done + size], sizes[done : done + size])
-            went = self._push(table, size, refused, stop)
-            sent += went[0]
-            done += went[1]
-            if rate is not None:
-                self._tokens -= went[1]
+        helpers: list[threading.Thread] = []
+        if len(bases) >= _LANES_BATCHES * BATCH and (rate is None or rate >= _LANES_FROM):
+            helpers = [
+                threading.Thread(target=self._work, args=(lane, job), name="sender", daemon=True)
+                for lane in self._lanes[1:]
+            ]
+        for helper in helpers:
+            helper.start()
+        try:
+            self._work(self._lanes[0], job, meanwhile)
+        finally:
+            job.over = True
+            for helper in helpers:
+                helper.join()
         del owner
-        return Sent(count, sent, time.monotonic() - began, refused)
+        return Sent(len(bases), job.sent, time.monotonic() - began, job.refused)
 
-    def _take(self, rate: float, left: int, stop: threading.Event | None, meanwhile: Callable[[], None] | None) -> int:
-        """Frames that may leave now; 0 after a nap, if too few to be worth a call."""
-        now = time.monotonic()
-        depth = max(1.0, rate * _BURST)
-        self._tokens = min(depth, self._tokens + (now - self._at) * rate)
-        self._at = now
-        wanted = min(left, max(1.0, rate * _SLICE))
-        if self._tokens >= wanted:
-            return min(int(self._tokens), BATCH)
-        if meanwhile is not None:
-            meanwhile()
-        nap = min(_NAP, (wanted - self._tokens) / rate)
-        if stop is None:
-            time.sleep(nap)
-        else:
-            stop.wait(nap)
-        return 0
+    def _work(self, lane: socket.socket, job: "_Job", meanwhile: Callable[[], None] | None = None) -> None:
+        """Take part after part of a job until there is none left."""
+        table = _Table(min(len(job.bases), BATCH))
+        while True:
+            with self._lock:
+                start, size, nap = self._claim(job)
+            if meanwhile is not None and start:
+                meanwhile()
+            if size:
+                table.load(job.bases[start : start + size], job.sizes[start : start + size])
+                sent, refused = _push(lane, table.headers, size, job.stop)
+                with self._lock:
+                    job.sent += sent
+                    for code, count in refused.items():
+                        job.refused[code] = job.refused.get(code, 0) + count
+            elif not nap:
+                return
+            elif job.stop is None:
+                time.sleep(nap)
+            else:
+                job.stop.wait(nap)
 
-    def _push(
-        self, table: "_Table", size: int, refused: dict[int, int], stop: threading.Event | None
-    ) -> tuple[int, int]:
-        """Hand `size` loaded frames to the kernel: (taken, dealt with)."""
-        sent = done = 0
-        waited = 0.0
-        while done < size:
-            got = libc.sendmmsg(
-                self._socket.fileno(),
-                ctypes.c_void_p(table.headers + done * _HEADER),
-                ctypes.c_uint(size - done),
-                socket.MSG_DONTWAIT,
-            )
-            if got > 0:
-                sent += got
-                done += got
-                waited = 0.0
-                continue
-            error = ctypes.get_errno()
-            if error == errno.EINTR:
-                continue
-            # EAGAIN: our own buffer is full; ENOBUFS: the interface's queue is. Both drain by themselves.
-            if error in {errno.EAGAIN, errno.ENOBUFS} and waited < _QUEUE_WAIT:
-                if stop is not None and stop.is_set():
-                    break
-                began = time.monotonic()
-                if error == errno.EAGAIN:
-                    self._poll.poll(_QUEUE_WAIT * 500)
-                else:
-                    time.sleep(_QUEUE_NAP)
-                waited += time.monotonic() - began
-                continue
-            refused[error] = refused.get(error, 0) + 1
-            done += 1
-        return sent, done
+    def _claim(self, job: "_Job") -> tuple[int, int, float]:
+        """The next part of a job: (first frame, frames, 0) or (next frame, 0, seconds to wait); zeros at its end."""
+        left = len(job.bases) - job.next
+        if left <= 0 or job.over or (job.stop is not None and job.stop.is_set()):
+            return 0, 0, 0.0
+        size = min(left, BATCH)
+        if job.rate is not None:
+            now = time.monotonic()
+            self._tokens = min(max(1.0, job.rate * _BURST), self._tokens + (now - self._at) * job.rate)
+            self._at = now
+            # A few frames at a time would cost a wake-up each: wait for a slice of them.
+            wanted = min(left, max(1.0, job.rate * _SLICE))
+            if self._tokens < wanted:
+                return job.next, 0, min(_NAP, (wanted - self._tokens) / job.rate)
+            size = min(size, int(self._tokens))
+            self._tokens -= size
+        start = job.next
+        job.next += size
+        return start, size, 0.0
+
+
+@dataclass(slots=True)
+class _Job:
+    """Frames on their way: every frame before `next` is some lane's, and dealt with when the lanes have ended."""
+
+    bases: "NDArray[np.uint64]"
+    sizes: "NDArray[np.uint64]"
+    rate: float | None
+    stop: threading.Event | None
+    next: int = 0
+    sent: int = 0
+    over: bool = False
+    refused: dict[int, int] = field(default_factory=dict)
+
+
+def _enlarge(handle: socket.socket) -> None:
+    try:
+        handle.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
+    except PermissionError:  # without CAP_NET_ADMIN the system's maximum has to do
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+
+
+def _push(lane: socket.socket, headers: int, size: int, stop: threading.Event | None) -> tuple[int, dict[int, int]]:
+    """Hand loaded frames to the kernel: how many it took, and how many it refused, by errno."""
+    sent = done = 0
+    waited = 0.0
+    refused: dict[int, int] = {}
+    while done < size:
+        got = libc.sendmmsg(
+            lane.fileno(),
+            ctypes.c_void_p(headers + done * _HEADER),
+            ctypes.c_uint(size - done),
+            socket.MSG_DONTWAIT,
+        )
+        if got > 0:
+            sent += got
+            done += got
+            waited = 0.0
+            continue
+        error = ctypes.get_errno()
+        if error == errno.EINTR:
+            continue
+        # EAGAIN: our own buffer is full; ENOBUFS: the interface's queue is. Both drain by themselves.
+        full = error in {errno.EAGAIN, errno.ENOBUFS}
+        if full and waited < _QUEUE_WAIT and not (stop is not None and stop.is_set()):
+            began = time.monotonic()
+            if error == errno.EAGAIN:
+                room = select.poll()
+                room.register(lane, select.POLLOUT)
+                room.poll(_QUEUE_WAIT * 500)
+            else:
+                time.sleep(_QUEUE_NAP)
+            waited += time.monotonic() - began
+            continue
+        # A queue that stays full refuses all that is left, so that a stop and a dead link end soon.
+        count = size - done if full else 1
+        refused[error] = refused.get(error, 0) + count
+        done += count
+    return sent, refused
 
 
 class _Table:
