@@ -79,6 +79,7 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
         not_before=now - _CLOCK_SKEW,
         not_after=now + timedelta(seconds=seconds + valid),
         zones={zone.name: tuple(block.cidr for block in zone.ip_blocks) for zone in policy.zones},
+        labels={zone.name: zone.label for zone in policy.zones if zone.label},
         exclude=(
             *policy.limits.exclude,
             *(item for zone in policy.zones for block in zone.ip_blocks for item in block.exceptions),

@@ -105,6 +105,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         chain: certificates of the plan's signer (DER, base64), leaf first, without the root; a claim, to be judged.
         hostile: whether hostile probes may go to other addresses than the agents' own.
         sweeps: blocks of hosts times ports; their probes are numbered after the cases.
+        labels: what people call the zones.
     """
 
     run: str
@@ -128,6 +129,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     start: datetime | None = None
     chain: tuple[str, ...] = ()
     hostile: bool = False
+    labels: dict[str, str] = {}
     v: int = 1
 
     @property
