@@ -22,6 +22,7 @@ __all__ = [
     "acts",
     "chain_option",
     "folder_option",
+    "hostile_option",
     "key_option",
     "new_folder",
     "passphrase_option",
@@ -46,6 +47,11 @@ folder_option = click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     help="Also write plan, observations and result here, signed: a new folder for each run.",
+)
+hostile_option = click.option(
+    "--allow-hostile",
+    is_flag=True,
+    help="Send probes that may crash poor network stacks wherever probes go, not only to the agents' own addresses.",
 )
 chain_option = click.option("--chain", type=FILE, help="Certificates of the key that signs, PEM, its own first.")
 

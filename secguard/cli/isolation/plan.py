@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from secguard.cli.frame import Context, Result, Table, command
-from secguard.cli.isolation.common import FILE, chain_option, key_option, passphrase_option, signing
+from secguard.cli.isolation.common import FILE, chain_option, hostile_option, key_option, passphrase_option, signing
 from secguard.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def _agents(policy: "Policy", certificates: "dict[str, x509.Certificate]") -> "l
     metavar="AGENT=PEM",
     help="Certificate of an agent, which signs its observations.  [default: as the workspace has issued]",
 )
+@hostile_option
 @key_option
 @chain_option
 @passphrase_option
@@ -87,6 +88,7 @@ def plan(
     valid: float,
     start: str | None,
     certificates: Sequence[str],
+    allow_hostile: bool,
     key: str | None,
     chain: Path | None,
     passphrase_file: Path | None,
@@ -111,6 +113,8 @@ def plan(
     from secguard.keys import Algorithm, generate
 
     checked = load_policy(policy)
+    if allow_hostile:
+        checked = msgspec.structs.replace(checked, hostile="allowed")
     agents = _agents(checked, _certificates(ctx, certificates, checked))
     found, authority = signing(ctx, key, passphrase_file, chain)
     signer = found or generate(Algorithm.ED25519)

@@ -12,6 +12,7 @@ from secguard.cli.isolation.common import (
     acts,
     chain_option,
     folder_option,
+    hostile_option,
     key_option,
     new_folder,
     passphrase_option,
@@ -119,6 +120,7 @@ def caller_options(function: Any) -> Any:
     help="Network namespace of each zone's agent: a path, a name of /run/netns, or a process ID.",
 )
 @caller_options
+@hostile_option
 @folder_option
 @key_option
 @chain_option
@@ -135,6 +137,7 @@ def run_(
     cert_key: str | None,
     roots: Sequence[Path],
     crls: Sequence[Path],
+    allow_hostile: bool,
     output: Path | None,
     key: str | None,
     chain: Path | None,
@@ -148,10 +151,14 @@ def run_(
     Agents are processes in network namespaces of this machine (--in-namespaces), or serve HTTPS elsewhere (--agent).
     """
     del yes
+    import msgspec
+
     from secguard.isolation.policy.policy import load_policy
     from secguard.isolation.runs.runner import run
 
     checked = load_policy(policy)
+    if allow_hostile:
+        checked = msgspec.structs.replace(checked, hostile="allowed")
     places = dict([*map(_namespace, (*namespaces, *more)), *map(_remote, remotes)])
     new_folder(output)
     caller = None

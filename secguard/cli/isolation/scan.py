@@ -49,6 +49,7 @@ def judge_(
 @command("isolation.lab", "lab")
 @click.argument("kind", type=click.Choice(["tight", "leaky"]))
 @click.option("--rules", type=FILE, help="Your own nft rules; the interfaces are called int, ext and dmz.")
+@click.option("--profiles", metavar="NAME,...", default="", help="Send these profiles of probes only.  [default: all]")
 @folder_option
 @key_option
 @passphrase_option
@@ -58,6 +59,7 @@ def lab_(
     *,
     kind: str,
     rules: Path | None,
+    profiles: str,
     output: Path | None,
     key: str | None,
     passphrase_file: Path | None,
@@ -67,8 +69,8 @@ def lab_(
 ) -> Result:
     """Scan a lab of three zones and a firewall, made of network namespaces for the moment.
 
-    tight passes (exit 0); leaky holds seven planted mistakes, and each is named (exit 1). Needs no root where user
-    namespaces are allowed.
+    tight passes (exit 0); leaky holds twenty-five planted mistakes, and each is named (exit 1). Needs no root where
+    user namespaces are allowed.
     """
     del yes
     from secguard.core.limits import MAX_CONFIG, read_bounded
@@ -83,6 +85,8 @@ def lab_(
             signer=signer_of(ctx, key, passphrase_file),
             act=act,
             rules=text,
+            rules_name=str(rules),
+            profiles=[name.strip() for name in profiles.split(",")] if profiles else (),
         )
     if output is not None:
         keep(ctx, result, output)

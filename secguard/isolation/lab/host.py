@@ -44,6 +44,7 @@ class Request(msgspec.Struct):
     actions: tuple[Action, ...] = ()
     relays: bool = False
     rules_name: str = "rules"
+    profiles: tuple[str, ...] = ()
 
 
 def _say(**values: Any) -> None:
@@ -172,8 +173,11 @@ def main() -> int:
         relays = _relays(spaces) if request.relays else None
         _perform(spaces, request.actions, "start", {})
         signer = generate(Algorithm.ED25519)
+        policy = load_policy(request.policy.encode(), "lab.yaml")
+        if request.profiles:
+            policy = msgspec.structs.replace(policy, profiles=request.profiles)
         found = collect(
-            load_policy(request.policy.encode(), "lab.yaml"),
+            policy,
             {zone: spaces.path(zone) for zone in ZONES},
             signer=signer,
             clock=SystemClock(),

@@ -18,6 +18,7 @@ from secguard.core import Clock, FormatError, Progress, SecguardError, SystemPar
 from secguard.isolation.agent.keys import parse_key
 from secguard.isolation.lab.host import Request
 from secguard.isolation.lab.planted import PLANTED
+from secguard.isolation.probes.profiles import PROFILES
 from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.isolation.runs.process import environment, python
 from secguard.isolation.runs.runner import Act, Action, no_act
@@ -61,6 +62,7 @@ def run_lab(
     rules: str | None = None,
     rules_name: str = "rules",
     policy: str | None = None,
+    profiles: Sequence[str] = (),
     actions: Sequence[Action] = (),
 ) -> LabResult:
     """Build the lab, scan it, take it down, and judge.
@@ -74,15 +76,20 @@ def run_lab(
         rules: your own nft rules instead of `kind`'s; interfaces are called int, ext and dmz.
         rules_name: names them in errors.
         policy: your own policy (YAML text) for the same zones.
+        profiles: profiles of probes, instead of the policy's.
         actions: commands that break something on purpose at a phase.
 
     Raises:
-        UsageError: an unknown kind.
+        UsageError: an unknown kind, or an unknown profile.
         FormatError: rules that nft refuses; `where` is `rules_name:line`.
         SystemPartError: a tool is missing, or namespaces are not allowed here.
     """
     if kind not in KINDS:
         raise UsageError("isolation.lab.kind", f"no lab {kind[:40]!r}", hint=f"one of: {', '.join(KINDS)}")
+    for name in profiles:
+        if name not in PROFILES:
+            every = ", ".join(PROFILES)
+            raise UsageError("isolation.lab.profile", f"no profile {name[:40]!r}", hint=f"one of: {every}")
     tool("ip", "iproute2")
     tool("nft", "nftables")
     folder = files("secguard.isolation") / "rules"
@@ -92,6 +99,7 @@ def run_lab(
         actions=tuple(actions),
         relays=kind == "leaky" and rules is None,
         rules_name=rules_name,
+        profiles=tuple(profiles),
     )
     began = time.monotonic()
     process = subprocess.Popen(
