@@ -15,6 +15,7 @@ __all__ = [
     "Config",
     "IdentityConfig",
     "IndexConfig",
+    "IsolationConfig",
     "LedgerConfig",
     "ServeConfig",
     "SiteConfig",
@@ -149,6 +150,32 @@ class AuditConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sources: dict[str, Any] = {}
 
 
+class IsolationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[isolation]`: the scheduled scan; paths are relative to the workspace, flags of `isolation run` win.
+
+    Attributes:
+        policy: the policy that `isolation run` takes when none is named.
+        every: how often it is to be scanned: `30m`, `24h`, `7d`; empty: no schedule.
+        agents: agents that serve HTTPS: name -> `https://host:port`.
+        cert: the controller's certificate (isolation-agent profile) and its CA's, PEM.
+        cert_key: its private key, a file.
+        on_finding: command line that is told when the outcome changes, on its standard input.
+        webhook: `https://` URL that is told the same by POST.
+        webhook_ca: PEM file of the only CA that is believed for it; empty: those of this machine.
+        webhook_secret: file of mode 0600 with the key that signs what it is told.
+    """
+
+    policy: str = ""
+    every: Annotated[str, msgspec.Meta(pattern=r"^([1-9][0-9]{0,4}[mhd])?$")] = ""
+    agents: dict[str, Annotated[str, msgspec.Meta(pattern=r"^https://[^\s/@]+/?$", max_length=300)]] = {}
+    cert: str = ""
+    cert_key: str = ""
+    on_finding: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    webhook: Annotated[str, msgspec.Meta(pattern=r"^(https://[^\s@]+)?$", max_length=500)] = ""
+    webhook_ca: str = ""
+    webhook_secret: str = ""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -158,6 +185,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index: IndexConfig = IndexConfig()
     serve: ServeConfig = ServeConfig()
     audit: AuditConfig = AuditConfig()
+    isolation: IsolationConfig = IsolationConfig()
 
 
 def _refuse_unknown(value: dict[str, Any], kind: type[msgspec.Struct], path: str, where: str) -> None:
