@@ -4,6 +4,7 @@ from secguard.ledger.anchor import Anchor
 from secguard.ledger.export import Exported, export_log
 from secguard.ledger.ledger import Bodies, Ledger
 from secguard.ledger.note import Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
+from secguard.ledger.pruning import ranges_of
 from secguard.ledger.receipts import (
     CheckedReceipt,
     Receipts,
@@ -32,6 +33,7 @@ __all__ = [
     "export_log",
     "open_checkpoint",
     "parse_checkpoint",
+    "ranges_of",
     "receipt_chain",
     "receipt_checkpoint",
     "receipt_crls",

@@ -74,6 +74,7 @@ class Journal:
         self._end = 0
         self._files: dict[int, int] = {}
         self._failed = False
+        self._turn = folder / "turn"
 
     def path(self, segment: int) -> Path:
         """The file of a segment."""
@@ -263,7 +264,7 @@ class Journal:
         length = len(header) + len(salts) + len(lines)
         path = self.path(self._segment)
         try:
-            if self._segment < 0 or self._end >= SEGMENT_BYTES:
+            if self._segment < 0 or self._end >= SEGMENT_BYTES or (self._end and self._turn.exists()):
                 self._rotate()
                 path = self.path(self._segment)
             descriptor = self._open(self._segment)
@@ -289,6 +290,15 @@ class Journal:
         self._files[self.size] = descriptor
         fsync_directory(self._folder)
         self._segment, self._end = self.size, 0
+        self._turn.unlink(missing_ok=True)
+
+    def ask_to_turn(self) -> None:
+        """Have the writer, whoever it is, begin a new segment with the next frame: then the others can be retired.
+
+        Raises:
+            OSError: as the system call does.
+        """
+        self._turn.touch()
 
     def _take_back(self) -> None:
         # A frame whose fdatasync failed must not be found whole later: it was never acknowledged.

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import msgspec
 from secguard.core.clock import Clock, SystemClock
 from secguard.core.errors import FormatError, RefusedError, SystemPartError, UsageError
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
+from secguard.core.progress import Progress, silent
 from secguard.events import Event, Receipt, decode_stored
 from secguard.keys import Signer
 from secguard.ledger.anchor import Anchor
@@ -22,10 +23,11 @@ from secguard.ledger.integrate import State, save_state
 from secguard.ledger.layout import Config, Layout, read_config
 from secguard.ledger.merkle import consistency_proof, inclusion_proof, node_hash, root_of, subtree, verify_inclusion
 from secguard.ledger.note import check_name, parse_checkpoint
+from secguard.ledger.pruning import delete_bodies, in_journal, settle_journal, turn_journal
 from secguard.ledger.publish import check_history, publish, put_cosigned, read_checkpoint
 from secguard.ledger.reader import Reader
 from secguard.ledger.receipts import format_proof, format_receipt
-from secguard.ledger.tiles import TileReader
+from secguard.ledger.tiles import BUNDLE, TileReader
 from secguard.ledger.writer import WriteLock, Writer
 
 __all__ = ["Bodies", "Ledger"]
@@ -254,6 +256,50 @@ class Ledger:
         with self._mutex:
             self._reader.refresh()
             return self._reader.find_many([event_id]).get(event_id)
+
+    def delete_bodies(self, indexes: Sequence[int], progress: Progress = silent) -> int:
+        """Delete the bodies of entries (sorted) for good; their deletion must be recorded already.
+
+        The journal keeps a copy of the newest entries. Where it has one of these, `fill` must have been called.
+
+        Returns:
+            How many were still there.
+
+        Raises:
+            SecguardError: see `secguard.ledger.pruning.delete_bodies`.
+        """
+        gone = delete_bodies(self._layout, indexes, progress)
+        with self._mutex:
+            self._reader.reload()
+        return gone
+
+    def in_journal(self, indexes: Sequence[int]) -> bool:
+        """Whether the journal still holds a copy of one of these entries (sorted), which deletion must reach, too."""
+        return in_journal(self._layout, indexes)
+
+    def fill(self, make: Callable[[int], Sequence[Event]]) -> int:
+        """Turn the journal's newest segment into files, and let it go: the last bundle is filled up.
+
+        Args:
+            make: gives as many events as are asked for, to fill up with.
+
+        Returns:
+            How many were recorded.
+
+        Raises:
+            SecguardError: they could not be recorded, or files not be made.
+        """
+        start = self.size
+        turn_journal(self._layout)
+        filled = 0
+        while True:  # others may record meanwhile
+            missing = -self.size % BUNDLE
+            if not filled and not missing:
+                missing = BUNDLE  # nothing turns the journal but a frame
+            if missing:
+                filled += len(self.record(make(missing)))
+            if settle_journal(self._layout) >= start:
+                return filled
 
     def publish(self, signer: Signer, *, name: str | None = None) -> bytes:
         """Sign a checkpoint of everything durable and store it, at the anchor first.

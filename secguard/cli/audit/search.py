@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.audit.output import check_output, write_hits
+from secguard.cli.audit.zone import parse_zone
 from secguard.cli.frame import Context, Result, Table, act_options, command
 from secguard.core.errors import UsageError
 from secguard.core.findings import describe
@@ -31,19 +32,6 @@ _COLUMNS = (
     ("reason", "事由"),
 )
 _BAR = 40
-
-
-def _zone(text: str) -> timezone:
-    if text in {"Z", "UTC"}:
-        return UTC
-    try:
-        sign, (hours, minutes) = text[0], map(int, text[1:].split(":"))
-        if sign not in "+-" or not 0 <= hours <= 14 or not 0 <= minutes < 60:
-            raise ValueError(text)
-    except ValueError:
-        raise UsageError("audit.search.zone", f"not a zone: {text[:20]!r}", hint="write +08:00 or Z") from None
-    offset = timedelta(hours=hours, minutes=minutes)
-    return timezone(-offset if sign == "-" else offset)
 
 
 @command("audit.search", "search")
@@ -98,7 +86,7 @@ def search(
         raise UsageError("audit.search.limit", f"a page of {limit} events; 1 to 10000 is possible")
     if output is not None:
         check_output(output)
-    local = _zone(zone)
+    local = parse_zone(zone)
     by = parse_field(count_by) if count_by is not None else by_time(histogram, local) if counting else None
     with ExitStack() as stack:
         ws = stack.enter_context(ctx.workspace())

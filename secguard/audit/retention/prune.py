@@ -1,0 +1,247 @@
+"""Deletion by policy: first recorded, then done; broken off, the next run finishes it.
+
+1. Everything is read once: what has expired, what is on hold, what an earlier run recorded and did not finish.
+2. `audit.pruned` events name the entries (ranges), the policy by its digest, and the holds in force.
+3. Where the journal still has a copy of one, its newest segment is turned into files and let go.
+4. The bodies are deleted, then the rows of the index.
+
+The commitments stay: the tree, all proofs and all receipts stay valid, and `ledger verify` cites the record.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import msgspec
+
+from secguard.audit.index.index import Index, Log
+from secguard.audit.retention.holds import Holding, read_holds
+from secguard.audit.retention.policy import RetentionPolicy
+from secguard.core import Clock, Finding, Progress, Throttle, finding, silent
+from secguard.core.errors import RefusedError
+from secguard.events import Actor, Assurance, Event, new_event_id
+from secguard.ledger import Ledger, ranges_of
+
+__all__ = ["Plan", "Pruned", "plan_prune", "prune"]
+
+_RANGES = 1000
+"""Ranges that one record names: it must stay below the size of an event."""
+_SILENCE = timedelta(days=92)
+"""The clock is doubted when nothing was recorded on this machine for so long."""
+
+
+class _Who(msgspec.Struct):
+    assurance: Assurance = Assurance.CLAIMED
+
+
+class _Data(msgspec.Struct):
+    indexes: list[tuple[int, int]] = []
+
+
+class _Head(msgspec.Struct):
+    kind: str
+    time: datetime
+    actor: _Who
+
+
+class _Record(msgspec.Struct):
+    data: _Data
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        size: entries that were looked at.
+        expired: entries to delete now, sorted; those of `unfinished` are not among them.
+        unfinished: entries whose deletion is recorded, and that are still there.
+        held: by hold, how many expired entries it keeps.
+        gone: entries without a body before this run.
+        kinds: of what is to be deleted, how many.
+        oldest: time of the oldest event to delete; None if there is none.
+        newest: and of the newest.
+        holds: names of the holds in force.
+    """
+
+    size: int
+    expired: Sequence[int]
+    unfinished: Sequence[int]
+    held: dict[str, int]
+    gone: int
+    kinds: dict[str, int]
+    oldest: datetime | None
+    newest: datetime | None
+    holds: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a run has done.
+
+    Attributes:
+        plan: what it meant to do.
+        deleted: bodies deleted.
+        rows: rows of the index deleted.
+        filled: entries that filled up the last bundle.
+        records: ledger indices of the `audit.pruned` events of this run.
+        findings: `audit.prune.index`: the index could not be told.
+    """
+
+    plan: Plan
+    deleted: int
+    rows: int
+    filled: int
+    records: Sequence[int]
+    findings: Sequence[Finding] = field(default_factory=tuple)
+
+
+def plan_prune(log: Log, policy: RetentionPolicy, now: datetime, progress: Progress = silent) -> Plan:
+    """Find what has expired and is not on hold; changes nothing.
+
+    Raises:
+        RefusedError: `audit.prune.clock`: the clock disagrees with the ledger.
+        FormatError: bodies are damaged.
+    """
+    size = log.size
+    report = Throttle(progress)
+    holding = Holding(read_holds(log))
+    decode = msgspec.json.Decoder(_Head).decode
+    cutoffs: dict[str, datetime | None] = {}
+    present = bytearray(size)
+    candidates: list[int] = []
+    recorded: list[tuple[int, int]] = []
+    times: dict[int, datetime] = {}
+    held: Counter[str] = Counter()
+    kinds: dict[int, str] = {}
+    latest: datetime | None = None
+    for first, bodies in log.scan(0, size):
+        for index, body in enumerate(bodies, first):
+            if body is None:
+                continue
+            present[index] = 1
+            head = decode(body)
+            if head.kind == "audit.pruned":
+                recorded += [(low, min(high, index - 1)) for low, high in _ranges(body)]
+            if head.actor.assurance is not Assurance.CLAIMED and (latest is None or head.time > latest):
+                latest = head.time
+            if head.kind not in cutoffs:
+                cutoffs[head.kind] = policy.cutoff(head.kind, now)
+            cutoff = cutoffs[head.kind]
+            if cutoff is None or head.time >= cutoff:
+                continue
+            holder = holding.holder(index, body)
+            if holder is not None:
+                held[holder] += 1
+                continue
+            candidates.append(index)
+            times[index], kinds[index] = head.time, head.kind
+        report(first + len(bodies), size, "events")
+    _check_clock(now, latest)
+    done = bytearray(size)
+    for low, high in recorded:
+        done[max(low, 0) : high + 1] = b"\1" * (min(high, size - 1) + 1 - max(low, 0))
+    expired = [index for index in candidates if not done[index]]
+    unfinished = [index for index in candidates if done[index]]
+    going = [*unfinished, *expired]
+    return Plan(
+        size,
+        expired,
+        unfinished,
+        dict(held),
+        size - present.count(1),
+        dict(Counter(kinds[index] for index in going).most_common()),
+        min((times[index] for index in going), default=None),
+        max((times[index] for index in going), default=None),
+        holding.ids,
+    )
+
+
+def _ranges(body: bytes) -> list[tuple[int, int]]:
+    try:
+        return msgspec.json.decode(body, type=_Record).data.indexes
+    except msgspec.ValidationError:  # not made here; it explains nothing
+        return []
+
+
+def _check_clock(now: datetime, latest: datetime | None) -> None:
+    """A clock that is years ahead would delete everything."""
+    if latest is not None and not latest - timedelta(days=1) <= now <= latest + _SILENCE:
+        raise RefusedError(
+            "audit.prune.clock",
+            f"the clock says {now:%Y-%m-%d}, but what was last recorded here is of {latest:%Y-%m-%d}",
+            hint="if the clock is right, record anything (secguard audit search) and run again",
+        )
+
+
+def prune(
+    log: Ledger,
+    index: Index,
+    policy: RetentionPolicy,
+    clock: Clock,
+    actor: Actor,
+    *,
+    reason: str = "",
+    case: str = "",
+    approver: str = "",
+    progress: Progress = silent,
+) -> Pruned:
+    """Delete the bodies of all events that have expired and are not on hold, and their rows in the index.
+
+    Args:
+        log: the ledger.
+        index: the search index.
+        policy: how long events are kept.
+        clock: now.
+        actor: who has them deleted.
+        reason: why.
+        case: case number of the act.
+        approver: who approved it.
+        progress: of reading and of deleting.
+
+    Raises:
+        RefusedError: the clock is doubted; the deletion could not be recorded: nothing was deleted.
+        FormatError: bodies are damaged.
+        SystemPartError: the disk failed; the next run goes on.
+    """
+    plan = plan_prune(log, policy, clock.now(), progress)
+    going = sorted([*plan.unfinished, *plan.expired])
+    if not going:
+        return Pruned(plan, 0, 0, 0, ())
+    ranges = ranges_of(plan.expired)
+    events = [
+        Event(
+            id=new_event_id(),
+            kind="audit.pruned",
+            time=clock.now(),
+            actor=actor,
+            case=case,
+            approver=approver,
+            reason=reason,
+            data={
+                "indexes": ranges[at : at + _RANGES],
+                "count": sum(high - low + 1 for low, high in ranges[at : at + _RANGES]),
+                "policy": f"sha256:{policy.digest}",
+                "holds": list(plan.holds)[:_RANGES],
+            },
+        )
+        for at in range(0, len(ranges), _RANGES)
+    ]
+    records = [receipt.index for receipt in log.record(events)] if events else []
+    filled = 0
+    if log.in_journal(going):
+        filled = log.fill(lambda count: _fillers(count, clock, actor))
+    deleted = log.delete_bodies(going, progress)
+    findings: list[Finding] = []
+    rows = 0
+    try:
+        rows = index.forget(going)
+    except RefusedError as error:
+        findings.append(finding("audit.prune.index", reason=error.message))
+    return Pruned(plan, deleted, rows, filled, records, tuple(findings))
+
+
+def _fillers(count: int, clock: Clock, actor: Actor) -> list[Event]:
+    now = clock.now()
+    return [Event(id=new_event_id(), kind="ledger.filled", time=now, actor=actor) for _ in range(count)]
