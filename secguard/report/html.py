@@ -20,6 +20,7 @@ from secguard.report.model import (
     Code,
     Facts,
     Findings,
+    Group,
     LinePlot,
     Matrix,
     Paragraph,
@@ -133,7 +134,8 @@ class _Page:
                 '<div class="switch"><label for="lang-en" lang="en">English</label>'
                 '<label for="lang-zh" lang="zh-CN">中文</label></div>'
             )
-        sections = [self.section(index, item) for index, item in enumerate(report.sections)]
+        shown = [item for item in report.sections if not (isinstance(item, Table) and item.export)]
+        sections = [self.section(index, item) for index, item in enumerate(shown)]
         tool = self.text(_format(LABELS["tool"], version=__version__))
         made = self.text(_format(LABELS["made-at"], time=times(report.made))) if report.made else ""
         if report.at is not None:
@@ -146,7 +148,7 @@ class _Page:
             f"<title>{self.attribute(report.title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n{inputs}"
             f'<div class="page">\n{svg.PATTERNS}\n<header class="lead">\n<div class="mast">'
             f'<div class="brand">{_BRAND}secguard</div>{switch}</div>\n{self.head(report)}</header>\n'
-            f"{self.contents(report.sections)}<main>\n{''.join(sections)}</main>\n"
+            f"{self.contents(shown)}<main>\n{''.join(sections)}</main>\n"
             f"<footer>{made}{tool}{self.label('offline')}</footer>\n</div>\n</body>\n</html>\n"
         )
 
@@ -276,23 +278,52 @@ class _Page:
         label = f"<small>{self.text(cell.label)}</small>" if cell.label else ""
         word = LABELS["not-tested"] if cell.outcome is None else None
         inner = self.badge(cell.outcome, word) + label
-        holder = f'<a href="#{anchor}">{inner}</a>' if cell.details else f"<div>{inner}</div>"
+        holder = f'<a href="#{anchor}">{inner}</a>' if cell.details or cell.groups else f"<div>{inner}</div>"
         return f'<td class="{svg.name(cell.outcome)}">{holder}</td>'
 
     def cases(self, item: Matrix, prefix: str) -> str:
+        """What lies behind each cell: first what did not pass. Boxes above hide what one does not look for."""
         parts = []
-        found = [entry for entry in sorted(item.cells.items()) if entry[1].details]
+        found = [entry for entry in sorted(item.cells.items()) if entry[1].details or entry[1].groups]
         for (r, c), cell in sorted(found, key=lambda entry: entry[1].outcome is Outcome.PASS):
             lines = "".join(f"<li>{self.text(line)}</li>" for line in cell.details[:MAX_ROWS])
             state = " open" if cell.outcome is not Outcome.PASS else ""
             word = LABELS["not-tested"] if cell.outcome is None else None
+            # The mark lies inside: a browser that is sent to it opens what is around it.
             parts.append(
-                f'<details id="{prefix}-{r}-{c}" class="{svg.name(cell.outcome)}"{state}>'
+                f'<details class="{svg.name(cell.outcome)}"{state}>'
                 f"<summary><strong>{self.text(item.rows[r])} → "
                 f"{self.text(item.columns[c])}</strong>{self.badge(cell.outcome, word)}</summary>"
-                f"<ul>{lines}</ul></details>"
+                f'<div class="at" id="{prefix}-{r}-{c}"></div>'
+                f"<ul>{lines}</ul>{''.join(map(self.group, cell.groups))}</details>"
             )
-        return f'<div class="cases">{"".join(parts)}</div>\n' if parts else ""
+        if not parts:
+            return ""
+        kinds = [group.outcome for _, cell in found for group in cell.groups]
+        boxes = self.boxes([*kinds, *(cell.outcome for _, cell in found)], prefix) if kinds else ""
+        wide = " wide" if kinds else ""
+        return f'{boxes}<div class="cases{wide}">{"".join(parts)}</div>\n'
+
+    def boxes(self, outcomes: Sequence[Outcome | None], prefix: str) -> str:
+        """Check boxes that hide, by style alone, what passed, failed or is inconclusive."""
+        inputs, labels = [], []
+        for outcome in (outcome for outcome in Outcome if outcome in outcomes):
+            name = f"{prefix}-{outcome.value}"
+            inputs.append(f'<input class="sr show-{outcome.value}" type="checkbox" id="{name}" checked>')
+            labels.append(f'<label for="{name}">{self.badge(outcome)}</label>')
+        return f'{"".join(inputs)}<div class="boxes">{self.label("show")}{"".join(labels)}</div>'
+
+    def group(self, group: Group) -> str:
+        state = " open" if group.outcome is not Outcome.PASS else ""
+        label = f"<small>{self.text(group.label)}</small>" if group.label else ""
+        grid = self.grid(group.title, group.columns, group.rows) + self.more(
+            min(len(group.rows), MAX_ROWS), len(group.rows)
+        )
+        word = LABELS["not-tested"] if group.outcome is None else None
+        return (
+            f'<details class="group {svg.name(group.outcome)}"{state}><summary><span>{self.text(group.title)}</span>'
+            f"{self.badge(group.outcome, word)}{label}</summary>{grid}</details>"
+        )
 
     def timeline(self, item: Timeline) -> str:
         present = list(dict.fromkeys(svg.name(bar.outcome) for bar in item.bars))

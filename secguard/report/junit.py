@@ -10,6 +10,8 @@ from secguard.report.words import AXES, LABELS, clean, pick, plain
 
 __all__ = ["render_junit"]
 
+_ROWS = 100
+
 
 class _Case(NamedTuple):
     group: str
@@ -27,6 +29,12 @@ def _cases(report: Report, lang: str) -> Iterator[_Case]:
         if isinstance(item, Matrix):
             for (r, c), cell in sorted(item.cells.items()):
                 name = f"{pick(item.rows[r], lang)} → {pick(item.columns[c], lang)}"
+                for group in cell.groups:
+                    rows = [" ".join(filter(None, (plain(value, lang) for value in row))) for row in group.rows[:_ROWS]]
+                    text = _joined((group.label, *rows), lang)
+                    yield _Case(title, f"{name} {pick(group.title, lang)}", group.outcome, text, "matrix")
+                if cell.groups:
+                    continue
                 yield _Case(title, name, cell.outcome, _joined((cell.label, *cell.details), lang), "matrix")
         elif isinstance(item, Proven):
             for proof in item.proofs:

@@ -14,6 +14,7 @@ __all__ = [
     "Code",
     "Facts",
     "Findings",
+    "Group",
     "LinePlot",
     "Matrix",
     "Paragraph",
@@ -77,6 +78,7 @@ class Table:
     Attributes:
         note: a sentence under the heading.
         total: how many rows there are when `rows` holds only the first of them.
+        export: for CSV only: too long for people to read.
     """
 
     title: Words
@@ -84,15 +86,28 @@ class Table:
     rows: Sequence[Sequence[Value]]
     note: Words = ""
     total: int | None = None
+    export: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What was tested under one heading in a cell of a matrix, as rows of a table; a test case of its own in JUnit."""
+
+    title: Words
+    outcome: Outcome | None
+    columns: Sequence[Words]
+    rows: Sequence[Sequence[Value]]
+    label: Words = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of a matrix; `outcome` None means that it was not tested."""
+    """One cell of a matrix; `outcome` None means that it was not tested. Details and groups are listed below it."""
 
     outcome: Outcome | None
     label: Words = ""
     details: Sequence[Words] = ()
+    groups: Sequence[Group] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ LABELS = {
     "outcome": Text("Outcome", "结果"),
     "place": Text("Place", "位置"),
     "row": Text("Row", "行"),
+    "show": Text("Show: ", "显示："),
     "start": Text("Start", "起"),
     "stop": Text("Stop", "止"),
     "summary": Text("Summary", "结论"),

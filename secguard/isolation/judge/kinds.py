@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from secguard.report import Text
 
-__all__ = ["kind_words"]
+__all__ = ["kind_words", "result_words"]
 
 _KINDS: Mapping[str, tuple[str, str]] = {
     "leak.open": ("open", "开放"),
@@ -35,3 +35,26 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 def kind_words(kind: str) -> Text:
     """A finding's kind (its code without `isolation.`) in a word or two."""
     return Text(*_KINDS.get(kind, (kind, kind)))
+
+
+_RESULTS: Mapping[str, tuple[str, str]] = {
+    "open": ("open", "开放"),
+    "closed": ("reached, closed", "到达，端口关闭"),
+    "one-way": ("arrived, no answer", "到达，无返回"),
+    "tunnel": ("arrived in a tunnel", "经隧道到达"),
+    "fragment": ("arrived in fragments", "以分片到达"),
+    "translated": ("arrived from another address", "以其他地址到达"),
+    "relay": ("relayed", "被中继"),
+    "stray": ("arrived elsewhere", "到达他处"),
+    "filtered": ("filtered", "被过滤"),
+    "rejected": ("rejected", "被拒绝"),
+    "accepted": ("answered in between", "中间设备应答"),
+    "answered": ("answered, nobody listened", "有应答，该处无监听"),
+    "unheard": ("silence, nobody listened", "无应答，该处无监听"),
+    "inconclusive": ("inconclusive", "无法判定"),
+}
+
+
+def result_words(result: str) -> Text:
+    """A case's result in a word or two."""
+    return Text(*_RESULTS.get(result, (result, result)))
