@@ -5,11 +5,12 @@ import contextlib
 import time
 from pathlib import Path
 
+from secguard.audit.sources.content import Chunk
 from secguard.audit.sources.feeds import Desk
 from secguard.audit.sources.intake import Delivery
 from secguard.audit.sources.reading import MAX_RECORD
 from secguard.audit.sources.settings import FileSource
-from secguard.audit.sources.tail import Chunk, Tail, check_readable
+from secguard.audit.sources.tail import Tail, check_readable
 from secguard.core import FormatError, SecguardError
 
 __all__ = ["FileFeed"]

@@ -11,111 +11,41 @@ import gzip
 import hashlib
 import os
 import secrets
+import stat
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import msgspec
 
+from secguard.audit.sources.content import (
+    KEPT,
+    Chunk,
+    Gap,
+    Generation,
+    Line,
+    Open,
+    Saved,
+    Stranger,
+    beside,
+    digest_of,
+    inode_of,
+    line_of,
+)
 from secguard.core.errors import FormatError, SystemPartError
 from secguard.core.files import atomic_write
 from secguard.core.limits import read_bounded
 
-__all__ = ["Chunk", "Gap", "Generation", "Line", "Tail"]
+__all__ = ["Tail", "check_readable"]
 
 HEAD = 4096
 _CHUNK = 256 << 10
 _MAX_OPEN = 1024
 _LINGER = 10.0
 """Seconds for which a rotated file may still be written to."""
-
-
-class Generation(msgspec.Struct, kw_only=True):
-    """The content of a file from its offset 0, wherever it lies by now.
-
-    Attributes:
-        name: its random name.
-        path: where it was first found.
-        inode: device and inode, `dev:inode`.
-        head: SHA-256 of its first `head_size` bytes, in hex.
-        head_size: at most 4096; grows with the file.
-        offset: all before it is recorded.
-        seen: the size that was seen last.
-        rotated: it lies no more where it is written to.
-    """
-
-    name: str
-    path: str
-    inode: str
-    head: str
-    head_size: int
-    offset: int = 0
-    seen: int = 0
-    rotated: bool = False
-
-
-class _Saved(msgspec.Struct, kw_only=True):
-    version: int = 1
-    generations: list[Generation] = []
-
-
-class Line(NamedTuple):
-    """A line: where it begins, its bytes (None if too long to keep), and what is known of one that is too long."""
-
-    offset: int
-    data: bytes | None
-    size: int
-    sha256: str
-    head: bytes
-
-
-class Chunk(NamedTuple):
-    """Lines of one generation, the place after them, and whether they were written since the last read (`live`)."""
-
-    generation: Generation
-    lines: list[Line]
-    end: int
-    live: bool
-
-
-class Gap(NamedTuple):
-    """Content that is gone before it was read: of which file, how many bytes at least, and how."""
-
-    path: str
-    generation: str
-    bytes: int
-    how: str
-
-
-@dataclass(slots=True, eq=False)
-class _Open:
-    generation: Generation
-    file: BinaryIO
-    fresh: bool  # at the path that is written to, not rotated away
-    at: int  # what is read; `generation.offset` follows when it is recorded
-    packed: bool = False
-    inode: str = ""  # of the file that is open: a copy's differs from the generation's
-    idle_since: float = -1.0
-    skip: "hashlib._Hash | None" = None  # a line too long to keep is under way
-    skip_size: int = 0
-    skip_head: bytes = b""
-    quiet: bool = False  # rotated, and nothing more will come
-    caught_up: bool = False
-
-
-def _inode(status: os.stat_result) -> str:
-    return f"{status.st_dev}:{status.st_ino}"
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _beside(path: Path, generation: Generation) -> bool:
-    """Whether a file is named as what the other was rotated to: `a.log.1`, `a-20261101.log`; or as itself."""
-    stem = Path(generation.path).stem
-    return path.name.startswith(stem) and not path.name[len(stem) : len(stem) + 1].isalnum()
+_REMEMBERED = 256
+"""Files read to their end that are known again: copies and late lines."""
 
 
 class Tail:
@@ -135,17 +65,20 @@ class Tail:
         self._patterns = patterns
         self._state = state
         self._limit = limit
-        self._open: list[_Open] = []
+        self._open: list[Open] = []
         self._lost: list[Generation] = []  # known, and not found again yet
         self._dirty = False
         self._gaps: list[Gap] = []
-        self._why: dict[str, str] = {}
+        self._why: dict[str, tuple[str, int]] = {}
+        self._done: list[Generation] = []  # read to their end
+        self._dull: set[tuple[str, int, int]] = set()  # strangers that were looked at: inode, time, size
+        self._since = 0.0  # begin of the last scan: what was written before it was seen, as far as it was there
         self._turn = 0
         self.problem = ""
         first = not state.exists()
         if not first:
             try:
-                self._lost = msgspec.json.decode(read_bounded(state), type=_Saved).generations
+                saved = msgspec.json.decode(read_bounded(state), type=Saved)
             except msgspec.MsgspecError as error:
                 raise FormatError(
                     "audit.source.state",
@@ -153,6 +86,8 @@ class Tail:
                     hint="move the file away: all is read again, and what the ledger has is not recorded twice",
                     where=str(state),
                 ) from error
+            self._lost, self._done, self._since = saved.generations, saved.done, saved.since
+        self._dirty = first
         self._skip_existing = first and from_end
         self.scan(0.0)
         self._skip_existing = False
@@ -183,7 +118,8 @@ class Tail:
         if self._dirty:
             generations = [one.generation for one in self._open] + self._lost
             self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            atomic_write(self._state, msgspec.json.encode(_Saved(generations=generations)), mode=0o600)
+            saved = Saved(generations=generations, done=self._done[-_REMEMBERED:], since=self._since)
+            atomic_write(self._state, msgspec.json.encode(saved), mode=0o600)
             self._dirty = False
 
     def gaps(self) -> list[Gap]:
@@ -210,6 +146,8 @@ class Tail:
                 self.problem = f"{pattern.parent}: {os.strerror(error.errno or 0)}"
                 continue
             for entry in entries:
+                if not wild and entry[len(stem) : len(stem) + 1].isalnum():
+                    continue  # cam10.log is no rotated cam1.log
                 packed = entry.endswith(".gz")
                 fresh = not packed and (fnmatch.fnmatchcase(entry, name) if wild else entry == name)
                 yield pattern.parent / entry, fresh
@@ -217,37 +155,46 @@ class Tail:
     def scan(self, now: float) -> None:
         """Look for new, rotated and truncated files; call it before `read`, some times a second."""
         self.problem = ""
+        begun = time.time()
         self._check_open(now)
-        found = list(dict.fromkeys(self._candidates()))
         known = {one.inode for one in self._open}
         fresh_inodes: set[str] = set()
-        strangers: list[tuple[Path, bool, os.stat_result]] = []
-        for path, fresh in found:
+        strangers: list[Stranger] = []
+        for path, fresh in dict.fromkeys(self._candidates()):
             try:
                 status = path.stat()
             except OSError:
                 continue
-            if not os.path.isfile(path):  # noqa: PTH113 - the same stat, and follows symbolic links
+            if not stat.S_ISREG(status.st_mode):
                 continue
+            inode = inode_of(status)
             if fresh:
-                fresh_inodes.add(_inode(status))
-            if _inode(status) not in known:
-                strangers.append((path, fresh, status))
+                fresh_inodes.add(inode)
+            if inode not in known and (inode, status.st_mtime_ns, status.st_size) not in self._dull:
+                known.add(inode)  # one file may have two names
+                strangers += self._stranger(path, status, fresh=fresh)
         for one in self._open:
             one.fresh = one.inode in fresh_inodes
             if one.generation.rotated == one.fresh:
                 one.generation.rotated, self._dirty = not one.fresh, True
         # First those that are exactly what was known, then copies of what was, then new ones.
         for take in (self._take_known, self._take_copy, self._take_new):
-            strangers = [stranger for stranger in strangers if not take(*stranger)]
+            for stranger in strangers:
+                if not stranger.taken:
+                    take(stranger)
+        for stranger in strangers:
+            if not stranger.taken:
+                stranger.file.close()
         for generation in self._lost:
-            unread = max(0, generation.seen - generation.offset)
+            how, unread = self._why.get(
+                generation.name, ("the file is gone", max(0, generation.seen - generation.offset))
+            )
             if unread or (generation.head_size and not generation.rotated):
-                why = self._why.get(generation.name, "the file is gone")
-                self._gaps.append(Gap(generation.path, generation.name, unread, why))
+                self._gaps.append(Gap(generation.path, generation.name, unread, how))
             self._dirty = True
         self._lost.clear()
         self._why.clear()
+        self._since = begun
         if self._dirty:
             self.save()
 
@@ -265,8 +212,7 @@ class Tail:
                 # The rest is in a copy, or gone: `scan` looks for the copy.
                 one.file.close()
                 self._open.remove(one)
-                generation.seen = max(generation.seen, one.at)
-                self._why[generation.name] = "the file was truncated"
+                self._why[generation.name] = ("the file was truncated", max(0, generation.seen - one.at))
                 self._lost.append(generation)
                 self._dirty = True
                 continue
@@ -279,19 +225,21 @@ class Tail:
                 if one.at >= generation.seen and generation.offset >= one.at:
                     self._drop(one)
 
-    def _drop(self, one: _Open) -> None:
-        """A rotated file that is read to its end is forgotten."""
+    def _drop(self, one: Open) -> None:
+        """A rotated file that is read to its end is closed, and known again."""
         one.file.close()
         self._open.remove(one)
+        self._done.append(one.generation)
+        del self._done[:-_REMEMBERED]
         self._dirty = True
 
-    def _same_head(self, one: _Open) -> bool:
+    def _same_head(self, one: Open) -> bool:
         generation = one.generation
         data = os.pread(one.file.fileno(), HEAD, 0)
-        if len(data) < generation.head_size or _digest(data[: generation.head_size]) != generation.head:
+        if len(data) < generation.head_size or digest_of(data[: generation.head_size]) != generation.head:
             return False
         if len(data) > generation.head_size:
-            generation.head, generation.head_size = _digest(data), len(data)
+            generation.head, generation.head_size = digest_of(data), len(data)
             self._dirty = True
         return True
 
@@ -305,101 +253,117 @@ class Tail:
             self.problem = f"{path}: {os.strerror(error.errno or 0)}"
             return None
 
-    def _take_known(self, path: Path, fresh: bool, status: os.stat_result) -> bool:
-        inode = _inode(status)
-        generation = next((item for item in self._lost if item.inode == inode and item.head_size), None)
-        if generation is None or path.suffix == ".gz":
-            return False
-        file = self._opened(path, packed=False)
-        if file is None:
-            return False
-        one = _Open(generation, file, fresh, generation.offset, inode=inode)
-        if os.fstat(file.fileno()).st_size < generation.offset or not self._same_head(one):
-            file.close()
-            return False
-        self._adopt(one)
-        return True
-
-    def _take_copy(self, path: Path, fresh: bool, status: os.stat_result) -> bool:
-        """A copy (also a compressed one) of a file that was truncated or removed: the rest is read from it."""
-        del fresh
+    def _stranger(self, path: Path, status: os.stat_result, *, fresh: bool) -> list[Stranger]:
         packed = path.suffix == ".gz"
-        known = [*self._lost, *(one.generation for one in self._open if self._removed(one))]
-        if not known or status.st_size == 0:
-            return False
         file = self._opened(path, packed=packed)
         if file is None:
-            return False
+            return []
         try:
-            head = file.read(HEAD)
-            for generation in known:
-                size = generation.head_size
-                if (
-                    not size
-                    or not _beside(path, generation)
-                    or len(head) < size
-                    or _digest(head[:size]) != generation.head
-                ):
-                    continue
-                if not packed and status.st_size < generation.offset:
-                    continue
-                self._adopt(_Open(generation, file, False, generation.offset, packed=packed, inode=_inode(status)))
-                return True
-        except (OSError, EOFError):
-            pass
-        file.close()
-        return False
+            status = os.fstat(file.fileno())
+            return [Stranger(path, fresh, status, file, file.read(HEAD))]
+        except (OSError, EOFError):  # a file that is being packed
+            file.close()
+            return []
 
-    def _removed(self, one: _Open) -> bool:
+    def _ignore(self, stranger: Stranger) -> None:
+        """There is nothing in it, until it changes."""
+        if len(self._dull) > 65536:
+            self._dull.clear()
+        self._dull.add((inode_of(stranger.status), stranger.status.st_mtime_ns, stranger.status.st_size))
+        stranger.file.close()
+        stranger.taken = True
+
+    def _adopt(self, generation: Generation, stranger: Stranger) -> None:
+        """Go on with a generation in another file, or ignore a file that has nothing more of it."""
+        if generation in self._done and (stranger.packed or stranger.status.st_size <= generation.offset):
+            self._ignore(stranger)
+            return
+        stranger.taken = True
+        for before in [item for item in self._open if item.generation is generation]:
+            before.file.close()
+            self._open.remove(before)
+        for known in (self._lost, self._done):
+            if generation in known:
+                known.remove(generation)
+        generation.inode = inode_of(stranger.status)
+        generation.seen = max(generation.offset, 0 if stranger.packed else stranger.status.st_size)
+        one = Open(
+            generation,
+            stranger.file,
+            stranger.fresh,
+            generation.offset,
+            packed=stranger.packed,
+            inode=generation.inode,
+        )
+        self._open.append(one)
+        self._dirty = True
+
+    def _take_known(self, stranger: Stranger) -> None:
+        inode = inode_of(stranger.status)
+        for generation in (*self._lost, *self._done):
+            long_enough = not stranger.packed and stranger.status.st_size >= generation.offset
+            if generation.inode == inode and long_enough and stranger.begins(generation):
+                self._adopt(generation, stranger)
+                return
+
+    def _take_copy(self, stranger: Stranger) -> None:
+        """A copy (also a compressed one) of a file that was truncated or removed: the rest is read from it."""
+        removed = [one.generation for one in self._open if self._removed(one)]
+        for generation in (*self._lost, *removed, *reversed(self._done)):
+            long_enough = stranger.packed or stranger.status.st_size >= generation.offset
+            if long_enough and beside(stranger.path, generation) and stranger.begins(generation):
+                self._adopt(generation, stranger)
+                return
+
+    def _removed(self, one: Open) -> bool:
         """Read to its end, and without a name: a file that was written anew beside and renamed over it goes on."""
         if one.packed or one.fresh:
             return False
         status = os.fstat(one.file.fileno())
         return status.st_nlink == 0 and one.at >= status.st_size
 
-    def _adopt(self, one: _Open) -> None:
-        for before in [item for item in self._open if item.generation is one.generation]:
-            before.file.close()
-            self._open.remove(before)
-        if one.generation in self._lost:
-            self._lost.remove(one.generation)
-        one.generation.inode = one.inode
-        self._open.append(one)
-        self._dirty = True
+    def _is_copy(self, stranger: Stranger) -> bool:
+        """A copy that rotation makes: it is of use when the other is truncated."""
+        for one in self._open:
+            generation = one.generation
+            if not one.packed and beside(stranger.path, generation) and stranger.begins(generation):
+                other = os.fstat(one.file.fileno())
+                if other.st_nlink and (stranger.packed or stranger.status.st_size <= other.st_size):
+                    return True
+        return False
 
-    @staticmethod
-    def _is_copy(path: Path, head: bytes, status: os.stat_result, one: _Open) -> bool:
-        generation, size = one.generation, one.generation.head_size
-        if one.packed or not size or not _beside(path, generation):
-            return False
-        other = os.fstat(one.file.fileno())
-        alike = len(head) >= size and _digest(head[:size]) == generation.head
-        return alike and bool(other.st_nlink) and status.st_size <= other.st_size
-
-    def _take_new(self, path: Path, fresh: bool, status: os.stat_result) -> bool:
-        if not fresh:
-            return False
-        file = self._opened(path, packed=False)
-        if file is None:
-            return False
-        status = os.fstat(file.fileno())
-        head = os.pread(file.fileno(), HEAD, 0)
-        if any(self._is_copy(path, head, status, one) for one in self._open):
-            file.close()  # rotation is about to truncate the other: the copy is of use then
-            return True
+    def _take_new(self, stranger: Stranger) -> None:
+        if self._is_copy(stranger):
+            return
+        # What was rotated before it was ever seen, as while nothing ran, is new as well.
+        missed = self._since and stranger.status.st_mtime > self._since - 1.0 and stranger.head
+        if not stranger.fresh and not missed:
+            self._ignore(stranger)
+            return
+        status = stranger.status
         start = status.st_size if self._skip_existing else 0
         generation = Generation(
             name=secrets.token_hex(8),
-            path=str(path),
-            inode=_inode(status),
-            head=_digest(head),
-            head_size=len(head),
+            path=str(stranger.path),
+            inode=inode_of(status),
+            head=digest_of(stranger.head),
+            head_size=len(stranger.head),
             offset=start,
-            seen=status.st_size,
+            seen=0 if stranger.packed else status.st_size,
+            rotated=not stranger.fresh,
         )
-        self._open.append(_Open(generation, file, True, start, inode=generation.inode))
+        stranger.taken = True
+        self._open.append(
+            Open(
+                generation,
+                stranger.file,
+                stranger.fresh,
+                start,
+                packed=stranger.packed,
+                inode=generation.inode,
+            )
+        )
         self._dirty = True
-        return True
 
     # Reading
 
@@ -412,7 +376,7 @@ class Tail:
                 return chunk
         return None
 
-    def _read(self, one: _Open) -> Chunk | None:
+    def _read(self, one: Open) -> Chunk | None:
         try:
             one.file.seek(one.at)
             data = one.file.read(_CHUNK)
@@ -431,7 +395,7 @@ class Tail:
         end = data.rfind(b"\n") + 1
         if end == 0:
             if one.quiet and one.caught_up:  # rotated, and never ended: what stands there is all there will be
-                lines = [_line(start, data, self._limit)]
+                lines = [line_of(start, data, self._limit)]
                 one.at += len(data)
             elif len(data) >= _CHUNK:
                 one.skip, one.caught_up = hashlib.sha256(), False
@@ -441,19 +405,19 @@ class Tail:
         else:
             at = 0
             for raw in data[: end - 1].split(b"\n"):
-                lines.append(_line(start + at, raw, self._limit))
+                lines.append(line_of(start + at, raw, self._limit))
                 at += len(raw) + 1
             one.at += end
         return Chunk(one.generation, lines, one.at, live)
 
-    def _skip_on(self, one: _Open, data: bytes) -> Chunk | None:
+    def _skip_on(self, one: Open, data: bytes) -> Chunk | None:
         """A line longer than a chunk: hash it piece by piece."""
         assert one.skip is not None
         end = data.find(b"\n")
         part = data if end < 0 else data[:end]
         one.skip.update(part)
         one.skip_size += len(part)
-        one.skip_head = (one.skip_head + part)[: 64 << 10]
+        one.skip_head = (one.skip_head + part)[:KEPT]
         one.at += len(part)
         begin = one.at - one.skip_size
         if end < 0 and data:
@@ -462,14 +426,6 @@ class Tail:
         line = Line(begin, None, one.skip_size, one.skip.hexdigest(), one.skip_head)
         one.skip, one.skip_size, one.skip_head = None, 0, b""
         return Chunk(one.generation, [line], one.at, False)
-
-
-def _line(offset: int, raw: bytes, limit: int) -> Line:
-    # NULs at the begin are the hole that a writer leaves which goes on at its old offset after a truncation.
-    data = raw.rstrip(b"\r").lstrip(b"\0")
-    if len(data) > limit:
-        return Line(offset, None, len(data), _digest(data), data[: 64 << 10])
-    return Line(offset, data, len(data), "", b"")
 
 
 def check_readable(patterns: list[Path]) -> None:
