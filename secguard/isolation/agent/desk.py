@@ -217,9 +217,19 @@ class Desk:
             raise FormatError("isolation.control.order", "the first order of a run brings the plan")
         check_self(plan, self._me)
         if self._memory is not None:
-            self._held.enter_context(Memory(self._memory)).begin(plan)
+            runs = self._held.enter_context(Memory(self._memory))
+            if not self._resumes(plan, digest):
+                runs.begin(plan)
         self._plan, self._digest = plan, digest
         return order
+
+    def _resumes(self, plan: Plan, digest: str) -> bool:
+        """Whether an earlier life of this agent has kept rounds of the plan's sweeps: then its run goes on."""
+        if not plan.sweeps or self._state is None:
+            return False
+        from secguard.isolation.sweep.journal import journal_path
+
+        return journal_path(self._state, digest, self._me.name).exists()
 
     def _check(self, order: Order, plan: Plan, digest: str) -> Order:
         if order.agent != self._me.name:

@@ -66,6 +66,13 @@ def _key(descriptor: int) -> Signer:
         return KeySigner(load_pem_private_key(file.read(1 << 16), None))
 
 
+def _state(options: argparse.Namespace) -> Path | None:
+    """Where rounds are kept: as told, else beside what the agent remembers."""
+    if options.state is not None or options.memory is None:
+        return options.state  # type: ignore[no-any-return] # a Path, or None
+    return Path(options.memory, "rounds")
+
+
 def main() -> int:
     """Entry point of the agent process; returns its exit code."""
     parser = argparse.ArgumentParser(description="secguard isolation agent")
@@ -78,6 +85,7 @@ def main() -> int:
     parser.add_argument("--key-descriptor", type=int, default=-1, help="open file with the agent's key")
     parser.add_argument("--certificate", default="", help="SHA-256 of the agent's certificate")
     parser.add_argument("--memory", type=Path, help="folder of the runs that were begun")
+    parser.add_argument("--state", type=Path, help="folder of the rounds of sweeps that were kept")
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller decides, and closes our input
@@ -90,7 +98,7 @@ def main() -> int:
             wire.enter_namespace(options.netns)
         me = Self(options.name, signer, certificate=options.certificate, zone=options.zone)
         trust = Trust([parse_key(text) for text in options.trust], options.root, options.crl)
-        desk = Desk(me, trust, SystemClock(), _say, options.memory)
+        desk = Desk(me, trust, SystemClock(), _say, options.memory, state=_state(options))
         desk.hello()
     except SecguardError as error:
         problem = Problem(error.code, error.message, error.hint, error.where)

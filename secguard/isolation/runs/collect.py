@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 from cryptography import x509
 
-from secguard.core import Clock, Progress, UsageError, silent
+from secguard.core import Clock, Progress, RefusedError, UsageError, silent
 from secguard.isolation.agent.control import Controller
 from secguard.isolation.agent.credentials import chain_text
 from secguard.isolation.agent.keys import spki
@@ -16,11 +16,14 @@ from secguard.isolation.policy.policy import Policy
 from secguard.isolation.runs.lead import STEPS, Collected, lead
 from secguard.isolation.runs.process import AgentProcess, Link, gather, missing
 from secguard.isolation.runs.remote import Caller, RemoteAgent
+from secguard.isolation.runs.state import RunState
 from secguard.keys import Algorithm, Signer, generate
 
-__all__ = ["collect"]
+__all__ = ["collect", "resume"]
 
 _START_TIMEOUT = 30.0
+_VALID = 600.0  # seconds that a plan is valid beyond its estimated duration
+_RESUMABLE = 86400.0
 
 
 def collect(
@@ -34,6 +37,7 @@ def collect(
     progress: Progress = silent,
     start: Callable[[str], None] = lambda _digest: None,
     perform: Callable[[str, Mapping[str, int]], None] = lambda _when, _pids: None,
+    state: RunState | None = None,
 ) -> Collected:
     """Probe between agents by a policy, and bring back what they signed.
 
@@ -47,6 +51,7 @@ def collect(
         progress: called a step.
         start: called with the plan's digest before anything is sent; if it raises, nothing is.
         perform: called at `before`, `during`, `after` with the agents' process IDs by zone; a lab breaks things here.
+        state: where a long run writes down what it takes to go on after a kill (`resume`).
 
     Raises:
         UsageError: places or addresses that do not fit the policy.
@@ -55,7 +60,7 @@ def collect(
     agents: list[Link] = []
     try:
         for name, zone, place in _names(policy, places):
-            agents.append(_reach(name, zone, place, signer, caller))
+            agents.append(_reach(name, zone, place, spki(signer.public_key()), caller, state))
         import scapy.layers.inet6  # noqa: F401 - while the agents start
 
         hellos = gather(agents, _START_TIMEOUT)
@@ -69,14 +74,16 @@ def collect(
                 raise error
             addresses = _addresses(policy, agent.name, agent.zone, hello.addresses)
             infos.append(AgentInfo(agent.name, agent.zone, addresses, hello.key, hello.certificate))
-        controller = Controller(generate(Algorithm.ED25519))
+        controller = Controller(state.key("controller") if state else generate(Algorithm.ED25519))
         made = msgspec.structs.replace(
-            compile_plan(policy, infos, clock.now()),
+            compile_plan(policy, infos, clock.now(), valid=_RESUMABLE if state else _VALID),
             controller=spki(controller.signer.public_key()),
             chain=chain_text(chain),
         )
         envelope = seal_plan(made, signer)
         plan, digest = open_plan(envelope, [signer.public_key()])
+        if state is not None and plan.sweeps:
+            state.save(envelope)
         start(digest)
         return lead(plan, digest, envelope, agents, controller, progress=progress, perform=perform)
     finally:
@@ -84,9 +91,55 @@ def collect(
             agent.close()
 
 
-def _reach(name: str, zone: str, place: str, signer: Signer, caller: Caller | None) -> Link:
+def resume(
+    state: RunState,
+    *,
+    clock: Clock,
+    caller: Caller | None = None,
+    progress: Progress = silent,
+    start: Callable[[str], None] = lambda _digest: None,
+) -> Collected:
+    """Go on with an interrupted run: the same plan, the same keys; rounds of sweeps that all agents kept stay.
+
+    Args:
+        state: what the run wrote down.
+        clock: the time.
+        caller: how this controller shows itself to agents on other machines.
+        progress: called a step.
+        start: called with the plan's digest before anything is sent.
+
+    Raises:
+        RefusedError: the plan's window has passed, or an agent is not the one that began.
+        SecguardError: agents cannot be started or reached.
+    """
+    plan, digest = open_plan(state.plan, [state.signer], clock.now())
+    agents: list[Link] = []
+    try:
+        for info in plan.agents:
+            place = state.places.get(info.name) or state.places.get(info.zone, "")
+            agents.append(_reach(info.name, info.zone, place, state.trust, caller, state))
+        hellos = gather(agents, _START_TIMEOUT)
+        for agent, info in zip(agents, plan.agents, strict=True):
+            if agent.name not in hellos:
+                raise missing(agent)
+            if error := hellos[agent.name].answer.failure():
+                raise error
+            if hellos[agent.name].answer.key != info.key:
+                raise RefusedError("isolation.resume.agent", f"agent {info.name} has another key than when it began")
+        progress(1, STEPS, "steps")
+        start(digest)
+        controller = Controller(state.key("controller"))
+        return lead(plan, digest, state.plan, agents, controller, progress=progress, perform=lambda _when, _pids: None)
+    finally:
+        for agent in agents:
+            agent.close()
+
+
+def _reach(name: str, zone: str, place: str, trust: str, caller: Caller | None, state: RunState | None) -> Link:  # noqa: PLR0917 - what every way of reaching one needs
     if "://" not in place:
-        return AgentProcess(name, zone, place, spki(signer.public_key()))
+        if state is None:
+            return AgentProcess(name, zone, place, trust)
+        return AgentProcess(name, zone, place, trust, key=state.pem(f"agent {name}"), state=state.journals)
     if caller is None:
         raise UsageError(
             "isolation.agent.caller",

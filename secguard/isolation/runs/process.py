@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import IO, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -96,17 +97,40 @@ class Link:
 class AgentProcess(Link):
     """An agent that is a process of this machine, in a network namespace."""
 
-    def __init__(self, name: str, zone: str, namespace: str, trust: str) -> None:
+    def __init__(
+        self, name: str, zone: str, namespace: str, trust: str, *, key: bytes = b"", state: Path | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            name: as in the policy.
+            zone: where it stands.
+            namespace: path of its network namespace.
+            trust: public key of the plan's signer (SPKI, base64).
+            key: its private key (PEM); made by itself for this run if empty.
+            state: where it keeps its rounds of sweeps.
+        """
         super().__init__(name, zone)
         self._buffer = b""
         command = python("secguard.isolation.agent.stdio", "--name", name, "--zone", zone, "--netns", namespace)
-        self.process = subprocess.Popen(
-            [*command, "--trust", trust, "--parent", str(os.getpid())],
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        if state is not None:
+            command += ["--state", str(state)]
+        held = os.memfd_create("secguard-key", 0)
+        try:
+            if key:
+                os.write(held, key)
+                os.lseek(held, 0, os.SEEK_SET)
+                command += ["--key-descriptor", str(held)]
+            self.process = subprocess.Popen(
+                [*command, "--trust", trust, "--parent", str(os.getpid())],
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(held,) if key else (),
+            )
+        finally:
+            os.close(held)
         self.pid = self.process.pid
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)

@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from secguard.core import Clock, Progress, SystemClock, silent
+from secguard.core import Clock, Progress, SystemClock, UsageError, silent
 from secguard.isolation.policy.policy import Policy
-from secguard.isolation.runs.collect import collect
+from secguard.isolation.runs.collect import collect, resume
 from secguard.isolation.runs.conclude import RunResult, conclude
-from secguard.isolation.runs.lead import STEPS
+from secguard.isolation.runs.lead import STEPS, Collected
 from secguard.isolation.runs.remote import Caller
+from secguard.isolation.runs.state import RunState
 from secguard.keys import Algorithm, Signer, generate
 
-__all__ = ["Act", "Action", "RunResult", "no_act", "run"]
+__all__ = ["Act", "Action", "RunResult", "no_act", "resume_run", "run"]
 
 Act = Callable[[str], AbstractContextManager[dict[str, Any]]]
 """Records a run around its packets: called with the plan's digest, filled with the values of the closing event."""
@@ -59,6 +61,7 @@ def run(
     clock: Clock | None = None,
     progress: Progress = silent,
     act: Act = no_act,
+    state: RunState | None = None,
 ) -> RunResult:
     """Probe between agents by a policy, and judge.
 
@@ -71,13 +74,75 @@ def run(
         clock: the time of plan and verdict.
         progress: called a step.
         act: records the run (`secguard.events.long_act` bound to a ledger).
+        state: where a run that sweeps writes down what it takes to go on after a kill (`resume_run`).
 
     Raises:
         UsageError: places or addresses that do not fit the policy.
         SecguardError: agents cannot be started or reached, lack permissions, or are not who they should be.
     """
     clock = clock or SystemClock()
-    signer = signer or generate(Algorithm.ED25519)
+    signer = signer or (state.key("signer") if state else generate(Algorithm.ED25519))
+
+    def bring(start: Callable[[str], None]) -> Collected:
+        return collect(
+            policy,
+            places,
+            signer=signer,
+            chain=chain,
+            caller=caller,
+            clock=clock,
+            progress=progress,
+            start=start,
+            state=state,
+        )
+
+    return _conclude(bring, signer.public_key(), signer, clock, progress=progress, act=act)
+
+
+def resume_run(
+    state: RunState,
+    *,
+    signer: Signer | None = None,
+    caller: Caller | None = None,
+    clock: Clock | None = None,
+    progress: Progress = silent,
+    act: Act = no_act,
+) -> RunResult:
+    """Go on with an interrupted run, and judge it; `state` ends with it.
+
+    Args:
+        state: what the run wrote down.
+        signer: signs the result; needed where the run was begun with a key of its own.
+        caller: how this controller shows itself to agents on other machines.
+        clock: the time.
+        progress: called a step.
+        act: records the run.
+
+    Raises:
+        UsageError: the key is missing.
+        RefusedError: the plan's window has passed, or an agent is another one.
+        SecguardError: agents cannot be started or reached.
+    """
+    clock = clock or SystemClock()
+    if signer is None and not state.has("signer"):
+        raise UsageError("isolation.resume.key", "the run was begun with a key", hint="give --key again")
+
+    def bring(start: Callable[[str], None]) -> Collected:
+        return resume(state, clock=clock, caller=caller, progress=progress, start=start)
+
+    return _conclude(bring, state.signer, signer or state.key("signer"), clock, progress=progress, act=act)
+
+
+def _conclude(
+    bring: Callable[[Callable[[str], None]], Collected],
+    trusted: PublicKeyTypes,
+    signer: Signer,
+    clock: Clock,
+    *,
+    progress: Progress,
+    act: Act,
+) -> RunResult:
+    """Have observations brought inside a recorded act, and judge them."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         closing: dict[str, Any] = {}
@@ -86,10 +151,8 @@ def run(
             nonlocal closing
             closing = stack.enter_context(act(digest))
 
-        found = collect(
-            policy, places, signer=signer, chain=chain, caller=caller, clock=clock, progress=progress, start=start
-        )
-        result = conclude(found.plan, found.reports, [signer.public_key()], clock=clock, signer=signer)
+        found = bring(start)
+        result = conclude(found.plan, found.reports, [trusted], clock=clock, signer=signer)
         closing.update(result.summary())
     progress(STEPS, STEPS, "steps")
     problems = list(dict.fromkeys([*found.problems, *result.problems]))

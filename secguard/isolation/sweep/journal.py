@@ -4,7 +4,9 @@ A record is length (4), CRC-32 (4) and MessagePack. A torn end is what a kill or
 its round is done again. The file belongs to one plan and one agent; the first record says which.
 """
 
+import contextlib
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +17,11 @@ from secguard.core.errors import RefusedError
 from secguard.core.files import translate_os_error
 from secguard.isolation.sweep.seen import Round
 
-__all__ = ["Journal", "Record", "Slice"]
+__all__ = ["Journal", "Record", "Slice", "journal_path"]
 
 _HEAD = 8
 _MAX_RECORD = 64 << 20
+_KEPT_SECONDS = 40 * 86400
 
 
 class Slice(msgspec.Struct, forbid_unknown_fields=True, array_like=True):
@@ -47,6 +50,19 @@ class _First(msgspec.Struct, forbid_unknown_fields=True, array_like=True):
     v: int = 1
 
 
+def journal_path(folder: Path, plan: str, agent: str) -> Path:
+    """The journal of a plan (by its SHA-256) and an agent."""
+    return folder / f"{plan[:16]}-{agent}.rounds"
+
+
+def _forget(folder: Path) -> None:
+    """Remove journals of runs that are long over: no plan is valid for more than a month."""
+    for path in folder.glob("*.rounds"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                path.unlink()
+
+
 class Journal:
     """Appends records, and reads those of an earlier life."""
 
@@ -57,10 +73,11 @@ class Journal:
             SystemPartError: the folder cannot be written.
             RefusedError: the file belongs to another plan or agent.
         """
-        self.path = folder / f"{agent}.rounds"
+        self.path = journal_path(folder, plan, agent)
         first = msgspec.msgpack.encode(_First(plan, agent))
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _forget(folder)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             items = list(self._read())
             if items and items[0][1] != first:

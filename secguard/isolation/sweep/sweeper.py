@@ -1,7 +1,7 @@
 """An agent's part in the sweeps: it sends its pieces of each round, hears the others', answers, and keeps what it saw.
 
-A round: beacons - the agent's pieces, attempt by attempt - (the controller waits for all agents) - beacons - keep. All
-of it runs in one thread: while frames are sent, what was heard is taken in about every millisecond.
+A round: beacons - the agent's pieces, attempt by attempt - (the controller waits for all agents) - beacons - keep. The
+wire's own thread hears meanwhile.
 """
 
 import math
@@ -22,7 +22,6 @@ from secguard.isolation.sweep.journal import Journal, Record, Slice
 from secguard.isolation.sweep.seen import Round, Swept, SweptColumns, pack, unpack
 from secguard.isolation.wire import wire
 from secguard.isolation.wire.bulk import Sender
-from secguard.isolation.wire.ring import Ring
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Sweeper"]
 
 _BATCH = 8192
-_RING = 64  # megabytes: half a second at the highest rate
+_LANES = 2
+_LOOK = 0.002
 _PHASE = 2 << 8
 _APART = 0.03  # seconds at least between two attempts of a probe
 _QUIET = 0.04  # seconds without a frame of ours after which a round has settled
@@ -56,7 +56,6 @@ class Sweeper:
         self.ear = Ear(self.plan, session.me, session.sensor.hear)
         self.done: dict[int, Round] = {}
         self._round: Round | None = None
-        self._ring: Ring | None = None
         self._sender: Sender | None = None
         self._drops = 0
         self._reported = (0, 0)  # repeated, packets: of the last record
@@ -130,31 +129,39 @@ class Sweeper:
 
     # Rounds.
 
-    def _open(self) -> tuple[Ring, Sender]:
-        if self._ring is None or self._sender is None:
-            name = self.session.wire.interface.name
-            self.session.wire.mute(True)
-            self._ring = Ring(name, megabytes=_RING, promiscuous=self.session.info.mirror)
-            self._sender = Sender(name)
-        return self._ring, self._sender
+    def _open(self) -> Sender:
+        if self._sender is None:
+            self._sender = Sender(self.session.wire.interface.name, lanes=_LANES)
+            self.session.wire.blocks = self.ear.hear
+        return self._sender
 
     def round(self, number: int) -> None:
         """Send this agent's pieces of a round; the round goes on, and is heard, until `keep`."""
-        _, sender = self._open()
+        sender = self._open()
         self.session.sensor.phase = 2
+        self._drops = self.session.wire.drops
         self._round = Round(number=number, began=time.time_ns())
+        self._clear(number)
         self._mark(0)
         pieces = [piece for piece in self.rounds[number].get(self.session.me, []) if piece.sweep in self._hops]
         for attempt in range(self.plan.attempts):
             began = time.monotonic()
             for piece in pieces:
                 for rows in self._frames(piece, attempt):
-                    sent = sender.send(rows, self.plan.rate, meanwhile=self._listen)
+                    sent = sender.send(rows, self.plan.rate, meanwhile=self.pump)
                     self._round.sent += sent.sent
                     self._round.refused += sent.offered - sent.sent
             self.pump()
-            while pieces and attempt + 1 < self.plan.attempts and time.monotonic() < began + _APART:
-                self.pump(0.005)
+            if pieces and attempt + 1 < self.plan.attempts:
+                self.pump(began + _APART - time.monotonic())
+
+    def _clear(self, number: int) -> None:
+        """Forget what an earlier try of a round saw: another agent did not keep it."""
+        for pieces in self.rounds[number].values():
+            for piece in pieces:
+                for arrays in (self.ear.left, self.ear.answers, self.ear.heard):
+                    if piece.sweep in arrays:
+                        arrays[piece.sweep][piece.first : piece.last] = 0
 
     def _frames(self, piece: Piece, attempt: int) -> Iterator["NDArray[np.uint8]"]:
         """The frames of a piece, in an order that spreads hosts and ports."""
@@ -184,20 +191,16 @@ class Sweeper:
                 link=self._hops[piece.sweep],
             )
 
-    def _listen(self) -> None:
-        self.pump()
-
-    def pump(self, timeout: float = 0.0) -> bool:
-        """Take in what was heard, and answer it; whether anything was."""
-        ring, heard = self._ring, False
-        if ring is None:
-            return False
-        while (block := ring.read(0.0 if heard else timeout)) is not None:
-            self.ear.hear(block)
-            heard = True
-        if self.ear.arrived:
-            self._answer()
-        return heard
+    def pump(self, seconds: float = 0.0) -> None:
+        """Answer what arrived; for some seconds, or once."""
+        end = time.monotonic() + seconds
+        while True:
+            if self.ear.arrived:
+                self._answer()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(_LOOK, left))
 
     def _answer(self) -> None:
         """Answer the UDP probes that arrived here: tells one way from both ways, whatever the host's limits."""
@@ -263,9 +266,7 @@ class Sweeper:
             if self.ear.active != before:
                 quiet = time.monotonic() + _QUIET
         self._mark(2)
-        assert self._ring is not None
-        drops = self._ring.statistics().drops
-        self._round.drops, self._drops = drops - self._drops, drops
+        self._round.drops = self.session.wire.drops - self._drops
         self._round.ended = time.time_ns()
         done, self._round = self._round, None
         self.done[done.number] = done
@@ -293,11 +294,8 @@ class Sweeper:
 
     def finish(self) -> None:
         """Back to the cases: the session's own ear hears again."""
-        if self._ring is not None:
-            self.pump()
-            self._ring.close()
-            self._ring = None
-            self.session.wire.mute(False)
+        self.pump()
+        self.session.wire.blocks = None
         if self._sender is not None:
             self._sender.close()
             self._sender = None
