@@ -400,6 +400,22 @@ class Workspace:
         name = operator or (own if self.registry.active(own, "operator") else None)
         return self.authority(passphrase_file).operator_signer(name)
 
+    def _scan_standing(self) -> str:
+        """The scheduled isolation scan in a line."""
+        from secguard.core.findings import describe
+        from secguard.isolation.schedule.alerts import Alerts
+        from secguard.isolation.schedule.book import Book
+        from secguard.isolation.schedule.scheduled import Scheduled
+
+        given = self.config.isolation
+        book = Book(self.state / "isolation" / "schedule")
+        row = Scheduled(given.policy, given.every, Alerts(), self.clock, book)
+        row.begin()
+        found, _ = row.standing()
+        last = row.before
+        said = f"{last.outcome}, {last.started:%Y-%m-%d %H:%M} UTC" if last.started else "never run"
+        return "; ".join([said, *map(describe, found)])
+
     def status(self) -> dict[str, Any]:
         """What the workspace holds; each value is JSON."""
         facts: dict[str, Any] = {
@@ -422,6 +438,8 @@ class Workspace:
 
             problems = judge_status(self.state / "audit", list(self.config.audit.sources), self.clock.now())
             facts["sources"] = "; ".join(f"{item.where}: {describe(item)}" for item in problems) or "all well"
+        if self.config.isolation.policy:
+            facts["isolation scan"] = self._scan_standing()
         if self.ledger.notices:
             facts["repaired at start-up"] = "; ".join(self.ledger.notices)
         return facts

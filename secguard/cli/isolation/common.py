@@ -13,6 +13,7 @@ from secguard.core.errors import RefusedError, UsageError
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from secguard.core.verdict import Verdict
     from secguard.isolation.runs.conclude import RunResult
     from secguard.isolation.runs.runner import Act
     from secguard.keys import Signer
@@ -132,8 +133,8 @@ def acts(ctx: Context, case: str, reason: str, **data: Any) -> Iterator["Act"]:
         )
 
 
-def show(result: "RunResult", lang: str, **data: Any) -> Result:
-    """A run as a command's result; `data` goes into its document."""
+def show(result: "RunResult", lang: str, verdict: "Verdict | None" = None, **data: Any) -> Result:
+    """A run as a command's result; `verdict` stands for its own, `data` goes into its document."""
     from secguard.isolation.judge.show import kind_words, report
 
     zones = list(dict.fromkeys([pair.src for pair in result.matrix] + [pair.dst for pair in result.matrix]))
@@ -154,7 +155,7 @@ def show(result: "RunResult", lang: str, **data: Any) -> Result:
     columns = result.columns
     names = list(columns)
     return Result.of(
-        result.verdict,
+        verdict or result.verdict,
         data={
             **data,
             "plan": result.digest,

@@ -1,5 +1,6 @@
 """`secguard isolation run`: probe between agents, from both ends, and judge."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from secguard.cli.isolation.common import (
     acts,
     chain_option,
     folder_option,
-    hostile_option,
     key_option,
     new_folder,
     passphrase_option,
@@ -21,12 +21,14 @@ from secguard.cli.isolation.common import (
     signing,
 )
 from secguard.cli.isolation.folders import keep
-from secguard.core.errors import UsageError
+from secguard.cli.isolation.schedule import not_due, schedule_options, scheduled, settings
+from secguard.core.errors import SecguardError, UsageError
 
 if TYPE_CHECKING:
     from cryptography import x509
 
     from secguard.isolation.runs.remote import Caller
+    from secguard.isolation.schedule.scheduled import Scheduled
 
 __all__ = ["caller_options", "run_"]
 
@@ -109,8 +111,28 @@ def caller_options(function: Any) -> Any:
     return function
 
 
+def _complain(row: "Scheduled") -> None:
+    """Say on stderr which alert did not arrive: nothing else will."""
+    for told in row.told:
+        if not told.delivered:
+            click.echo(f"alert not delivered ({told.hook}): {told.text}", err=True)
+
+
+def _with_alerts(result: Result, row: "Scheduled") -> Result:
+    if row.told:
+        result.data = {
+            **result.data,
+            "alerts": [{"hook": told.hook, "delivered": told.delivered, "text": told.text} for told in row.told],
+        }
+        result.lines = [
+            *result.lines,
+            *(f"alert delivered ({told.hook}): {told.text}" for told in row.told if told.delivered),
+        ]
+    return result
+
+
 @command("isolation.run", "run")
-@click.argument("policy", type=FILE)
+@click.argument("policy", type=FILE, required=False)
 @click.argument("more", nargs=-1, metavar="[ZONE=NAMESPACE]...")
 @click.option(
     "--in-namespaces",
@@ -120,7 +142,7 @@ def caller_options(function: Any) -> Any:
     help="Network namespace of each zone's agent: a path, a name of /run/netns, or a process ID.",
 )
 @caller_options
-@hostile_option
+@schedule_options
 @folder_option
 @key_option
 @chain_option
@@ -129,7 +151,7 @@ def caller_options(function: Any) -> Any:
 def run_(
     ctx: Context,
     *,
-    policy: Path,
+    policy: Path | None,
     more: Sequence[str],
     namespaces: Sequence[str],
     remotes: Sequence[str],
@@ -137,7 +159,12 @@ def run_(
     cert_key: str | None,
     roots: Sequence[Path],
     crls: Sequence[Path],
-    allow_hostile: bool,
+    if_due: bool,
+    every: str | None,
+    on_finding: str | None,
+    webhook: str | None,
+    webhook_ca: Path | None,
+    webhook_secret: Path | None,
     output: Path | None,
     key: str | None,
     chain: Path | None,
@@ -149,35 +176,74 @@ def run_(
     """Probe between agents by a policy, from both ends, and judge.
 
     Agents are processes in network namespaces of this machine (--in-namespaces), or serve HTTPS elsewhere (--agent).
+    What a flag leaves out, [isolation] of secguard.toml says. With --if-due nothing happens unless a scan is due.
     """
     del yes
-    import msgspec
-
     from secguard.isolation.policy.policy import load_policy
     from secguard.isolation.runs.runner import run
 
-    checked = load_policy(policy)
-    if allow_hostile:
-        checked = msgspec.structs.replace(checked, hostile="allowed")
+    given, root = settings(ctx)
+    if policy is None:
+        if not given.policy or root is None:
+            raise UsageError("isolation.run.policy", "by which policy?", hint="name one, or set isolation.policy")
+        policy = root / given.policy
     places = dict([*map(_namespace, (*namespaces, *more)), *map(_remote, remotes)])
-    new_folder(output)
-    caller = None
-    certificates: list[x509.Certificate] = []
-    if remotes or chain:
-        signer, certificates = signing(ctx, key, passphrase_file, chain)
-    else:
-        signer = signer_of(ctx, key, passphrase_file)
-    if remotes:
-        caller = _caller(ctx, cert=cert, cert_key=cert_key, roots=roots, crls=crls, passphrase_file=passphrase_file)
-    with acts(ctx, case, reason, policy=checked.digest) as act:
-        result = run(
-            checked,
-            places,
-            signer=signer,
-            chain=certificates,
-            caller=caller,
-            progress=ctx.progress("isolation"),
-            act=act,
+    if not places:
+        places = dict(given.agents)
+    row = scheduled(
+        ctx,
+        policy,
+        every=every,
+        on_finding=on_finding,
+        webhook=webhook,
+        webhook_ca=webhook_ca,
+        webhook_secret=webhook_secret,
+    )
+    if if_due and (not row.every or row.book is None):
+        raise UsageError(
+            "isolation.schedule.none",
+            "there is no schedule",
+            hint="give --every 24h in a workspace, or set isolation.every",
         )
-    kept = keep(ctx, result, output)
-    return show(result, ctx.lang, **({"folder": kept} if kept else {}))
+    with row.book.hold(row.policy) if row.book and (if_due or row.every) else contextlib.nullcontext():
+        row.begin()
+        if if_due and not row.due():
+            return not_due(row)
+        try:
+            checked = load_policy(policy)
+            new_folder(output)
+            remote = any("://" in place for place in places.values())
+            certificates: list[x509.Certificate] = []
+            if remote or chain:
+                signer, certificates = signing(ctx, key, passphrase_file, chain)
+            else:
+                signer = signer_of(ctx, key, passphrase_file)
+            caller = None
+            if remote:
+                caller = _caller(
+                    ctx,
+                    cert=cert or (root / given.cert if root and given.cert else None),
+                    cert_key=cert_key or (str(root / given.cert_key) if root and given.cert_key else None),
+                    roots=roots,
+                    crls=crls,
+                    passphrase_file=passphrase_file,
+                )
+            with acts(ctx, case, reason, policy=checked.digest) as act:
+                result = run(
+                    checked,
+                    places,
+                    signer=signer,
+                    chain=certificates,
+                    caller=caller,
+                    progress=ctx.progress("isolation"),
+                    act=act,
+                )
+            kept = keep(ctx, result, output)
+        except SecguardError as error:
+            row.fail(error)
+            _complain(row)
+            raise
+        verdict = row.settle(result.verdict, result.plan.run)
+        _complain(row)
+    shown = show(result, ctx.lang, verdict=verdict, **({"folder": kept} if kept else {}))
+    return _with_alerts(shown, row)
