@@ -67,7 +67,7 @@ def parse_every(text: str) -> timedelta:
 
 
 def is_due(entry: Entry, every: timedelta, now: datetime) -> bool:
-    """Whether a scan is due: the first one, or once the interval has passed; a start in the future counts for nothing."""
+    """Whether a scan is due: the first one, or once the interval has passed; a start in the future counts for none."""
     if entry.started is None or entry.started > now + _AHEAD:
         return True
     return now - entry.started >= every * (1 - _EARLY)
