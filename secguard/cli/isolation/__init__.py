@@ -11,6 +11,7 @@ _COMMANDS = {
     "plan": (f"{_HERE}.plan", "plan", "Compile a policy into a signed plan."),
     "agent": (f"{_HERE}.agent", "agent", "Be one end of a scan: over HTTPS, or with a plan in a file."),
     "run": (f"{_HERE}.run", "run_", "Probe by a policy, from both ends, and judge."),
+    "resume": (f"{_HERE}.resume", "resume_", "Go on with a run that was interrupted."),
     "status": (f"{_HERE}.schedule", "status", "Say which scans are due, and which were missed."),
     "judge": (f"{_HERE}.scan", "judge_", "Judge a plan and the agents' observations."),
     "verify": (f"{_HERE}.folders", "verify", "Check the evidence of a scan, byte by byte."),

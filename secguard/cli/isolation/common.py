@@ -165,9 +165,31 @@ def show(result: "RunResult", lang: str, verdict: "Verdict | None" = None, **dat
             "matrix": result.matrix,
             "cases": columns,
             "problems": result.problems,
+            "sweeps": [item.row() for item in result.sweeps],
         },
-        tables=[matrix],
-        lines=[*result.problems, f"{len(result.plan.cases)} cases in {result.seconds:.1f} s"],
+        tables=[matrix, *_sweeps(result)],
+        lines=[*result.problems, f"{_size(result)} in {result.seconds:.1f} s"],
         jsonl=(dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)),
         report=lambda _: report(result),
     )
+
+
+def _size(result: "RunResult") -> str:
+    swept = sum(sweep.size for sweep in result.plan.sweeps)
+    return f"{len(result.plan.cases)} cases" + (f" and {swept:,} probes of sweeps" if swept else "")
+
+
+def _sweeps(result: "RunResult") -> list[Table]:
+    if not result.sweeps:
+        return []
+    rows = [
+        (
+            f"{item.src} -> {item.dst}",
+            item.target,
+            f"{item.protocol} {item.ports}".strip(),
+            f"{item.probed:,} of {item.named:,}" + ("" if item.covered else " (no sensor)"),
+            ", ".join(f"{count:,} {word}" for word, count in sorted(item.counts.items(), key=lambda pair: -pair[1])),
+        )
+        for item in result.sweeps
+    ]
+    return [Table("sweeps", ["from -> to", "target", "ports", "hosts", "results"], rows)]

@@ -22,6 +22,7 @@ from secguard.cli.isolation.common import (
     signing,
 )
 from secguard.cli.isolation.folders import keep
+from secguard.cli.isolation.resumable import resumable
 from secguard.cli.isolation.schedule import not_due, schedule_options, scheduled, settings
 from secguard.core.errors import SecguardError, UsageError
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from secguard.isolation.runs.remote import Caller
     from secguard.isolation.schedule.scheduled import Scheduled
 
-__all__ = ["caller_options", "run_"]
+__all__ = ["caller_of", "caller_options", "places_of", "run_"]
 
 
 def _namespace(text: str) -> tuple[str, str]:
@@ -52,7 +53,12 @@ def _remote(text: str) -> tuple[str, str]:
     return name, url
 
 
-def _caller(
+def places_of(namespaces: Sequence[str], remotes: Sequence[str]) -> dict[str, str]:
+    """Zone or agent -> namespace or URL, from `ZONE=NAMESPACE` and `AGENT=URL`."""
+    return dict([*map(_namespace, namespaces), *map(_remote, remotes)])
+
+
+def caller_of(
     ctx: Context,
     *,
     cert: Path | None,
@@ -192,7 +198,7 @@ def run_(
         if not given.policy or root is None:
             raise UsageError("isolation.run.policy", "by which policy?", hint="name one, or set isolation.policy")
         policy = root / given.policy
-    places = dict([*map(_namespace, (*namespaces, *more)), *map(_remote, remotes)])
+    places = places_of((*namespaces, *more), remotes)
     if not places:
         places = dict(given.agents)
     row = scheduled(
@@ -227,7 +233,7 @@ def run_(
                 signer = signer_of(ctx, key, passphrase_file)
             caller = None
             if remote:
-                caller = _caller(
+                caller = caller_of(
                     ctx,
                     cert=cert or (root / given.cert if root and given.cert else None),
                     cert_key=cert_key or (str(root / given.cert_key) if root and given.cert_key else None),
@@ -235,6 +241,7 @@ def run_(
                     crls=crls,
                     passphrase_file=passphrase_file,
                 )
+            state = resumable(ctx, checked, places, signer, output)
             with acts(ctx, case, reason, policy=checked.digest) as act:
                 result = run(
                     checked,
@@ -244,8 +251,11 @@ def run_(
                     caller=caller,
                     progress=ctx.progress("isolation"),
                     act=act,
+                    state=state,
                 )
             kept = keep(ctx, result, output)
+            if state is not None:
+                state.end()
         except SecguardError as error:
             row.fail(error)
             _complain(row)
