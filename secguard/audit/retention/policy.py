@@ -1,6 +1,7 @@
 """`policies/retention.yaml`: for how many days events are kept, by kind."""
 
 import hashlib
+import re
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -90,10 +91,10 @@ def load_policy(path: Path) -> RetentionPolicy:
         file = msgspec.convert(tree.value, _File)
     except msgspec.ValidationError as error:
         text = str(error)
-        key = text.partition("`$.")[2].rstrip("`").replace("[...]", "").split(".")
-        line = tree.line(*[part for part in key if part])
+        place = re.findall(r"\w+", text.partition("`$.")[2])
+        where = f"{path}:{tree.line(*[int(part) if part.isdigit() else part for part in place])}"
         raise FormatError(
-            "audit.retention.value", text[:300], hint="docs/retention.md shows a whole policy", where=f"{path}:{line}"
+            "audit.retention.value", text[:300], hint="docs/retention.md shows a whole policy", where=where
         ) from None
     rules = tuple((rule.kind, rule.days) for rule in file.kinds)
     return RetentionPolicy(file.days, rules, file.keep, hashlib.sha256(data).hexdigest())

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import msgspec
 
@@ -20,6 +21,7 @@ from secguard.audit.retention.holds import Holding, read_holds
 from secguard.audit.retention.policy import RetentionPolicy
 from secguard.core import Clock, Finding, Progress, Throttle, finding, silent
 from secguard.core.errors import RefusedError
+from secguard.core.files import atomic_write
 from secguard.events import Actor, Assurance, Event, new_event_id
 from secguard.ledger import Ledger, ranges_of
 
@@ -58,6 +60,7 @@ class Plan:
         expired: entries to delete now, sorted; those of `unfinished` are not among them.
         unfinished: entries whose deletion is recorded, and that are still there.
         held: by hold, how many expired entries it keeps.
+        stale: entries whose rows the index may still have: those to be deleted, and those of unfinished runs.
         gone: entries without a body before this run.
         kinds: of what is to be deleted, how many.
         oldest: time of the oldest event to delete; None if there is none.
@@ -68,6 +71,7 @@ class Plan:
     size: int
     expired: Sequence[int]
     unfinished: Sequence[int]
+    stale: Sequence[int]
     held: dict[str, int]
     gone: int
     kinds: dict[str, int]
@@ -97,8 +101,17 @@ class Pruned:
     findings: Sequence[Finding] = field(default_factory=tuple)
 
 
-def plan_prune(log: Log, policy: RetentionPolicy, now: datetime, progress: Progress = silent) -> Plan:
+def plan_prune(
+    log: Log, policy: RetentionPolicy, now: datetime, progress: Progress = silent, *, settled: int = 0
+) -> Plan:
     """Find what has expired and is not on hold; changes nothing.
+
+    Args:
+        log: the ledger.
+        policy: how long events are kept.
+        now: the time to judge for.
+        progress: told the entries read.
+        settled: the index has no rows any more of what records before this entry name.
 
     Raises:
         RefusedError: `audit.prune.clock`: the clock disagrees with the ledger.
@@ -112,6 +125,7 @@ def plan_prune(log: Log, policy: RetentionPolicy, now: datetime, progress: Progr
     present = bytearray(size)
     candidates: list[int] = []
     recorded: list[tuple[int, int]] = []
+    unsettled: list[tuple[int, int]] = []
     times: dict[int, datetime] = {}
     held: Counter[str] = Counter()
     kinds: dict[int, str] = {}
@@ -123,7 +137,9 @@ def plan_prune(log: Log, policy: RetentionPolicy, now: datetime, progress: Progr
             present[index] = 1
             head = decode(body)
             if head.kind == "audit.pruned":
-                recorded += [(low, min(high, index - 1)) for low, high in _ranges(body)]
+                ranges = [(max(low, 0), min(high, index - 1)) for low, high in _ranges(body)]
+                recorded += ranges
+                unsettled += ranges if index >= settled else ()
             if head.actor.assurance is not Assurance.CLAIMED and (latest is None or head.time > latest):
                 latest = head.time
             if head.kind not in cutoffs:
@@ -141,14 +157,16 @@ def plan_prune(log: Log, policy: RetentionPolicy, now: datetime, progress: Progr
     _check_clock(now, latest)
     done = bytearray(size)
     for low, high in recorded:
-        done[max(low, 0) : high + 1] = b"\1" * (min(high, size - 1) + 1 - max(low, 0))
+        done[low : high + 1] = b"\1" * (high + 1 - low)
     expired = [index for index in candidates if not done[index]]
     unfinished = [index for index in candidates if done[index]]
     going = [*unfinished, *expired]
+    gone = {index for low, high in unsettled for index in range(low, high + 1) if not present[index]}
     return Plan(
         size,
         expired,
         unfinished,
+        sorted(gone.union(going)),
         dict(held),
         size - present.count(1),
         dict(Counter(kinds[index] for index in going).most_common()),
@@ -182,6 +200,7 @@ def prune(
     clock: Clock,
     actor: Actor,
     *,
+    state: Path,
     reason: str = "",
     case: str = "",
     approver: str = "",
@@ -195,6 +214,7 @@ def prune(
         policy: how long events are kept.
         clock: now.
         actor: who has them deleted.
+        state: a file that remembers what the index was told; without it, it is told everything again.
         reason: why.
         case: case number of the act.
         approver: who approved it.
@@ -205,9 +225,9 @@ def prune(
         FormatError: bodies are damaged.
         SystemPartError: the disk failed; the next run goes on.
     """
-    plan = plan_prune(log, policy, clock.now(), progress)
+    plan = plan_prune(log, policy, clock.now(), progress, settled=_read_state(state))
     going = sorted([*plan.unfinished, *plan.expired])
-    if not going:
+    if not plan.stale:
         return Pruned(plan, 0, 0, 0, ())
     ranges = ranges_of(plan.expired)
     events = [
@@ -230,16 +250,26 @@ def prune(
     ]
     records = [receipt.index for receipt in log.record(events)] if events else []
     filled = 0
-    if log.in_journal(going):
+    if going and log.in_journal(going):
         filled = log.fill(lambda count: _fillers(count, clock, actor))
-    deleted = log.delete_bodies(going, progress)
+    deleted = log.delete_bodies(going, progress) if going else 0
     findings: list[Finding] = []
     rows = 0
+    size = log.size
     try:
-        rows = index.forget(going)
+        rows = index.forget(plan.stale)
+        state.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(state, msgspec.json.encode({"settled": size}) + b"\n")
     except RefusedError as error:
         findings.append(finding("audit.prune.index", reason=error.message))
     return Pruned(plan, deleted, rows, filled, records, tuple(findings))
+
+
+def _read_state(path: Path) -> int:
+    try:
+        return max(0, msgspec.json.decode(path.read_bytes(), type=dict[str, int]).get("settled", 0))
+    except (OSError, msgspec.MsgspecError):
+        return 0  # everything is told again
 
 
 def _fillers(count: int, clock: Clock, actor: Actor) -> list[Event]:

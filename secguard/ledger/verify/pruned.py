@@ -83,7 +83,7 @@ class Pruned:
             found.append(finding("ledger.body.missing", where, reason=reason, index=index))
         for at, count in sorted(explained.items()):
             record = self.records[at]
-            policy = record.policy[:64] or "?"
+            policy = record.policy[:80] or "?"
             found.append(
                 finding("ledger.body.pruned", f"entry {record.index}", count=count, record=record.index, policy=policy)
             )
