@@ -1,9 +1,11 @@
 """The receive ring: the kernel writes frames into memory shared with it (TPACKET_V3), and we read them as columns.
 
-A block holds thousands of frames and is handed over whole, when it is full or some milliseconds after its first frame.
-Nothing is copied and nothing is done frame by frame. What the kernel had to drop because every block was still ours is
-counted, and the ring's memory is no socket buffer: it needs no CAP_NET_ADMIN, so that an agent with CAP_NET_RAW alone
-hears as well as root does. Layout: packet(7), linux/if_packet.h, Documentation/networking/packet_mmap.rst.
+The kernel hands over a block of the ring when it is full, or some milliseconds after its first frame: so blocks times
+milliseconds is how long we may be busy elsewhere on a quiet link, and the ring's bytes are it on a busy one. Blocks
+that wait side by side are read as one; nothing is copied, and nothing is done frame by frame. What the kernel had to
+drop because every block was still ours is counted. The ring's memory is no socket buffer and needs no CAP_NET_ADMIN, so
+that an agent with CAP_NET_RAW alone hears as well as root does.
+Layout: packet(7), linux/if_packet.h, Documentation/networking/packet_mmap.rst.
 """
 
 import ctypes
@@ -43,6 +45,7 @@ _PACKET_OUTGOING = 4
 _FRAME_HEAD = 68  # sizeof(struct tpacket3_hdr) + sizeof(struct sockaddr_ll)
 _TAGS = (0x8100, 0x88A8, 0x9100)
 _MAX_TAGS = 4
+_SPAN = 1 << 20  # bytes of blocks read as one: enough for columns to pay off, little enough to give back soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,12 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The frames of one block, as columns.
+    """The frames that waited, as columns.
 
     Everything here is a copy but `memory`, which belongs to the ring: it holds until the next `Ring.read` or `close`.
 
     Attributes:
-        memory: the block's bytes, read-only.
+        memory: the ring's bytes where they stand, read-only.
         offset: where each frame (its Ethernet header) starts in `memory`.
         caplen: bytes of it that are there.
         length: bytes that it had on the wire.
@@ -155,8 +158,8 @@ class Ring:
         interface: str,
         *,
         megabytes: int = 64,
-        block: int = 1 << 20,
-        patience: int = 4,
+        block: int = 1 << 17,
+        patience: int = 10,
         outgoing: bool = True,
         promiscuous: bool = False,
         program: Sequence[tuple[int, int, int, int]] = (),
@@ -165,8 +168,8 @@ class Ring:
 
         Args:
             interface: its name.
-            megabytes: memory of the ring: how long we may be busy elsewhere before frames are lost.
-            block: bytes handed over at a time, a power of two from one page on; a longer frame is cut to it.
+            megabytes: memory of the ring.
+            block: bytes of a block, a power of two from one page on; a longer frame is cut to it.
             patience: milliseconds after which a block that is not full is handed over.
             outgoing: whether to hear what this host sends.
             promiscuous: whether to hear what is for others (a mirror port).
@@ -181,8 +184,9 @@ class Ring:
         self.error = ""
         self._size = block
         self._patience = patience
+        self._span = max(1, _SPAN // block)
         self._next = 0
-        self._held = False
+        self._held = 0
         self._totals = Statistics()
         self._lock = threading.Lock()
         self._closed = False
@@ -237,10 +241,10 @@ class Ring:
     def _view(self) -> None:
         import numpy as np
 
-        shape = (self._blocks, self._size)
-        self._bytes = np.frombuffer(self._map, np.uint8).reshape(shape)
-        self._words = np.frombuffer(self._map, np.uint32).reshape(self._blocks, self._size // 4)
-        self._halves = np.frombuffer(self._map, np.uint16).reshape(self._blocks, self._size // 2)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._words = np.frombuffer(self._map, np.uint32)
+        self._halves = np.frombuffer(self._map, np.uint16)
+        self._status = self._words.reshape(self._blocks, -1)[:, 2]
         self._bytes.flags.writeable = False
 
     def __enter__(self) -> Self:
@@ -258,45 +262,43 @@ class Ring:
             self._closed = True
             self._socket.close()
         # Views of a block that someone still holds keep the mapping alive, and nothing else does.
-        del self._bytes, self._words, self._halves, self._map
+        del self._bytes, self._words, self._halves, self._status, self._map
 
     def fileno(self) -> int:
         """The socket's descriptor: readable when a block is there."""
         return self._socket.fileno()
 
     def read(self, timeout: float) -> Block | None:
-        """The next block, or None after `timeout` seconds without one; gives the block before it back to the kernel.
+        """What has come, or None after `timeout` seconds without a frame; gives the frames before back to the kernel.
 
         A link that goes down says so once in `error`; the ring hears again when it comes back.
         """
         self._release()
         end = time.monotonic() + timeout
         while True:
-            if self._ours():
-                self._held = True
-                block = self._block()
-                if len(block):
-                    return block
-                self._release()
-                continue
+            self._held = self._ready()
+            if self._held:
+                return self._block()
             left = end - time.monotonic()
             for _, events in self._poll.poll(max(0.0, left) * 1000):
                 if events & ~select.POLLIN:
                     self._failed()
-            if left <= 0 and not self._ours():
+            if left <= 0 and not self._ready():
                 return None
 
-    def _ours(self) -> bool:
-        # Taking the lock also is the barrier that processors which reorder loads need before the block is read.
+    def _ready(self) -> int:
+        """How many blocks side by side are ours."""
+        # Taking the lock also is the barrier that processors which reorder loads need before a block is read.
         with self._lock:
-            return bool(self._words[self._next, 2] & _USER)
+            ours = self._status[self._next : self._next + self._span] & _USER
+        return len(ours) if ours.all() else int(ours.argmin())
 
     def _release(self) -> None:
         if self._held:
             with self._lock:
-                self._words[self._next, 2] = 0
-            self._held = False
-            self._next = (self._next + 1) % self._blocks
+                self._status[self._next : self._next + self._held] = 0
+            self._next = (self._next + self._held) % self._blocks
+            self._held = 0
 
     def _failed(self) -> None:
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -308,8 +310,10 @@ class Ring:
     def _block(self) -> Block:
         import numpy as np
 
-        memory, words, halves = self._bytes[self._next], self._words[self._next], self._halves[self._next]
-        starts = _walk(words, int(words[3]), int(words[4]))
+        first, size = self._next * self._size, self._held * self._size
+        memory = self._bytes[first : first + size]
+        words, halves = self._words[first // 4 : (first + size) // 4], self._halves[first // 2 : (first + size) // 2]
+        starts = np.concatenate([_walk(words, at) for at in range(0, size, self._size)])
         word = starts >> 2
         status = words[word + 5]
         tagged = status & _VLAN_VALID != 0
@@ -334,10 +338,12 @@ class Ring:
             return self._totals
 
 
-def _walk(words: "NDArray[np.uint32]", count: int, first: int) -> "NDArray[np.int64]":
-    """Offsets of the frame headers of a block: each says how far the next one is."""
+def _walk(words: "NDArray[np.uint32]", block: int) -> "NDArray[np.int64]":
+    """Offsets of the frame headers of the block at an offset: each says how far the next one is."""
     import numpy as np
 
+    # struct tpacket_block_desc: frames, and where the first one is.
+    count, first = int(words[block // 4 + 3]), block + int(words[block // 4 + 4])
     if count > 1:
         # Frames of one length, as bulk probes are, stand at equal distances: a guess that is checked at once.
         step = int(words[first >> 2])
