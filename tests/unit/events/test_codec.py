@@ -19,6 +19,7 @@ from secguard.events import (
     encode,
     new_event_id,
 )
+from secguard.events.codec import _check, _read_plain, _strict
 
 BASE: dict[str, Any] = {
     "id": "e-1",
@@ -187,3 +188,26 @@ def test_stored_bytes_that_are_no_utf8_are_no_event() -> None:
     with pytest.raises(FormatError) as caught:
         decode_stored(b'{"id":"\xff","kind":"video.viewed"}')
     assert caught.value.code == "events.format"
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 66), 1 << 66) | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(_json, st.booleans(), st.integers(0, 200), st.binary(max_size=2))
+def test_the_quick_reader_takes_only_what_the_strict_one_takes(
+    value: object, escape: bool, place: int, noise: bytes
+) -> None:
+    """With a piece put in anywhere, and with keys said twice."""
+    text = json.dumps(value, ensure_ascii=escape).encode("utf-8", "surrogatepass")
+    if isinstance(value, dict) and value:
+        text = text[:-1] + b"," + text[1:]  # every key twice
+    text = text[:place] + noise + text[place:]
+    quick = _read_plain(text)
+    if quick is not None:
+        strict = _strict.decode(text.decode())
+        _check((strict,), 0, escaped=True)
+        assert json.dumps(quick) == json.dumps(strict)
