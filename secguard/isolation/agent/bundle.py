@@ -117,6 +117,7 @@ def run_bundle(
         return (until - now).total_seconds()
 
     with Memory(memory) as runs:
+        runs.check(plan)
         while (seconds := left(times.ready)) > 0:
             sleep(min(_STEP, seconds))
         runs.begin(plan)

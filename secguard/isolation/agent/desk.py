@@ -1,6 +1,7 @@
 """The desk: takes orders, checks each, has it carried out, and answers. It knows nothing of what carries them."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk", "Self", "check_self"]
 
-_IDLE = 0.02  # seconds between two looks while no order comes: the agent keeps answering probes
+_PLAN_SECONDS = 60.0
 
 
 class Self:
@@ -101,6 +102,7 @@ class Desk:
         self._digest = ""
         self._seq = 0
         self._held = contextlib.ExitStack()
+        self._opened = time.monotonic()
 
     def hello(self) -> None:
         """Say who is here."""
@@ -128,6 +130,7 @@ class Desk:
             try:
                 for line in lines:
                     if line is None:
+                        self._look_at_the_clock()
                         if self._session is not None:
                             wait(self._session, 0)
                         if self._sweeper is not None:
@@ -137,10 +140,19 @@ class Desk:
             except SecguardError as error:
                 self._tell(error)
                 raise
-            except (OSError, ValueError, KeyError) as error:
+            except Exception as error:
+                # Whatever went wrong, the controller must hear of it: silence would cost it a minute.
                 refused = SecguardError("isolation.agent.failed", f"{type(error).__name__}: {error}"[:300])
                 self._tell(refused)
                 raise refused from error
+
+    def _look_at_the_clock(self) -> None:
+        """End a run that nobody leads any more: an agent is never kept by somebody who says nothing."""
+        if self._plan is None:
+            if time.monotonic() - self._opened > _PLAN_SECONDS:
+                raise RefusedError("isolation.agent.idle", f"no plan came in {_PLAN_SECONDS:.0f} s")
+        elif self._clock.now() > self._plan.not_after:
+            raise RefusedError("isolation.plan.window", "the plan's window has passed")
 
     def _tell(self, error: SecguardError) -> None:
         problem = Problem(error.code, error.message, error.hint, error.where)

@@ -60,6 +60,30 @@ class Memory:
             os.close(self._lock)
             self._lock = -1
 
+    def check(self, plan: Plan) -> bytes:
+        """Refuse a run that was begun before; gives what is remembered.
+
+        Raises:
+            RefusedError: `isolation.plan.replayed`.
+            SystemPartError: too much to remember.
+        """
+        size = os.fstat(self._lock).st_size
+        if size > _MAX_BYTES:
+            raise SystemPartError(
+                "isolation.agent.memory",
+                "the agent remembers too many runs",
+                hint="move the file away once every plan in it is past its window",
+                where=str(self._folder / "runs"),
+            )
+        known = os.pread(self._lock, size, 0)
+        if any(item.startswith(plan.run.encode()) for item in known.splitlines()):
+            raise RefusedError(
+                "isolation.plan.replayed",
+                f"run {plan.run[:8]} was begun here before; a plan runs once",
+                hint="make a new plan: secguard isolation plan",
+            )
+        return known
+
     def begin(self, plan: Plan) -> None:
         """Remember a run, for good, before its first packet.
 
@@ -69,21 +93,7 @@ class Memory:
         """
         line = f"{plan.run} {plan.not_after:%Y-%m-%dT%H:%M:%SZ}\n".encode()
         try:
-            size = os.fstat(self._lock).st_size
-            if size > _MAX_BYTES:
-                raise SystemPartError(
-                    "isolation.agent.memory",
-                    "the agent remembers too many runs",
-                    hint="move the file away once every plan in it is past its window",
-                    where=str(self._folder / "runs"),
-                )
-            known = os.pread(self._lock, size, 0)
-            if any(item.startswith(plan.run.encode()) for item in known.splitlines()):
-                raise RefusedError(
-                    "isolation.plan.replayed",
-                    f"run {plan.run[:8]} was begun here before; a plan runs once",
-                    hint="make a new plan: secguard isolation plan",
-                )
+            known = self.check(plan)
             if known and not known.endswith(b"\n"):
                 line = b"\n" + line  # what a full disk cut off
             if os.write(self._lock, line) != len(line):
