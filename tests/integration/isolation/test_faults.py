@@ -1,0 +1,101 @@
+"""Faults and oddities of real networks: the answer is right or inconclusive, never a false pass, never a false leak."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from secguard.core import FormatError, Outcome, UsageError
+from secguard.isolation.lab.lab import LabResult, available, run_lab
+from secguard.isolation.lab.planted import PLANTED, TUNNELS_PLANTED
+from secguard.isolation.runs.runner import Action
+
+_WHY_NOT = available()
+pytestmark = pytest.mark.skipif(
+    bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"
+)
+LEAKY = Path(__file__).parents[3] / "secguard" / "isolation" / "rules" / "leaky.nft"
+FEW = ["l4", "icmp", "dns", "spoof"]
+
+
+def _nft(rules: str) -> Action:
+    return Action("start", "fw", ("sh", "-c", f"PATH=$PATH:/usr/sbin nft '{rules}'"))
+
+
+def _codes(result: LabResult) -> set[str]:
+    return {finding.code for finding in result.verdict.findings}
+
+
+def test_every_planted_leak_is_a_rule_with_its_name() -> None:
+    named = set()
+    for line in LEAKY.read_text(encoding="utf-8").splitlines():
+        if 'comment "' in line:
+            named.add("isolation.leak." + line.partition('comment "')[2].partition('"')[0])
+    assert named == set(PLANTED)
+    assert len(PLANTED) >= 20
+    assert set(TUNNELS_PLANTED) == set(PLANTED["isolation.leak.tunnel"])
+
+
+def test_duplicated_packets_are_told_and_are_no_leak() -> None:
+    # The firewall sends each forwarded packet twice: what is allowed arrives twice, what is dropped never does.
+    twice = (
+        "table ip twice { chain c { type filter hook postrouting priority 300; "
+        'ip daddr 10.3.0.2 dup to 10.3.0.2 device "dmz"; }; }'
+    )
+    result = run_lab("tight", actions=[_nft(twice)], profiles=FEW)
+    assert result.verdict.outcome is Outcome.UNKNOWN
+    assert _codes(result) == {"isolation.token.replayed"}
+    assert set(result.columns["outcome"]) == {"pass"}
+
+
+def test_a_path_that_loses_everything_on_one_side_of_the_run_is_inconclusive() -> None:
+    block = "table inet late { chain c { type filter hook prerouting priority -500; policy drop; }; }"
+    late = Action("after", "fw", ("sh", "-c", f"PATH=$PATH:/usr/sbin nft '{block}'"))
+    result = run_lab("tight", actions=[late], profiles=FEW)
+    assert result.verdict.outcome is Outcome.UNKNOWN
+    assert "fail" not in result.columns["outcome"]
+    assert any(code.startswith("isolation.health.") for code in _codes(result))
+
+
+_SYNPROXY = (
+    "table ip p { chain r { type filter hook prerouting priority -300; tcp dport 22 tcp flags syn notrack; }; "
+    "chain f { type filter hook forward priority -10; tcp dport 22 ct state invalid,untracked "
+    "synproxy mss 1400 wscale 7; }; }"
+)
+
+
+def test_a_firewall_that_completes_handshakes_itself_is_never_a_pass() -> None:
+    result = run_lab("tight", actions=[_nft(_SYNPROXY)], profiles=["l4"])
+    row = next(
+        row
+        for row in range(len(result.columns["result"]))
+        if (result.columns["src"][row], result.columns["dst"][row], result.columns["family"][row]) == ("ext", "int", 4)
+        and (result.columns["protocol"][row], result.columns["dport"][row]) == ("tcp", 22)
+    )
+    assert result.columns["result"][row] == "accepted"
+    assert result.verdict.outcome is Outcome.UNKNOWN
+    assert "fail" not in result.columns["outcome"]
+
+
+def test_chosen_profiles_only_are_sent() -> None:
+    result = run_lab("leaky", profiles=["dns", "dscp"])
+    assert set(result.columns["profile"]) == {"dns", "dscp"}
+    assert _codes(result) == {"isolation.leak.dns", "isolation.leak.dscp"} | (_codes(result) & {"isolation.leak.ipv6"})
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "where"),
+    [
+        ({"rules": "table inet x {\n chain y {\n  nonsense\n }\n}\n", "rules_name": "fw.nft"}, FormatError, "fw.nft:"),
+        ({"profiles": ["l4", "l5"]}, UsageError, ""),
+    ],
+)
+def test_what_the_lab_cannot_use_is_one_clear_error(
+    change: dict[str, object], kind: Callable[..., Exception], where: str
+) -> None:
+    with pytest.raises(kind) as error:  # type: ignore[arg-type, call-overload] # a class either way
+        run_lab("tight", **change)  # type: ignore[arg-type] # options by name
+    assert error.value.where.startswith(where)
+    if where:
+        assert error.value.where[len(where) :] in {"3", "4"}
+        assert error.value.code == "isolation.lab.rules"
