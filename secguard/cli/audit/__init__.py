@@ -15,6 +15,7 @@ _COMMANDS = {
     "index": (f"{_HERE}.index", "index", "Bring the index up to date, or follow the ledger with it."),
     "reconcile": (f"{_HERE}.index", "reconcile", "Compare the index with the ledger both ways, and with witnesses."),
     "reindex": (f"{_HERE}.index", "reindex", "Build the index anew from the ledger."),
+    "report": (f"{_HERE}.report", "report", "Report who accessed which video; the register to print."),
     "prune": (f"{_HERE}.retention", "prune", "Delete events that are older than the policy allows."),
     "hold": (f"{_HERE}.retention", "hold", "Keep events for a case, whatever their age."),
 }
