@@ -287,7 +287,8 @@ class _Page:
         found = [entry for entry in sorted(item.cells.items()) if entry[1].details or entry[1].groups]
         for (r, c), cell in sorted(found, key=lambda entry: entry[1].outcome is Outcome.PASS):
             lines = "".join(f"<li>{self.text(line)}</li>" for line in cell.details[:MAX_ROWS])
-            state = " open" if cell.outcome is not Outcome.PASS else ""
+            # What holds whole tables is opened by a click on its cell.
+            state = " open" if cell.outcome is not Outcome.PASS and not cell.groups else ""
             word = LABELS["not-tested"] if cell.outcome is None else None
             # The mark lies inside: a browser that is sent to it opens what is around it.
             parts.append(
@@ -295,7 +296,7 @@ class _Page:
                 f"<summary><strong>{self.text(item.rows[r])} → "
                 f"{self.text(item.columns[c])}</strong>{self.badge(cell.outcome, word)}</summary>"
                 f'<div class="at" id="{prefix}-{r}-{c}"></div>'
-                f"<ul>{lines}</ul>{''.join(map(self.group, cell.groups))}</details>"
+                f"<ul>{lines}</ul>{self.groups(cell.groups)}</details>"
             )
         if not parts:
             return ""
@@ -312,6 +313,19 @@ class _Page:
             inputs.append(f'<input class="sr show-{outcome.value}" type="checkbox" id="{name}" checked>')
             labels.append(f'<label for="{name}">{self.badge(outcome)}</label>')
         return f'{"".join(inputs)}<div class="boxes">{self.label("show")}{"".join(labels)}</div>'
+
+    def groups(self, groups: Sequence[Group]) -> str:
+        """Groups of a cell; those that passed in one table, when they are several of the same columns."""
+        passed = [group for group in groups if group.outcome is Outcome.PASS]
+        if len(passed) > 1 and all(group.columns == passed[0].columns for group in passed):
+            merged = Group(
+                title=Text(f"{len(passed)} others", f"其余 {len(passed)} 项"),
+                outcome=Outcome.PASS,
+                columns=["", *passed[0].columns],
+                rows=[[group.title, *row] for group in passed for row in group.rows],
+            )
+            groups = [*(group for group in groups if group.outcome is not Outcome.PASS), merged]
+        return "".join(map(self.group, groups))
 
     def group(self, group: Group) -> str:
         state = " open" if group.outcome is not Outcome.PASS else ""

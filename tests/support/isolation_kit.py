@@ -29,6 +29,7 @@ zones:
 flows:
 - {name: media, src: a, dst: b, ports: [{protocol: UDP, port: 30000, endPort: 30100}], expect: one-way}
 - {name: es, src: a, dst: b, ports: [{protocol: TCP, port: 9200}], canary: true}
+profiles: [l4, icmp, source-port, tunnels, pinhole]
 probes: {tcp: [22, 80], udp: [53], sourcePorts: [20]}
 """
 ADDRESSES = {"a": ("10.1.0.2", "fd00:1::2"), "b": ("10.2.0.2", "fd00:2::2"), "c": ("10.3.0.2",)}

@@ -1,5 +1,6 @@
 """A run as a report: the matrix of zones with the cases behind it, what was found, health, coverage, facts."""
 
+from collections import Counter
 from dataclasses import replace
 
 from secguard.core import Outcome
@@ -46,9 +47,31 @@ def case_table(result: RunResult) -> Table:
     return Table(Text("Cases", "用例"), _HEADS, rows, export=True)
 
 
+def _summary(result: RunResult) -> Text:
+    """One sentence on the pairs of zones."""
+    counts = Counter(pair.outcome for pair in result.matrix)
+    total = len(result.matrix)
+    if counts["fail"]:
+        more = f", {counts['unknown']} inconclusive" if counts["unknown"] else ""
+        also = f"，{counts['unknown']} 个无法判定" if counts["unknown"] else ""
+        return Text(
+            f"{counts['fail']} of {total} ordered pairs of zones violate the policy{more}.",
+            f"{total} 个区域方向中，{counts['fail']} 个违反策略{also}。",
+        )
+    if counts["unknown"]:
+        return Text(
+            f"No violation seen, but {counts['unknown']} of {total} ordered pairs of zones are inconclusive: no pass.",
+            f"未发现违规，但 {total} 个区域方向中 {counts['unknown']} 个无法判定，不能视为通过。",
+        )
+    return Text(
+        f"In all {total} ordered pairs of zones only what the policy allows got through.",
+        f"全部 {total} 个区域方向均仅通过策略允许的流量。",
+    )
+
+
 def report(result: RunResult) -> Report:
     """The whole report of a run."""
-    made = Report.of(result.verdict, Text("Network isolation", "网络隔离"))
+    made = Report.of(result.verdict, Text("Network isolation", "网络隔离"), summary=_summary(result))
     sections: list[Section] = [
         matrix(result, groups=True),
         *made.sections,

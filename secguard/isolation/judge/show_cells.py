@@ -14,8 +14,9 @@ __all__ = ["matrix", "probe_words", "spans", "zone_words"]
 
 _ZONES = Text("Zones", "区域矩阵")
 _COLUMNS = (
+    Text("Outcome", "结论"),
     Text("Result", "结果"),
-    Text("Found", "发现"),
+    Text("Kind", "类型"),
     Text("Probes", "探测"),
     Text("Expected", "预期"),
     Text("Detail", "说明"),
@@ -77,7 +78,7 @@ def _groups(columns: dict[str, list[Any]], cases: Sequence[int]) -> list[Group]:
             rows[tuple(str(columns[name][case]) for name in names)].append(case)
         ordered = sorted(rows.items(), key=lambda item: (_ORDER[item[0][0]], item[1][0]))
         wrong = sum(columns["outcome"][case] != "pass" for case in inside)
-        count = Text(f"{len(inside)} cases", f"{len(inside)} 个用例")
+        count = Text(f"{len(inside)} case{'s' * (len(inside) != 1)}", f"{len(inside)} 个用例")
         made.append(
             Group(
                 title=f"{profile} · IPv{family}",
@@ -95,10 +96,10 @@ def _row(columns: dict[str, list[Any]], key: tuple[str, ...], cases: Sequence[in
     expected = _EXPECTED.get(expect, Text(expect, expect))
     if flow:
         expected = Text(f"{expected.en} ({flow})", f"{expected.zh}（{flow}）")
-    said = result_words(result)
     return [
         Outcome(outcome),
-        Text(f"{said.en}: {kind_words(kind).en}", f"{said.zh}：{kind_words(kind).zh}") if kind else said,
+        result_words(result),
+        kind_words(kind) if kind else None,
         probe_words(columns, cases),
         expected,
         detail,

@@ -16,6 +16,11 @@ from secguard.report import Code, Facts, Section, Table, Text, Value
 
 __all__ = ["coverage", "facts", "health"]
 
+_NOT = Text("not tested", "未测试")
+_TESTED = Text("tested", "已测试")
+_IN_PART = Text("in part", "部分")
+_WHOLE = Text("every address", "全部地址")
+
 
 def _time(nanoseconds: int) -> datetime:
     return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
@@ -84,11 +89,10 @@ def health(result: RunResult) -> Table:
         sensor = Text("mirror port", "镜像口") if agent.mirror else Text("its own host", "本机")
         where = Code(", ".join(agent.addresses))
         if item is None:
-            rows.append([*head, Outcome.UNKNOWN, sensor, where, Text("no report", "无报告"), *[None] * 5])
+            rows.append([*head, Outcome.UNKNOWN, sensor, where, Text("no report", "无报告"), *[None] * 6])
             continue
         heard, hops, sent, back = _beacons(item)
-        due = sum(plan.attempts for case in plan.cases.src if case == number)
-        left = sum(item.egress)
+        own = [item.egress[case] for case, src in enumerate(plan.cases.src) if src == number]
         canaries, came = _canaries(plan, result.observations, number)
         rows.append(
             [
@@ -98,7 +102,8 @@ def health(result: RunResult) -> Table:
                 where,
                 heard,
                 hops,
-                f"{left} / {due}",
+                sum(own),
+                own.count(0),
                 f"{came} / {canaries}" if canaries else None,
                 item.drops,
                 f"{100 * (1 - back / sent):.1f} %" if sent else None,
@@ -112,7 +117,8 @@ def health(result: RunResult) -> Table:
         Text("Addresses", "地址"),
         Text("Beacons heard (before, during, after)", "收到信标（前 中 后）"),
         Text("Next hop answered", "下一跳应答"),
-        Text("Own packets seen leaving", "本机报文离开 / 应发"),
+        Text("Own packets seen leaving", "已离开本机的报文"),
+        Text("Cases not seen leaving", "未见离开的用例"),
         Text("Canaries arrived", "金丝雀到达"),
         Text("Frames lost", "监听丢帧"),
         Text("Beacon loss", "信标丢失率"),
@@ -151,7 +157,7 @@ def _subnets(result: RunResult) -> Table:
                 [
                     zone_words(result, zone),
                     Code(block),
-                    Outcome.PASS if probed or swept else Text("Not tested", "未测试"),
+                    _NOT if not (probed or swept) else _IN_PART if rest > 0 else _WHOLE,
                     Code(", ".join(probed)) if probed else None,
                     "; ".join(extra) or None,
                     f"{rest:,}" if rest < 1 << 32 else f"2^{rest.bit_length() - 1}",
@@ -197,9 +203,9 @@ def _profiles(result: RunResult) -> Table:
         if name == "l4" and ports:
             said = "; ".join(f"{protocol.upper()} {spans(found)}" for protocol, found in sorted(ports.items()))
         if name in counts:
-            rows.append([name, Outcome.PASS, counts[name][4], counts[name][6], said])
+            rows.append([name, _TESTED, counts[name][4], counts[name][6], said])
         else:
-            rows.append([name, Text("Not tested", "未测试"), 0, 0, None])
+            rows.append([name, _NOT, 0, 0, None])
     heads = [
         Text("Profile", "探测方案"),
         Text("Tested", "已测试"),

@@ -1,0 +1,231 @@
+"""The report of a scan, in a real browser and in other people's parsers."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from secguard.cli.main import main
+from secguard.isolation.agent.observations import Observations
+from secguard.isolation.judge.show import report
+from secguard.isolation.runs.conclude import RunResult
+from secguard.report import write_report
+from tests.support.isolation_kit import make_run
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+    "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom",
+]  # fmt: skip
+# Follows the link of a cell, empties a box, and says what is shown then.
+SCRIPT = """<script>addEventListener("load", async () => {
+  const seen = (s) => [...document.querySelectorAll(s)].filter(e => e.checkVisibility()).length;
+  const out = {closed: seen("details.group"), links: document.querySelectorAll(".matrix td a").length};
+  const link = document.querySelector(".matrix td.fail a");
+  link.click();
+  await new Promise(done => setTimeout(done, 200));
+  const mark = document.getElementById(link.getAttribute("href").slice(1));
+  out.opened = mark.closest("details").open;
+  out.title = mark.closest("details").querySelector("strong").textContent;
+  out.groups = seen("details.group");
+  const box = document.querySelector(".show-pass"); box.click();
+  out.without = {pass: seen(".cases details.pass"), fail: seen("details.group.fail")};
+  box.click(); document.querySelector(".show-fail").click();
+  out.others = {pass: seen(".cases > details.pass"), fail: seen("details.group.fail")};
+  document.querySelector(".show-fail").click();
+  for (const item of document.querySelectorAll("details")) item.open = true;
+  out.wide = [...document.querySelectorAll("body *")].filter(e => {
+    if (e.closest(".scroll") && !e.matches(".scroll")) return false;
+    const box = e.getBoundingClientRect();
+    return box.width > 0 && box.right > document.documentElement.clientWidth + 1;
+  }).map(e => e.tagName + "." + e.getAttribute("class"));
+  out.scroll = document.documentElement.scrollWidth;
+  parent.postMessage(out, "*");
+});</script>"""
+
+
+@pytest.fixture(scope="module")
+def run() -> RunResult:
+    def lose(seen: list[Observations]) -> None:
+        seen[1].beacons["6"].heard = [4, 0, 4]
+
+    return make_run([("c", "a", "tcp", 22), ("c", "a", "tcp", 80), ("b", "a", "udp", 53)], change=lose)
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "lang"), [(390, "zh"), (1280, "both")])
+def test_cells_open_their_cases_and_boxes_hide_them(run: RunResult, tmp_path: Path, width: int, lang: str) -> None:
+    page = tmp_path / "r.html"
+    write_report(page, report(run), lang)
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace("</body>", SCRIPT + "</body>")
+    (tmp_path / "inner.html").write_text(inner, encoding="utf-8")
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        f'<iframe src="inner.html" style="width:{width}px;height:900px;border:0"></iframe><pre id="out"></pre>'
+        '<script>addEventListener("message", e => out.textContent = JSON.stringify(e.data))</script>',
+        encoding="utf-8",
+    )
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", outer.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    said = json.loads(found[1].replace("&gt;", ">").replace("&amp;", "&"))
+    assert (said["closed"], said["links"]) == (0, 6), "whole tables wait for a click"
+    assert said["opened"]
+    assert said["title"] == "b 公安信息网 → a 视频专网"
+    assert said["groups"] > 0
+    assert said["without"]["pass"] == 0
+    assert said["without"]["fail"] > 0
+    assert said["others"]["pass"] > 0
+    assert said["others"]["fail"] == 0
+    assert (said["wide"], said["scroll"] <= width) == ([], True)
+
+
+@needs_browser
+def test_a_browser_has_nothing_to_say_and_prints_what_is_wrong(run: RunResult, tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    write_report(page, report(run), "zh")
+    command = [
+        str(BROWSER), *FLAGS[:-2], f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer",
+        f"--print-to-pdf={tmp_path / 'r.pdf'}", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "CONSOLE" not in done.stderr
+    if shutil.which("pdftotext"):
+        text = subprocess.run(["pdftotext", tmp_path / "r.pdf", "-"], capture_output=True, text=True, check=True).stdout
+        assert "TCP 22, 80" in text, "cases that did not pass are printed though nobody opened them"
+    else:
+        assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_it_says_what_was_tested_and_what_was_not(run: RunResult, tmp_path: Path) -> None:
+    for lang, words in (
+        ("en", ["Subnets tested", "Profiles tested", "Health of both ends", "not tested", "chance that all attempts",
+                run.plan.policy, run.digest, "10.3.0.0/16", "a-b", "flow media", "6 of 6"]),
+        ("zh", ["已测试的网段", "已测试的探测方案", "两端健康状况", "未测试", "漏检概率", "信标丢失率"]),
+    ):  # fmt: skip
+        page = tmp_path / f"{lang}.html"
+        write_report(page, report(run), lang)
+        text = page.read_text(encoding="utf-8")
+        for word in words:
+            assert word in text, word
+        assert run.plan.secret not in text
+        assert len(text) < 1_000_000
+
+
+def test_csv_has_one_row_a_case(run: RunResult, tmp_path: Path) -> None:
+    write_report(tmp_path / "r.csv", report(run), "en")
+    rows = list(csv.reader((tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()))
+    start = rows.index(["Cases"])
+    heads, cases = rows[start + 1], rows[start + 2 : start + 2 + len(run.plan.cases)]
+    assert heads[:3] == ["Case", "From", "To"]
+    assert sorted(int(row[0]) for row in cases) == list(range(len(run.plan.cases)))
+    assert {row[heads.index("Outcome")] for row in cases} == {"Pass", "Fail", "Inconclusive"}
+
+
+def test_junit_has_a_case_a_pair_and_profile(run: RunResult, tmp_path: Path) -> None:
+    write_report(tmp_path / "r.xml", report(run), "en")
+    suite = ET.parse(tmp_path / "r.xml").getroot()[0]
+    cases = {case.get("name"): case for case in suite.iter("testcase") if case.get("classname") == "Zones"}
+    pairs = {tuple(str(name).split(" l4")[0].split(" → ")) for name in cases if " l4 · IPv4" in str(name)}
+    assert len(pairs) == 6
+    leak = cases["c 互联网 → a 视频专网 l4 · IPv4"].find("failure")
+    assert leak is not None
+    assert "TCP 22, 80" in str(leak.text)
+    error = cases["a 视频专网 → b 公安信息网 l4 · IPv6"].find("error")
+    assert error is not None, "inconclusive is an error, never a pass"
+    assert len(cases["a 视频专网 → c 互联网 l4 · IPv4"].findall("failure")) == 0
+    assert int(suite.get("errors", "0")) > 0
+
+
+def test_commands_on_kept_scans(
+    secguard: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """list, verify, diff, baseline, findings and close, as a user meets them."""
+    from datetime import timedelta
+
+    from secguard.isolation.evidence.folder import run_name, save_run
+    from tests.support.isolation_kit import NOW
+
+    site = tmp_path / "site"
+    assert secguard("init", site, "--area", "320116").returncode == 0
+    runs = [
+        make_run([("c", "a", "tcp", 22)], at=NOW),
+        make_run([("c", "a", "tcp", 22), ("b", "a", "udp", 53)], at=NOW + timedelta(days=1)),
+        make_run([("b", "a", "udp", 53)], at=NOW + timedelta(days=2)),
+    ]
+    folders = [site / "state" / "isolation" / run_name(result) for result in runs]
+
+    def call(*words: object, code: int = 0) -> dict[str, object]:
+        # In this process: twenty starts of Python would cost more than all that is shown here.
+        monkeypatch.setattr("sys.argv", ["secguard", "isolation", *map(str, words), "-w", str(site), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert ended.value.code == code, printed.out + printed.err
+        document: dict[str, object] = json.loads(printed.out)
+        return document
+
+    assert call("list")["data"] == {"scans": []}
+    assert "error" in call("diff", code=2)
+    from secguard.cli.isolation.drift import update
+    from secguard.workspace import Workspace
+
+    for result, folder in zip(runs, folders, strict=True):
+        save_run(result, folder, fresh=True)
+        with Workspace.find(site) as workspace:
+            update(workspace, folder)
+    names = [folder.name for folder in folders]
+    listed = call("list")["data"]
+    assert [(row["name"], row["outcome"]) for row in listed["scans"]] == [(name, "fail") for name in names]  # type: ignore[index]
+
+    pem = folders[0] / "signer.pem"
+    assert call("verify", "last", "--trust", pem)["outcome"] == "pass"
+    assert call("verify", names[0], code=3)["axes"] == {"integrity": "pass", "provenance": "unknown"}
+    capture = folders[2] / "capture-a-a.pcapng"
+    capture.write_bytes(capture.read_bytes()[:-1] + b"\1")
+    assert call("verify", names[2], "--trust", pem, code=1)["outcome"] == "fail"
+    assert "error" in call("judge", folders[2], code=2)
+    assert call("judge", folders[0], "--trust", pem, code=1)["outcome"] == "fail"
+
+    call("baseline", names[0], "--case", "C-1")
+    assert call("baseline")["data"] == {"baseline": names[0]}
+    drift = call("diff", code=1)["data"]
+    assert isinstance(drift, dict)
+    assert (drift["old"]["scan"], drift["new"]["scan"]) == (names[0], names[2])
+    assert (len(drift["new_leaks"]), len(drift["closed_leaks"])) == (1, 1)
+    assert call("diff", names[1], names[2])["outcome"] == "pass"
+
+    found = call("findings")["data"]["findings"]  # type: ignore[index]
+    assert [(item["src"], item["dst"], item["seen"]) for item in found] == [("b", "a", 2)]
+    assert "error" in call("close", found[0]["id"], code=2)
+    closed = call("close", found[0]["id"], "--case", "C-2", "--reason", "rule removed")["data"]
+    assert closed["finding"]["state"] == "closed"  # type: ignore[index]
+    assert call("findings")["data"] == {"findings": []}
+    again = make_run([("b", "a", "udp", 53)], at=NOW + timedelta(days=3))
+    save_run(again, site / "state" / "isolation" / run_name(again), fresh=True)
+    with Workspace.find(site) as workspace:
+        update(workspace, site / "state" / "isolation" / run_name(again))
+        update(workspace, site / "state" / "isolation" / run_name(again))
+    (reopened,) = call("findings")["data"]["findings"]  # type: ignore[index]
+    assert (reopened["state"], reopened["reopened"], reopened["case"]) == ("open", 1, "C-2")
+    with Workspace.find(site) as workspace:
+        events = [workspace.ledger.event(seq) for seq in range(workspace.ledger.size)]
+    acts = [event.kind for event in events if event.kind.startswith(("finding.", "baseline."))]
+    assert acts == ["finding.opened", "finding.opened", "finding.closed", "baseline.set", "finding.closed",
+                    "finding.reopened"]  # fmt: skip
+    assert events[-2].case == "C-2"
+    assert (site / "state" / "isolation" / "baseline").stat().st_mode & 0o077 == 0
