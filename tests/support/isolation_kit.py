@@ -22,6 +22,7 @@ NOW = datetime(2026, 10, 1, 8, 30, tzinfo=UTC)
 POLICY = """\
 apiVersion: secguard/v1alpha1
 kind: IsolationPolicy
+profiles: [l4, icmp, source-port, tunnels, pinhole]
 zones:
   a: {label: 视频专网, ipBlocks: [{cidr: 10.1.0.0/16}, {cidr: "fd00:1::/64"}], agents: [a-a]}
   b: {label: 公安信息网, ipBlocks: [{cidr: 10.2.0.0/16}, {cidr: "fd00:2::/64"}], agents: [a-b]}
@@ -29,7 +30,6 @@ zones:
 flows:
 - {name: media, src: a, dst: b, ports: [{protocol: UDP, port: 30000, endPort: 30100}], expect: one-way}
 - {name: es, src: a, dst: b, ports: [{protocol: TCP, port: 9200}], canary: true}
-profiles: [l4, icmp, source-port, tunnels, pinhole]
 probes: {tcp: [22, 80], udp: [53], sourcePorts: [20]}
 """
 ADDRESSES = {"a": ("10.1.0.2", "fd00:1::2"), "b": ("10.2.0.2", "fd00:2::2"), "c": ("10.3.0.2",)}
