@@ -108,8 +108,8 @@ class Block:
         for step in range(1, len(mark)):
             at = at[memory[at + step] == mark[step]]
         row = np.searchsorted(self.offset, at, side="right") - 1
-        inside = row >= 0
-        inside &= at + size <= self.offset[row] + self.caplen[row]
+        at, row = at[row >= 0], row[row >= 0]
+        inside = at + size <= self.offset[row] + self.caplen[row]
         at, row = at[inside], row[inside]
         # Rows ascend, so a mark's rank in its frame is its distance from the frame's first.
         rank = np.arange(len(row)) - np.searchsorted(row, row, side="left")

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import resource
 import socket
 import struct
 import subprocess
@@ -11,12 +12,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from secguard.core import SystemPartError
+from secguard.isolation.agent.sensor import Sensor
+from secguard.isolation.plan.compiler import compile_plan
+from secguard.isolation.plan.plan import AgentInfo, Plan
+from secguard.isolation.plan.tokens import MAGIC, SIZE, Kind
+from secguard.isolation.policy.policy import load_policy
+from secguard.isolation.probes.packets import fill
+from secguard.isolation.probes.templates import template
 from secguard.isolation.wire.bulk import Sender
 from secguard.isolation.wire.namespaces import isolate
 from secguard.isolation.wire.raw import libc
@@ -395,5 +405,107 @@ def test_giant_segments_of_a_real_connection_are_heard_whole() -> None:
                 item.close()
         assert max(map(len, frames)) > 1500
         assert sum(len(frame) - 66 for frame in frames if len(frame) > 100) >= len(text)
+
+    _inside(body)
+
+
+def _hostile(chance: random.Random, count: int) -> list[bytes]:
+    """Frames that nobody should send: cut off, giant, tagged many times, random, and nearly right."""
+    good = _plan().tokens().make(Kind.PROBE, list(range(50)), [0x200] * 50)
+    ends = {
+        4: (b"\x0a\2\0\2", b"\x0a\1\0\2"),
+        16: (b"\xfd\0\0\2" + bytes(11) + b"\2", b"\xfd\0\0\1" + bytes(11) + b"\2"),
+    }
+    right = {
+        family: [
+            fill(template(shape, family), ends, token, ports=(53, 1024))
+            for shape in ("udp", "syn", "syn-data", "echo", "fragment-1", "fragment-2", "gre")
+            for token in good[:8]
+        ]
+        for family in (4, 6)
+    }
+    kinds = [b"\x08\0", b"\x86\xdd", b"\x08\x06", b"\x81\0", b"\x88\xa8", b"\x88\xb5", b"\0\x04"]
+    frames = []
+    for number in range(count):
+        family = chance.choice((4, 6))
+        head = _OTHER + kinds[family == 6]
+        body = bytearray(chance.choice(right[family]))
+        way = number % 8
+        if way == 0:
+            body = bytearray(chance.randbytes(chance.randrange(200)))
+        elif way == 1:
+            del body[chance.randrange(len(body)) :]
+        elif way == 2:
+            tags = b"".join(chance.choice(kinds[3:5]) + chance.randbytes(2) for _ in range(chance.randrange(1, 14)))
+            head = _OTHER + tags + kinds[family == 6]
+        elif way == 3 and number % 800 == 3:
+            body += chance.randbytes(4000) + MAGIC * 3000 + chance.randbytes(30_000)
+        elif way == 4:
+            body = bytearray(MAGIC * chance.randrange(60))
+        elif way == 5:
+            head = _OTHER + chance.choice(kinds)
+        elif way == 6:  # an ICMP error that quotes it, perhaps in part
+            outer = bytearray(b"\x45\0\0\0\0\0\0\0\x40\1\0\0\x0a\2\0\2\x0a\1\0\2") + chance.randbytes(2) + bytes(6)
+            body = outer + body[: chance.randrange(len(body) + 1)]
+            head = _OTHER + kinds[0]
+        for _ in range(chance.randrange(4)):
+            if body:
+                body[chance.randrange(len(body))] = chance.randrange(256)
+        frames.append(head + bytes(body))
+    return frames
+
+
+@cache
+def _plan() -> Plan:
+    policy = load_policy(
+        b"apiVersion: secguard/v1alpha1\nkind: IsolationPolicy\nzones:\n"
+        b"  a: {ipBlocks: [{cidr: 10.1.0.0/16}, {cidr: 'fd00:1::/64'}], agents: [x]}\n"
+        b"  b: {ipBlocks: [{cidr: 10.2.0.0/16}, {cidr: 'fd00:2::/64'}], agents: [y]}\n"
+        b"probes: {tcp: [22], udp: [53]}\n"
+    )
+    agents = (AgentInfo("x", "a", ("10.1.0.2", "fd00:1::2")), AgentInfo("y", "b", ("10.2.0.2", "fd00:2::2")))
+    return compile_plan(policy, agents, datetime.now(UTC))
+
+
+def test_hostile_frames_pass_the_ring_and_the_sensor_without_a_trace() -> None:
+    count = 200_000 if os.environ.get("SECGUARD_TEST_PROFILE") == "nightly" else 20_000
+    frames = _hostile(random.Random(28181), count)
+
+    def body() -> None:
+        for end in ("left", "right"):
+            _link("set", end, "mtu", "65535")
+        sensor = Sensor(_plan(), 0)
+        wire = Wire(Interface("right", b"\0" * 6, ()), sensor.hear)
+        wire.start()
+        seen = 0
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with Ring("right") as ring, Sender("left") as sender:
+            for start in range(0, count, 5000):
+                part = frames[start : start + 5000]
+                done = sender.send(part)
+                # The kernel itself refuses what is shorter than a header.
+                assert done.tried == len(part)
+                assert set(done.refused) <= {errno.EINVAL}
+                heard: list[bytes] = []
+                while len(heard) < done.sent and (block := ring.read(2)) is not None:
+                    block.network()
+                    marks = block.find(MAGIC, SIZE)
+                    status = _plan().tokens().open_columns(block.take(marks.offset, SIZE)).status
+                    found = dict.fromkeys(range(len(block)), ())
+                    for row, value in zip(marks.row.tolist(), status.tolist(), strict=True):
+                        found[row] += (value,)
+                    for row, values in found.items():
+                        frame = block.frame(row)
+                        assert values == tuple(token.status for token in _plan().tokens().find(frame))
+                        heard.append(frame)
+                seen += len(heard)
+                assert len(heard) == done.sent
+            assert ring.statistics().drops == 0
+        assert wire.stop() == 0
+        assert wire.error == ""
+        assert seen > count * 0.9
+        assert len(sensor.strange().status) <= 1000
+        assert sensor.strange_total > 100
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
     _inside(body)
