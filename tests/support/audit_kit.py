@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from secguard.audit import matches
 from secguard.audit.index.rows import Row, microseconds
 from secguard.audit.index.words import phrase_of
+from secguard.audit.query.groups import COUNTED, UNITS, ByField, ByTime
 from secguard.audit.query.query import KEYWORDS, All, And, Equals, Node, Not, Or, Range, Wildcard, Words
 from secguard.events import Actor, Event, Result
 
@@ -58,6 +59,12 @@ queries: st.SearchStrategy[Node] = st.recursive(
         st.builds(Or, st.lists(inner, min_size=1, max_size=3).map(tuple)),
     ),
     max_leaves=8,
+)
+
+
+groupings = st.one_of(
+    st.builds(ByField, st.sampled_from(COUNTED)),
+    st.builds(ByTime, st.sampled_from(UNITS), st.sampled_from([0, 8 * 3_600_000_000, -(5 * 60 + 30) * 60_000_000])),
 )
 
 

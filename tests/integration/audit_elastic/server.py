@@ -40,6 +40,7 @@ VERSION = "9.2.0"
 ARTIFACT = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{VERSION}:zip"
 ROLES = Path(__file__).parents[3] / "audit" / "elasticsearch" / "roles.json"
 NOBODY = 65534
+SOON = "-Xms640m -Xmx640m -XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # up soon; a measurement wants another
 USERS = {
     "admin": ("superuser",),
     "shipper": ("secguard_audit_shipper",),
@@ -201,7 +202,7 @@ class Server:
                     "PATH": os.environ["PATH"],
                     "HOME": str(self.root),
                     "ES_JAVA_HOME": str(self.java),
-                    "ES_JAVA_OPTS": "-Xms640m -Xmx640m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",  # up soon
+                    "ES_JAVA_OPTS": os.environ.get("SECGUARD_TEST_ES_JAVA_OPTS") or SOON,
                     "CLI_JAVA_OPTS": "-Xmx64m -XX:TieredStopAtLevel=1",
                 },
             )

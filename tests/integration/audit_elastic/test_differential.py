@@ -5,25 +5,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from audit_kit import events, expected, queries
+import pytest
+from audit_kit import events, expected, groupings, queries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secguard.audit import ElasticIndex, row_of
 from secguard.audit.index.index import Cursor
 from secguard.audit.index.words import phrase_of
+from secguard.audit.query.groups import Grouping, groups_that_mean
 from secguard.audit.query.query import And, Node, Not, Or, Range, Wildcard, Words
 from secguard.events import Actor, Event, encode
 
 
-def test_elasticsearch_finds_what_the_query_means(elastic: Any, tmp_path: Path) -> None:
+def test_elasticsearch_finds_what_the_query_means(
+    elastic: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secguard.audit.index.elastic.index._BUCKETS", 3)
+
     @settings(max_examples=10)
     @given(
         st.lists(events(), min_size=5, max_size=40),
         st.lists(queries, min_size=10, max_size=25),
+        st.lists(groupings, min_size=1, max_size=6),
         st.sampled_from([1, 4, 50]),
     )
-    def compare(happened: list[Event], asked: list[Node], limit: int) -> None:
+    def compare(happened: list[Event], asked: list[Node], counted: list[Grouping], limit: int) -> None:
         origin = f"test.example/{secrets.token_hex(5)}"
         index = ElasticIndex.open(tmp_path / f"{origin[-10:]}.json", elastic.as_user("admin"), origin, epoch=16)
         try:
@@ -37,6 +44,15 @@ def test_elasticsearch_finds_what_the_query_means(elastic: Any, tmp_path: Path) 
                 if page.next is not None:
                     second = index.find(query, limit=100, after=Cursor(*page.next))
                     assert list(second.seqs) == wanted[limit:], query
+            for query, by in zip(asked, counted, strict=False):  # with few buckets a request, and several indices
+                wanted = expected(query, rows)
+                assert index.count(query, by)[:2] == (len(wanted), groups_that_mean(query, rows, by)), (
+                    query,
+                    by,
+                )
+                pages = list(index.walk(query, size=limit))
+                assert [place for page in pages for place in page.seqs] == wanted, query
+                assert {page.total for page in pages} == {len(wanted)}
         finally:
             index.clear()
             index.close()

@@ -295,6 +295,72 @@ def test_an_item_the_server_does_not_take_is_named(
     assert catch_up(index, ledger) == 2
 
 
+def old_template(elastic: Any, index: ElasticIndex) -> None:
+    """An index as a template without `source.ip` would make it: documents with an IP address are not taken."""
+    with elastic.client() as client:
+        whole = client.indices.get_index_template(name="secguard-audit")["index_templates"][0]["index_template"]
+        mappings = whole["template"]["mappings"]
+        del mappings["properties"]["source"]["properties"]["ip"]
+        client.indices.create(index=f"{index._stem}-0-000000", mappings=mappings)
+
+
+def test_an_event_the_server_never_takes_is_put_aside_and_said(
+    elastic: Any, ledger: Ledger, open_index: Open, events: Make
+) -> None:
+    index = open_index()
+    old_template(elastic, index)
+    clock = FixedClock(NOW)
+    inside = Actor(name="张三")  # without an address
+    ledger.record([*events(3, actor=inside), *events(1), *events(3, actor=inside)])
+    assert catch_up(index, ledger) == 7
+    letter = ledger.event(7)
+    assert (letter.kind, letter.data["event"], letter.data["index"]) == ("index.refused", ledger.event(3).id, 3)
+    assert "source" in letter.data["why"]
+    assert index.refused == {3}
+    assert index.health().state == "degraded"
+    page = search("张三", index, ledger, clock, AUDITOR, wait=True)
+    assert (page.total, page.outcome) == (6, Outcome.UNKNOWN)
+    assert [item.code for item in page.findings] == ["audit.index.refused"]
+    assert search("kind:index.refused", index, ledger, clock, AUDITOR).total == 1
+    findings, counts, *_ = compare(index, ledger)
+    assert [(item.code, item.data["index"]) for item in findings] == [("audit.index.refused", 3)]
+    assert counts == {"missing": 1, "extra": 0, "altered": 0}
+    index._file.write(index._file._empty)  # the position is lost: nothing is doubled, neither there nor in the ledger
+    size = ledger.size
+    again = open_index(file="again.json")
+    catch_up(again, ledger)
+    assert (again.refused, ledger.size) == ({3}, size)
+    reindex(index, ledger)  # with the right template
+    assert index.refused == frozenset()
+    assert compare(index, ledger)[0] == []
+
+
+def test_a_server_that_takes_nothing_is_no_dead_letter(
+    elastic: Any, ledger: Ledger, open_index: Open, events: Make
+) -> None:
+    index = open_index()
+    old_template(elastic, index)
+    ledger.record(events(150))
+    with pytest.raises(SecguardError, match="and 149 more") as caught:
+        catch_up(index, ledger)
+    assert caught.value.code == "audit.index.item"
+    assert (index.position, ledger.size) == (0, 150)
+
+
+def test_rows_of_pruned_bodies_are_deleted_by_an_administrator(
+    elastic: Any, ledger: Ledger, open_index: Open, events: Make
+) -> None:
+    ledger.record(events(6))
+    index = open_index()
+    catch_up(index, ledger)
+    with pytest.raises(RefusedError, match="may not delete"):
+        index.forget([2, 3])
+    assert index.health() == ("ok", "Elasticsearch")
+    administrator = open_index("admin")
+    assert administrator.forget([2, 3, 99]) == 2
+    assert [row.seq for row in index.rows(0, 10)] == [0, 1, 4, 5]
+
+
 def test_errors_of_sign_in_and_trust(elastic: Any, ledger: Ledger, events: Make, tmp_path: Path) -> None:
     ledger.record(events(1))
     right = elastic.as_user("secguard")

@@ -4,13 +4,14 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from audit_kit import events, expected, queries
+from audit_kit import events, expected, groupings, queries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secguard.audit import SqliteIndex, matches, row_of
 from secguard.audit.index.index import Cursor
 from secguard.audit.index.rows import Row
+from secguard.audit.query.groups import Grouping, groups_that_mean
 from secguard.audit.query.query import Node, Wildcard
 from secguard.events import Event, encode
 
@@ -43,6 +44,26 @@ def test_sqlite_finds_what_the_query_means(
             if cursor is None:
                 break
         assert seen == wanted, query
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(events(), min_size=1, max_size=8),
+    st.lists(st.tuples(queries, groupings), min_size=1, max_size=8),
+    st.integers(1, 3),
+)
+def test_sqlite_counts_and_walks_as_the_query_means(
+    shared: SqliteIndex, happened: list[Event], asked: list[tuple[Node, Grouping]], size: int
+) -> None:
+    shared.clear()
+    rows = [row_of(seq, encode(event)) for seq, event in enumerate(happened)]
+    assert shared.add("log", 0, len(rows), rows)
+    for query, by in asked:
+        wanted = expected(query, rows)
+        assert shared.count(query, by) == (len(wanted), groups_that_mean(query, rows, by), len(rows)), (query, by)
+        pages = list(shared.walk(query, size=size))
+        assert [place for page in pages for place in page.seqs] == wanted, query
+        assert {page.total for page in pages} == {len(wanted)}
 
 
 def test_a_pattern_cannot_make_a_match_explode() -> None:

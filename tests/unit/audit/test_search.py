@@ -1,11 +1,12 @@
+import importlib
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
 import pytest
 
-from secguard.audit import Page, SqliteIndex, catch_up
+from secguard.audit import Asker, Page, SqliteIndex, by_time, catch_up, parse_field
 from secguard.audit import search as answer
 from secguard.audit.search.answer import checkpoint_of
 from secguard.core import Clock, Outcome, RefusedError, UsageError
@@ -127,3 +128,95 @@ def test_the_checkpoint_is_told(log: Any) -> None:
 
 def test_pages_are_plain_data(search: Any) -> None:
     assert msgspec.to_builtins(search(""))["total"] == 0
+
+
+def test_counts_by_field_are_recorded_first(
+    index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make
+) -> None:
+    log.record([make(n, actor=Actor(name="张三" if n % 3 else "李四"), case="案7" if n == 4 else "") for n in range(9)])
+    asker = Asker(index, log, clock, auditor, wait=True, case="案9", reason="月查")
+    counts = asker.count("kind:video.viewed", parse_field("actor"), limit=1)
+    assert (counts.by, counts.groups, counts.distinct, counts.total) == ("actor", (("张三", 6),), 2, 9)
+    assert (counts.position, counts.size, counts.checkpoint, counts.outcome) == (9, 9, None, Outcome.PASS)
+    asked = log.event(counts.recorded)
+    assert (asked.kind, asked.case, asked.reason) == ("audit.searched", "案9", "月查")
+    assert asked.data == {"query": "kind:video.viewed", "total": 9, "shown": 0, "by": "actor", "position": 9}
+    assert asker.count("kind:video.viewed", parse_field("case")).groups == (("", 8), ("案7", 1))
+    assert Asker(index, log, clock, auditor).count("不存在", parse_field("case")).groups == ()
+
+
+def test_a_histogram_counts_local_days_and_shows_empty_ones(
+    index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make
+) -> None:
+    days = [timedelta(), timedelta(hours=15, minutes=59), timedelta(hours=16), timedelta(days=3), timedelta(days=31)]
+    log.record([make(n, time=make(0).time + day) for n, day in enumerate(days)])
+    shanghai = timezone(timedelta(hours=8))
+    asker = Asker(index, log, clock, auditor, wait=True, zone=shanghai)
+    everything = "kind:video.viewed"
+    counts = asker.count(everything, by_time("day", shanghai))
+    assert counts.groups[:4] == (("2026-10-01", 2), ("2026-10-02", 1), ("2026-10-03", 0), ("2026-10-04", 1))
+    assert (counts.groups[-1], len(counts.groups), counts.distinct) == (("2026-11-01", 1), 32, 4)
+    assert asker.count(everything, by_time("month", shanghai)).groups == (("2026-10", 4), ("2026-11", 1))
+    hours = asker.count(f"{everything} time:2026-10-01", by_time("hour", shanghai)).groups
+    assert (hours[0], hours[-1], len(hours)) == (("2026-10-01T08:00", 1), ("2026-10-01T23:00", 1), 16)
+
+
+def test_times_at_the_ends_of_the_calendar_are_counted(
+    index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make
+) -> None:
+    log.record([make(0, time=datetime(1, 1, 1, tzinfo=UTC)), make(1, time=datetime(9999, 12, 31, 23, tzinfo=UTC))])
+    for hours, unit, named in (
+        (-8, "month", ("0000-12", "9999-12")),
+        (8, "month", ("0001-01", "10000-01")),
+        (-8, "day", ("0000-12-31", "9999-12-31")),
+        (0, "hour", ("0001-01-01T00:00", "9999-12-31T23:00")),
+    ):
+        by = by_time(unit, timezone(timedelta(hours=hours)))  # type: ignore[arg-type]
+        asker = Asker(index, log, clock, auditor, wait=True)
+        assert asker.count("kind:video.viewed", by).groups == tuple((name, 1) for name in named)
+
+
+def test_too_many_groups_are_refused(  # noqa: PLR0917 - fixtures
+    index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.record([make(n, subject=f"{n}") for n in range(5)])
+    for module in ("secguard.audit.query.groups", "secguard.audit.index.sqlite"):
+        monkeypatch.setattr(f"{module}.MAX_GROUPS", 3)
+    asker = Asker(index, log, clock, auditor, wait=True)
+    with pytest.raises(UsageError, match="more than 3 different values"):
+        asker.count("", parse_field("subject"))
+    for name in ("id", "time", "reason", "", "x" * 100):
+        with pytest.raises(UsageError, match="cannot count by"):
+            parse_field(name)
+
+
+def test_all_pages_are_one_view_and_every_event_is_checked(  # noqa: PLR0917 - fixtures
+    index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("secguard.audit.search.answer"), "_WALK", 4)
+    log.record([make(n) for n in range(10)])
+    asker = Asker(index, log, clock, auditor, wait=True)
+    answer = asker.all("kind:video.viewed")
+    asked = log.event(answer.recorded)  # before a single event is handed over
+    assert asked.data == {"query": "kind:video.viewed", "total": 10, "shown": "all", "position": 10}
+    seen = [next(answer.hits).index]
+    log.record([make(99)])
+    catch_up(index, log)
+    index._db.execute("UPDATE event SET kind = 'video.played' WHERE seq = 1")
+    seen += [hit.index for hit in answer.hits]
+    assert seen == [9, 8, 7, 6, 5, 4, 3, 2, 0]
+    assert answer.outcome is Outcome.PASS  # a row changed to be missed shows in reconcile
+    index._db.execute("UPDATE event SET kind = 'video.viewed', actor = 'x' WHERE seq = 1")
+    answer = asker.all("actor:x")
+    assert list(answer.hits) == []
+    assert [item.code for item in answer.findings] == ["audit.index.altered"]
+    assert list(asker.all("不存在").hits) == []
+
+
+def test_what_was_deleted_by_policy_is_said(search: Any, log: Any, make: Make) -> None:
+    log.record([make(0), make(1)])
+    search("", wait=True)
+    log.bodies[1] = None
+    page = search("kind:video.viewed")
+    assert (page.total, [hit.index for hit in page.hits], page.pruned) == (2, [0], 1)
+    assert [item.code for item in page.findings] == ["audit.index.kept"]
