@@ -87,8 +87,11 @@ def _icmp(kind: str, family: int) -> Any:
     from scapy.layers.inet import ICMP, UDP
     from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6Unknown
 
-    # What is quoted claims to have come from the destination.
-    quote = _network(family, src=DESTINATION[family], dst=SOURCE[family]) / UDP(sport=DPORT, dport=SPORT) / _raw(MARK)
+    def quote() -> Any:
+        """What is quoted claims to have come from the destination."""
+        back = _network(family, src=DESTINATION[family], dst=SOURCE[family])
+        return back / UDP(sport=DPORT, dport=SPORT) / _raw(MARK)
+
     if family == 4:
         return (
             _network(4)
@@ -104,11 +107,11 @@ def _icmp(kind: str, family: int) -> Any:
                 "icmp-router": lambda: (
                     ICMP(type=9, id=0x0102, seq=0) / _raw(bytes([192, 0, 2, 1]) + b"\x80\0\0\0" + MARK)
                 ),
-                "icmp-redirect": lambda: ICMP(type=5, code=1, gw="192.0.2.1") / quote,
-                "icmp-unreachable": lambda: ICMP(type=3, code=3) / quote,
-                "icmp-exceeded": lambda: ICMP(type=11) / quote,
-                "icmp-parameter": lambda: ICMP(type=12) / quote,
-                "icmp-too-big": lambda: ICMP(type=3, code=4, nexthopmtu=1280) / quote,
+                "icmp-redirect": lambda: ICMP(type=5, code=1, gw="192.0.2.1") / quote(),
+                "icmp-unreachable": lambda: ICMP(type=3, code=3) / quote(),
+                "icmp-exceeded": lambda: ICMP(type=11) / quote(),
+                "icmp-parameter": lambda: ICMP(type=12) / quote(),
+                "icmp-too-big": lambda: ICMP(type=3, code=4, nexthopmtu=1280) / quote(),
             }[kind]()
         )
     if kind in {"echo", "icmp-echo-reply"}:
@@ -121,11 +124,13 @@ def _icmp(kind: str, family: int) -> Any:
         "icmp-solicitation": (133, 0, b"\0" * 4 + MARK),
         "icmp-router": (134, 0, b"\0" * 12 + MARK),
         "icmp-redirect": (137, 0, b"\0" * 4 + nowhere + nowhere + MARK),
-        "icmp-unreachable": (1, 4, b"\0" * 4 + bytes(quote)),
-        "icmp-exceeded": (3, 0, b"\0" * 4 + bytes(quote)),
-        "icmp-parameter": (4, 0, b"\0" * 4 + bytes(quote)),
-        "icmp-too-big": (2, 0, struct.pack(">I", 1280) + bytes(quote)),
+        "icmp-unreachable": (1, 4, b"\0" * 4),
+        "icmp-exceeded": (3, 0, b"\0" * 4),
+        "icmp-parameter": (4, 0, b"\0" * 4),
+        "icmp-too-big": (2, 0, struct.pack(">I", 1280)),
     }[kind]
+    if MARK not in body:
+        body += bytes(quote())
     return _network(6) / ICMPv6Unknown(type=number, code=code, msgbody=body)
 
 

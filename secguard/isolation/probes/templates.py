@@ -26,16 +26,30 @@ def _places(data: bytes | bytearray, ends: dict[int, str]) -> list[tuple[int, in
     return [(at, size) for version, size in _SIZES for at in _all(data, ipaddress.ip_address(ends[version]).packed)]
 
 
-def _sums(packet: Any, total: int) -> list[tuple[int, int, int, int, int]]:
+def _size(layer: Any, data: bytes | bytearray, at: int) -> int:
+    """Bytes of one layer's own header; most tell it themselves, and scapy would have to build the rest once more."""
+    from scapy.layers.inet import IP, TCP, UDP
+    from scapy.layers.inet6 import IPv6
+
+    if isinstance(layer, IP):
+        return (data[at] & 15) * 4
+    if isinstance(layer, TCP):
+        return (data[at + 12] >> 4) * 4
+    if isinstance(layer, IPv6):
+        return 40
+    return 8 if isinstance(layer, UDP) else len(layer) - len(layer.payload)
+
+
+def _sums(packet: Any, data: bytes | bytearray) -> list[tuple[int, int, int, int, int]]:
     """The checksums of a packet's layers, innermost first: an outer one may cover an inner one."""
     from scapy.layers.inet import ICMP, IP, TCP, UDP
     from scapy.layers.inet6 import IPv6, _ICMPv6
     from scapy.layers.sctp import SCTP
 
     sums: list[tuple[int, int, int, int, int]] = []
-    at, source, layer, quoted = 0, 0, packet, False
+    at, source, layer, quoted, total = 0, 0, packet, False, len(data)
     while layer:
-        size = len(layer) - len(layer.payload)
+        size = _size(layer, data, at) if layer.payload else 0
         if isinstance(layer, IP):
             source = at + 12
             sums.append((at + 10, at, at + size, 0, 0))
@@ -70,7 +84,7 @@ def template(kind: str, family: int) -> Template:
     outer = (16, 4) if family == 4 else (24, 16)
     if outer in via:
         destinations.insert(0, outer)
-    sums = _sums(packet, len(data))
+    sums = _sums(packet, data)
     for where, _, _, protocol, _ in sums:
         size = 4 if protocol == 132 else 2
         data[where : where + size] = b"\0" * size
