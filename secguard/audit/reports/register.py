@@ -33,7 +33,7 @@ _STYLE = """
   @bottom-right { content: counter(page) " / " counter(pages); font: 8pt sans-serif; color: #444 } }
 * { box-sizing: border-box }
 html { color: #111; background: #fff;
-  font: 9pt/1.35 "Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Noto Sans", sans-serif }
+  font: 8.5pt/1.3 "Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Noto Sans", sans-serif }
 body { margin: 0 auto; max-width: 277mm; padding: 6mm 0 }
 h1 { font-size: 16pt; text-align: center; margin: 0 0 3mm; letter-spacing: .1em }
 .facts { display: flex; flex-wrap: wrap; gap: 1mm 8mm; margin: 0 0 2.5mm; padding: 0; list-style: none }
@@ -47,8 +47,9 @@ th { background: #eee; font-weight: 600; text-align: center; vertical-align: mid
 td.no, td.entry { text-align: right; font-variant-numeric: tabular-nums }
 td.camera, td.time, td.span { font-variant-numeric: tabular-nums }
 td.missing { outline: .6mm solid #111; outline-offset: -.8mm; font-weight: 600 }
-.no { width: 10mm } .time { width: 21mm } .act { width: 17mm } .who { width: 27mm } .camera { width: 25mm }
-.span { width: 30mm } .case { width: 25mm } .leave { width: 18mm } .result { width: 34mm } .entry { width: 18mm }
+.no { width: 9mm } .time { width: 20mm } .act { width: 20mm } .who { width: 27mm } .camera { width: 36mm }
+.span { width: 32mm } .case { width: 26mm } .leave { width: 17mm } .result { width: 34mm } .entry { width: 15mm }
+td.camera, td.span, td.time { font-size: 8pt }
 .none { text-align: center; color: #555 }
 .sign { display: grid; grid-template-columns: repeat(3, 1fr); gap: 12mm; margin-top: 9mm; break-inside: avoid }
 .sign div { border-top: .3mm solid #333; padding-top: 1mm }
@@ -107,8 +108,11 @@ class _Words:
     def __init__(self, lang: str) -> None:
         self.lang = lang
 
+    def plain(self, words: Text | str) -> str:
+        return words if isinstance(words, str) else pick(words, self.lang)
+
     def __call__(self, words: Text | str) -> str:
-        return escape(clean(words if isinstance(words, str) else pick(words, self.lang)), quote=True)
+        return escape(clean(self.plain(words)), quote=True)
 
 
 def _css(text: str) -> str:
@@ -133,7 +137,8 @@ def _facts(found: Accesses, organisation: str, count: int, t: _Words) -> str:
 
 def _row(found: Accesses, number: int, row: Access, t: _Words) -> str:
     event, zone = row.event, found.scope.zone
-    who = event.actor.name + (f"（{event.actor.org}）" if event.actor.org else "")
+    opened, closed, between = ("（", "）", "；") if t.lang == "zh" else (" (", ")", "; ")
+    who = event.actor.name + (f"{opened}{event.actor.org}{closed}" if event.actor.org else "")
     ended: list[Text | str] = [OUTCOMES[event.outcome.value], row.recipient, *row.files]
     cells: dict[str, Text | str] = {
         "no": str(number),
@@ -145,7 +150,7 @@ def _row(found: Accesses, number: int, row: Access, t: _Words) -> str:
         "case": event.case,
         "why": event.reason,
         "leave": event.approver,
-        "result": "；".join(t_plain(item, t.lang) for item in ended if item),
+        "result": between.join(t.plain(item) for item in ended if item),
         "entry": str(row.index),
     }
     lacking = {"case": "case", "leave": "approver"}
@@ -155,11 +160,6 @@ def _row(found: Accesses, number: int, row: Access, t: _Words) -> str:
         shown = Text("missing", "缺") if bad else value
         parts.append(f'<td class="{name}{" missing" if bad else ""}">{t(shown)}</td>')
     return f"<tr>{''.join(parts)}</tr>\n"
-
-
-def t_plain(words: Text | str, lang: str) -> str:
-    """Words in one language, not escaped."""
-    return words if isinstance(words, str) else pick(words, lang)
 
 
 def _proof(found: Accesses, t: _Words) -> str:

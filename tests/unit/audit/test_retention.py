@@ -1,0 +1,114 @@
+"""The retention policy and holds, apart from the disk."""
+
+import contextlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secguard.audit.retention import RetentionPolicy, add_hold, load_policy, plan_prune, read_holds, release_hold
+from secguard.audit.retention.holds import hold_query
+from secguard.core import describe, finding, hint
+from secguard.core.errors import FormatError, SecguardError, UsageError
+from secguard.events import Actor, Event
+
+POLICY = Path(__file__).parents[3] / "policies" / "retention.yaml"
+NOW = datetime(2026, 11, 1, 8, tzinfo=UTC)
+
+
+def policy(days: int = 190, rules: tuple[tuple[str, int], ...] = (), keep: tuple[str, ...] = ()) -> RetentionPolicy:
+    return RetentionPolicy(days, rules, keep, "0" * 64)
+
+
+def test_the_policy_that_is_shipped() -> None:
+    shipped = load_policy(POLICY)
+    assert shipped.days == 190
+    assert shipped.short is None
+    assert shipped.days_of("video.viewed") == 190
+    assert shipped.days_of("video.exported") == 1095
+    assert shipped.days_of("evidence.exported") == 3650
+    assert shipped.days_of("certificate.issued") is None
+    assert all(shipped.days_of(kind) is None for kind in ("audit.pruned", "audit.held", "audit.released"))
+
+
+def test_records_of_deletion_are_kept_whatever_the_policy_says() -> None:
+    everything = policy(1, (("*", 1), ("audit.*", 1)))
+    assert everything.days_of("audit.pruned") is None
+    assert everything.days_of("audit.searched") == 1
+    assert everything.short == 1
+    told = finding("audit.retention.short", days=1, minimum=184)
+    assert "1 days" in describe(told)
+    assert hint(told, "zh")
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=200))
+def test_any_file_is_a_policy_or_refused_with_its_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("policy") / "retention.yaml"
+    for content in (data, b"retention: 1\ndays: " + data, b"retention: 1\nkinds: [" + data + b"]\n"):
+        path.write_bytes(content)
+        with contextlib.suppress(FormatError):
+            load_policy(path)
+
+
+def test_expired_by_kind_and_time(log, make) -> None:
+    old, fresh = NOW - timedelta(days=200), NOW - timedelta(days=189)
+    log.record(
+        [
+            make(0, time=old),
+            make(1, time=fresh),
+            make(2, time=old, kind="video.exported"),
+            make(3, time=NOW - timedelta(days=1200), kind="video.exported"),
+            make(4, time=old, kind="config.changed"),
+        ]
+    )
+    rules = policy(190, (("video.exp*", 1095),), ("config.*",))
+    plan = plan_prune(log, rules, NOW)
+    assert (list(plan.expired), list(plan.unfinished), plan.gone) == ([0, 3], [], 0)
+    assert (plan.kinds, plan.oldest) == ({"video.viewed": 1, "video.exported": 1}, NOW - timedelta(days=1200))
+    log.bodies[0] = None
+    record = Event(id="r", kind="audit.pruned", time=NOW, actor=Actor(name="a"), data={"indexes": [[0, 0], [3, 99]]})
+    log.record([record])
+    plan = plan_prune(log, rules, NOW)
+    assert (list(plan.expired), list(plan.unfinished), list(plan.stale), plan.gone) == ([], [3], [0, 3], 1)
+    assert list(plan_prune(log, rules, NOW, settled=6).stale) == [3]
+    nonsense = Event(id="s", kind="audit.pruned", time=NOW, actor=Actor(name="a"), data={"indexes": "all"})
+    log.record([nonsense])
+    assert list(plan_prune(log, rules, NOW).unfinished) == [3]
+
+
+def test_holds_come_and_go(log, make, clock, auditor) -> None:
+    log.record([make(k, time=NOW - timedelta(days=300), case="案7" if k == 2 else "") for k in range(4)])
+    hold = add_hold(log, clock, auditor, hold_query(case="案7"), case="案7", reason="侦办", approver="局长")
+    relative = add_hold(log, clock, auditor, "id:e-3 AND time<=now-1d", case="案8", zone=480)
+    assert [one.id for one in read_holds(log)] == [hold.id, relative.id]
+    assert (hold.approver, relative.zone) == ("局长", 480)
+    assert list(plan_prune(log, policy(), NOW).expired) == [0, 1]
+    ended = release_hold(log, clock, auditor, hold.id, reason="结案")
+    assert ended.released == NOW
+    assert [one.released for one in read_holds(log)] == [NOW, None]
+    plan = plan_prune(log, policy(), NOW)
+    assert (list(plan.expired), plan.held, list(plan.holds)) == ([0, 1, 2], {relative.id: 1}, [relative.id])
+    with pytest.raises(UsageError) as again:
+        release_hold(log, clock, auditor, hold.id, reason="x")
+    assert again.value.code == "audit.hold.unknown"
+    for wrong in (lambda: release_hold(log, clock, auditor, relative.id, reason=""), hold_query):
+        with pytest.raises(UsageError):
+            wrong()
+
+
+@settings(max_examples=80)
+@given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=10))
+def test_any_words_are_a_hold_or_refused(case: str, camera: str, period: str) -> None:
+    from secguard.audit import parse
+
+    with contextlib.suppress(SecguardError):
+        parse(hold_query(case=case, camera=camera, period=period), now=NOW, zone=UTC)
+
+
+def test_what_the_index_could_not_forget_is_said() -> None:
+    told = finding("audit.prune.index", reason="the account may not delete")
+    assert "may not delete" in describe(told)
+    assert "audit reindex" in hint(told, "zh")
