@@ -226,7 +226,7 @@ class Ear:
                 fresh = (counts > 0) & (part & bit == 0)
                 self.repeated += int(counts.sum()) - int(np.count_nonzero(fresh))
                 part[fresh] |= bit
-                if sweep.protocol == "udp":
+                if sweep.protocol == "udp" and fresh.any():
                     self.arrived.append((index, np.flatnonzero(fresh) + low, attempt))
 
     def _as_sent(self, some: Columns, index: int, numbers: "NDArray[np.int64]") -> "NDArray[np.bool_]":
