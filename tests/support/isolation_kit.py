@@ -1,10 +1,14 @@
 """Signed runs without a network: a plan, and what agents would have seen of it; used by tests of what comes after."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 
+import msgspec
+from cryptography import x509
+
 from secguard.core import FixedClock
+from secguard.isolation.agent.credentials import chain_text
 from secguard.isolation.agent.keys import spki
 from secguard.isolation.agent.observations import Answers, Arrivals, Beacons, Observations, Strange
 from secguard.isolation.plan.compiler import compile_plan
@@ -58,6 +62,8 @@ def make_run(
     policy: str = POLICY,
     at: datetime = NOW,
     silent: Iterable[str] = (),
+    signer: Signer | None = None,
+    chain: Sequence[x509.Certificate] = (),
     change: Callable[[list[Observations]], None] = lambda _seen: None,
 ) -> RunResult:
     """A judged and signed run in which everything is healthy, and only what is allowed and `leaks` got through.
@@ -67,13 +73,16 @@ def make_run(
         policy: YAML.
         at: when it was planned and judged.
         silent: agents (zones) without a report.
+        signer: signs plan and result.
+        chain: its certificates.
         change: changes the observations before they are signed.
     """
-    signer = _key("controller")
+    signer = signer or _key("controller")
     read = load_policy(policy.encode())
     zones = [zone.name for zone in read.zones]
     agents = [AgentInfo(f"a-{zone}", zone, ADDRESSES[zone], spki(_key(zone).public_key())) for zone in zones]
-    envelope = seal_plan(compile_plan(read, agents, at), signer)
+    made = msgspec.structs.replace(compile_plan(read, agents, at), chain=chain_text(chain))
+    envelope = seal_plan(made, signer)
     plan, digest = open_plan(envelope, [signer.public_key()])
     start = int(at.timestamp() * 1e9)
     seen = [

@@ -135,23 +135,45 @@ def kept_runs(site: "Workspace") -> list[Path]:
 @command("isolation.verify", "verify")
 @click.argument("run", metavar="FOLDER")
 @click.option("--trust", type=_FILE, multiple=True, help="Public key (PEM) of a controller that may have signed.")
+@click.option("--root", type=_FILE, help="Root whose operators are believed.  [default: the workspace's]")
+@click.option(
+    "--crl", type=click.Path(path_type=Path), multiple=True, help="Revocation lists, besides the workspace's."
+)
+@click.option("--at", metavar="TIME", help="Judge certificates for this time.  [default: now]")
 @require_option
-def verify(ctx: Context, *, run: str, trust: "Sequence[Path]", require: tuple[Axis, ...]) -> Result:
+def verify(
+    ctx: Context,
+    *,
+    run: str,
+    trust: "Sequence[Path]",
+    root: Path | None,
+    crl: "Sequence[Path]",
+    at: str | None,
+    require: tuple[Axis, ...],
+) -> Result:
     """Check the evidence of a scan: every byte of its folder, and that its result follows from its observations.
 
     FOLDER is what `run -o` wrote, or a scan of `isolation list` by name, or `last`. Exit 0 says that the evidence is
-    whole and whose it is, not that the zones are apart.
+    whole and whose it is, not that the zones are apart. Whose it is says the ledger of the workspace that recorded the
+    scan, a key that you --trust, or the certificate of the operator who signed it.
     """
+    from secguard.core.clock import FixedClock, SystemClock, parse_time
     from secguard.isolation.evidence.folder import check_folder
+    from secguard.trust import TrustPolicy, read_certificates, read_crls
 
     folder = find_run(ctx, run)
     keys = [read_key(path) for path in trust]
+    clock = FixedClock(parse_time(at)) if at else SystemClock()
     site = ctx.workspace_or_none()
     if site is None:
-        checked = check_folder(folder, trusted=keys, require=require)
+        anchors = TrustPolicy(read_certificates(root), read_crls(crl)) if root else None
+        checked = check_folder(folder, trusted=keys, anchors=anchors, clock=clock, require=require)
     else:
         with site:
-            checked = check_folder(folder, trusted=keys, recorded=recorded(site), clock=site.clock, require=require)
+            anchors = site.trust(root, crl) if root or site.root_certificate.exists() else None
+            checked = check_folder(
+                folder, trusted=keys, recorded=recorded(site), anchors=anchors, clock=clock, require=require
+            )
     data: dict[str, Any] = {"folder": folder}
     lines = []
     if checked.result is not None:

@@ -6,10 +6,13 @@
 import contextlib
 import hashlib
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -24,6 +27,7 @@ from secguard.isolation.evidence.captures import captures
 from secguard.isolation.evidence.manifest import MANIFEST, RunManifest, open_manifest, seal_manifest
 from secguard.isolation.judge.result import open_result
 from secguard.isolation.runs.conclude import RunResult, conclude
+from secguard.trust import MALFORMED, Purpose, TrustPolicy
 
 __all__ = ["AXES", "Checked", "check_folder", "is_run", "judged", "run_name", "save_run", "signer_of"]
 
@@ -118,6 +122,7 @@ def check_folder(
     *,
     trusted: Sequence[PublicKeyTypes] = (),
     recorded: Recorded = lambda _plan: None,
+    anchors: TrustPolicy | None = None,
     clock: Clock | None = None,
     require: Sequence[Axis] = (),
 ) -> Checked:
@@ -127,6 +132,7 @@ def check_folder(
         folder: as `save_run` wrote it.
         trusted: keys that may have signed; without them provenance is the ledger's word.
         recorded: what the ledger says of a plan.
+        anchors: whose certificate of an operator, carried in the plan, vouches for the key that signed.
         clock: the time of the verdict.
         require: narrows the axes that decide.
 
@@ -156,7 +162,13 @@ def check_folder(
         key = None
     examined = {Axis.INTEGRITY}
     if key is not None:
-        found += _provenance(folder, digest, key, trusted, recorded)
+        vouched = recorded(digest)
+        if vouched is not None and _digest_of(folder / _RESULT) != vouched:
+            found.append(finding("isolation.evidence.ledger", _RESULT, plan=digest))
+        elif trusted and key not in trusted:
+            found.append(finding("isolation.evidence.other-key", _SIGNER))
+        elif not trusted and vouched is None:
+            found += _chain(result, key, anchors, at)
         examined.add(Axis.PROVENANCE)
     verdict = conclude_verdict(str(folder), at, examined=examined, findings=found, default=AXES, require=require)
     return Checked(verdict, result)
@@ -217,15 +229,22 @@ def _same(folder: Path, result: RunResult, key: PublicKeyTypes) -> list[Finding]
     return []
 
 
-def _provenance(
-    folder: Path, digest: str, key: PublicKeyTypes, trusted: Sequence[PublicKeyTypes], recorded: Recorded
-) -> list[Finding]:
-    known = recorded(digest)
-    with contextlib.suppress(OSError, SecguardError):
-        if known is not None and hashlib.sha256(read_bounded(folder / _RESULT)).hexdigest() != known:
-            return [finding("isolation.evidence.ledger", _RESULT, plan=digest)]
-    if trusted and key not in trusted:
-        return [finding("isolation.evidence.other-key", _SIGNER)]
-    if not trusted and known is None:
-        return [finding("isolation.evidence.unvouched", _SIGNER)]
-    return []
+def _digest_of(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return _hash(path)[1]
+    return ""
+
+
+def _chain(result: RunResult | None, key: PublicKeyTypes, anchors: TrustPolicy | None, at: datetime) -> list[Finding]:
+    """Whether the certificates in the plan lead from the key to a root that is believed."""
+    unvouched = finding("isolation.evidence.unvouched", _SIGNER)
+    if anchors is None or result is None or not result.plan.chain:
+        return [unvouched]
+    try:
+        chain = [x509.load_der_x509_certificate(b64decode(text, validate=True)) for text in result.plan.chain]
+        if chain[0].public_key() != key:
+            return [unvouched]
+    except MALFORMED as error:
+        return [finding("isolation.evidence.refused", _PLAN, message=f"a damaged certificate: {str(error)[:80]}")]
+    judged = anchors.judge_chain(chain, Purpose.OPERATOR, at)
+    return [] if judged.believed and judged.unrevoked else [*judged.findings, unvouched]

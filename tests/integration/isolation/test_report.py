@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from secguard.cli.main import main
+from secguard.core.files import atomic_write
 from secguard.isolation.agent.observations import Observations
 from secguard.isolation.judge.show import report
 from secguard.isolation.runs.conclude import RunResult
@@ -201,6 +202,20 @@ def test_commands_on_kept_scans(
     assert "error" in call("judge", folders[2], code=2)
     assert call("judge", folders[0], "--trust", pem, code=1)["outcome"] == "fail"
 
+    # An operator's certificate vouches for what the operator signed, here and where nothing but the root is known.
+    with Workspace.find(site) as workspace:
+        workspace.create_authority(b"a passphrase of a test")
+        atomic_write(site / "state" / "passphrase", b"a passphrase of a test", mode=0o600)
+        signer, chain = workspace.operator_signer()
+    signed = tmp_path / "signed"
+    save_run(make_run(signer=signer, chain=chain), signed)
+    assert call("verify", signed)["outcome"] == "pass"
+    with Workspace.find(site) as workspace:
+        root, crls = workspace.root_certificate, [("--crl", path) for path in workspace.crl_paths()]
+    done = secguard("isolation", "verify", signed, "--root", root, *(word for pair in crls for word in pair))
+    assert done.returncode == 0, done.stderr
+    assert secguard("isolation", "verify", signed, "--root", root).returncode == 3, "nobody knows what was revoked"
+
     call("baseline", names[0], "--case", "C-1")
     assert call("baseline")["data"] == {"baseline": names[0]}
     drift = call("diff", code=1)["data"]
@@ -227,5 +242,5 @@ def test_commands_on_kept_scans(
     acts = [event.kind for event in events if event.kind.startswith(("finding.", "baseline."))]
     assert acts == ["finding.opened", "finding.opened", "finding.closed", "baseline.set", "finding.closed",
                     "finding.reopened"]  # fmt: skip
-    assert events[-2].case == "C-2"
+    assert next(event for event in reversed(events) if event.kind == "finding.closed").case == "C-2"
     assert (site / "state" / "isolation" / "baseline").stat().st_mode & 0o077 == 0
