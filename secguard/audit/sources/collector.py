@@ -24,6 +24,7 @@ from secguard.audit.sources.ingest import HttpFeed, Opener
 from secguard.audit.sources.intake import Committer
 from secguard.audit.sources.letters import DeadLetters
 from secguard.audit.sources.meter import Health, Meter, findings_of
+from secguard.audit.sources.sequences import Sequences
 from secguard.audit.sources.settings import FileSource, HttpSource, Source, SyslogSource
 from secguard.audit.sources.sockets import SyslogFeed
 from secguard.audit.sources.tokens import Tokens
@@ -269,7 +270,12 @@ class Collector:
             if isinstance(settings, FileSource):
                 feed = FileFeed(desk, settings, self._root, self._state / "positions" / f"{name}.json")
             elif isinstance(settings, SyslogSource):
-                feed = SyslogFeed(desk, settings, self._contexts(name, settings))
+                numbers = None
+                if settings.sequence:
+                    state = self._state / "positions" / f"{name}.json"
+                    numbers = Sequences(name, settings.sequence, state, desk.lost)
+                    numbers.load(self._log)
+                feed = SyslogFeed(desk, settings, self._contexts(name, settings), numbers)
             else:
                 tokens = Tokens(self._state / "tokens.json")
                 context = self._contexts(name, settings)

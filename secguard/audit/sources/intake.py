@@ -28,11 +28,12 @@ _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 @dataclass(slots=True)
 class Settled:
-    """What became of a delivery: new events, those that were there before, and conflicts by place in `events`."""
+    """What became of a delivery: new events, those that were there before, conflicts by place; the ledger's size then."""
 
     recorded: int = 0
     duplicates: int = 0
     conflicts: dict[int, str] = field(default_factory=dict)
+    end: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -246,7 +247,7 @@ class Committer:
         conflicts: list[Event] = []
         at = 0
         for delivery in deliveries:
-            answer = Settled()
+            answer = Settled(end=max(indexes, default=-1) + 1)
             for place, (event, own) in enumerate(zip(delivery.events, delivery.own, strict=True)):
                 index, duplicate = indexes[at], duplicates[at]
                 at += 1

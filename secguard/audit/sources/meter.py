@@ -75,6 +75,7 @@ class Meter:
         self._silent_after = silent_after
         self._tolerance = tolerance
         self._heard = now
+        self._back = False  # heard since it was silent
         self._delays: deque[tuple[float, float]] = deque()  # (monotonic, seconds), least last: a sliding minimum
         self._newest: datetime | None = None
 
@@ -83,6 +84,7 @@ class Meter:
         self.health.received += 1
         self.health.last_received = rfc3339(received)
         self._heard = now
+        self._back = self._back or bool(self.health.silent)
 
     def timed(self, event: datetime, received: datetime, now: float, *, live: bool) -> None:
         """An event with a time of its own; `live` if it came as it happened, as far as can be told.
@@ -106,7 +108,8 @@ class Meter:
         changed: list[str] = []
         health = self.health
         quiet = now - self._heard
-        silent = quiet if self._silent_after and quiet > self._silent_after else 0.0
+        silent = quiet if self._silent_after and quiet > self._silent_after and not self._back else 0.0
+        self._back = False
         if bool(silent) != bool(health.silent):
             changed.append("silent" if silent else "returned")
         health.silent = round(silent, 1)

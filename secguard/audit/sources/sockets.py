@@ -5,8 +5,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from secguard.audit.sources.feeds import Desk, Peers
 from secguard.audit.sources.framing import Frame, Framer
 from secguard.audit.sources.identities import certificate_names
 from secguard.audit.sources.intake import Delivery
-from secguard.audit.sources.mapping import look_up
-from secguard.audit.sources.reading import sha256_of
+from secguard.audit.sources.reading import Read
+from secguard.audit.sources.sequences import Sequences
 from secguard.audit.sources.settings import SyslogSource
 from secguard.core import FormatError, SystemPartError, UsageError
 
@@ -27,7 +26,6 @@ _DATAGRAM = 65_536
 _TURN = 256
 _DRAIN = 5.0
 
-_STREAMS = 4096
 _SO_RCVBUFFORCE = 33
 
 
@@ -88,34 +86,6 @@ def name_of(one: socket.socket) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class _Sequences:
-    """The numbers that senders count up: what is missing, and which message came twice."""
-
-    def __init__(self, desk: Desk, path: str) -> None:
-        self._desk = desk
-        self._path = path
-        self._last: OrderedDict[str, int] = OrderedDict()
-
-    def derived(self, stream: str, number: int, raw: bytes) -> str:
-        """The ID of a message that may come twice."""
-        return f"{self._desk.name}:{sha256_of(f'{stream} {number} '.encode() + raw)[:48]}"
-
-    def number(self, record: Mapping[str, Any]) -> int | None:
-        value = look_up(record, self._path)
-        text = str(value)
-        return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
-
-    def saw(self, stream: str, number: int) -> None:
-        """Record a gap before this number. A lower number is a repetition or a sender that began anew."""
-        last = self._last.pop(stream, None)
-        if last is not None and number > last + 1:
-            self._desk.lost(number - last - 1, "numbers are missing", sender=stream, first=last + 1, last=number - 1)
-        restarted = last is not None and number <= 1 < last
-        self._last[stream] = number if last is None or restarted else max(last, number)
-        if len(self._last) > _STREAMS:
-            self._last.popitem(last=False)
-
-
 class SyslogFeed:
     """Takes syslog in.
 
@@ -123,9 +93,12 @@ class SyslogFeed:
         desk: takes the messages.
         settings: where to listen.
         context: TLS of this server; None without `tls`.
+        numbers: follows what the senders count up; None without `sequence`.
     """
 
-    def __init__(self, desk: Desk, settings: SyslogSource, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, desk: Desk, settings: SyslogSource, context: ssl.SSLContext | None, numbers: Sequences | None = None
+    ) -> None:
         self.desk = desk
         self.settings = settings
         self.peers = Peers(settings.peers)
@@ -135,7 +108,8 @@ class SyslogFeed:
         self._udp: list[socket.socket] = []
         self._drops: dict[int, int] = {}
         self._servers: list[asyncio.Server] = []
-        self._numbers = _Sequences(desk, settings.sequence) if settings.sequence else None
+        self._numbers = numbers
+        self._seen: dict[str, int] = {}
 
     async def start(self) -> None:
         """Listen.
@@ -162,8 +136,9 @@ class SyslogFeed:
                     )
 
     def look(self, now: float) -> None:
-        """Count what the kernel dropped (`drops` of /proc/net/udp, by the socket's inode)."""
-        del now
+        """Count what the kernel dropped (`drops` of /proc/net/udp, by the socket's inode), and what is missing."""
+        if self._numbers is not None:
+            self._numbers.look(now)
         if not self._udp:
             return
         wanted = {str(os.fstat(one.fileno()).st_ino): one.fileno() for one in self._udp}
@@ -188,7 +163,7 @@ class SyslogFeed:
             until = loop.time() + _DRAIN  # whoever goes on sending must not keep this from ending
             while self._receive(one) and loop.time() < until:
                 await self.desk.intake.room()
-        self.look(0.0)
+        self.look(loop.time())
         for one in self._udp:
             one.close()
         self._udp.clear()
@@ -201,8 +176,13 @@ class SyslogFeed:
             for stream in list(self.connections):
                 stream.abort()
 
+        if self._numbers is not None:
+            self._numbers.look(float("inf"))  # what is missing now has not come
+
     def close(self) -> None:
-        """Nothing is left to close."""
+        """Write down what was seen; after everything is settled."""
+        if self._numbers is not None:
+            self._numbers.look(float("inf"))
 
     def _datagrams(self, one: socket.socket) -> None:
         self._receive(one)
@@ -235,8 +215,7 @@ class SyslogFeed:
             self.message(delivery, data, received, peer=peer, transport="udp")
         else:
             count = _TURN
-        if delivery.events:
-            self.desk.intake.put(delivery)
+        self.hand_in(delivery)
         return count
 
     def message(
@@ -251,19 +230,27 @@ class SyslogFeed:
     ) -> None:
         """Add one message to a delivery."""
         place = {"transport": transport, "peer": peer}
-        numbers = self._numbers
-        if numbers is None:
-            self.desk.take(delivery, data, received, place=place, peer=peer, certificate=certificate)
-            return
-        before = len(delivery.events)
         read, record = self.desk.take(delivery, data, received, place=place, peer=peer, certificate=certificate)
-        number = numbers.number(record) if record else None
-        if read is None or isinstance(read, FormatError) or number is None:
+        if self._numbers is None or not record or not isinstance(read, Read):
             return
-        stream = f"{peer} {record.get('host', '')} {record.get('app', '')}"
-        if not read.own and len(delivery.events) > before:
-            delivery.events[-1] = msgspec.structs.replace(read.event, id=numbers.derived(stream, number, data))
-        numbers.saw(stream, number)
+        named = self._numbers.place(record, peer, asyncio.get_running_loop().time())
+        if named is None:
+            return
+        stream, number = named
+        via = {**read.event.data["via"], "number": number, "stream": stream}
+        event_id = read.event.id if read.own else self._numbers.derived(stream, number, data)
+        event = msgspec.structs.replace(read.event, id=event_id, data={**read.event.data, "via": via})
+        delivery.events[-1] = event
+        self._seen[stream] = number
+
+    def hand_in(self, delivery: Delivery) -> None:
+        """Queue a delivery, and count its numbers in once it is recorded."""
+        if self._numbers is not None and self._seen:
+            numbers, seen = self._numbers, self._seen
+            self._seen = {}
+            delivery.done = lambda settled: numbers.settled(seen, settled.end)
+        if delivery.events:
+            self.desk.intake.put(delivery)
 
 
 class _Stream(asyncio.Protocol):
@@ -334,8 +321,7 @@ class _Stream(asyncio.Protocol):
                     transport=self._kind,
                     certificate=self._certificate,
                 )
-        if delivery.events:
-            desk.intake.put(delivery)
+        feed.hand_in(delivery)
         if desk.intake.full and not self._paused and self._transport is not None and not feed.stopping:
             self._paused = True
             self._transport.pause_reading()

@@ -194,15 +194,17 @@ def test_syslog_that_is_our_event_or_json_or_text() -> None:
         read(b"<13>something else", syslog(**pattern, other="reject"))
 
 
-@given(
-    st.binary(max_size=400)
-    | st.recursive(
-        st.text() | st.floats() | st.integers(),
-        lambda x: (
-            st.lists(x) | st.dictionaries(st.sampled_from(["op", "type", "ts", "user", "name", "size", "devices"]), x)
-        ),
-    ).map(lambda v: json.dumps(v).encode())
+_values = st.recursive(
+    st.text(max_size=5) | st.floats() | st.integers(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["op", "type", "ts", "user", "name", "size", "devices"]), inner, max_size=4)
+    ),
+    max_leaves=8,
 )
+
+
+@given(st.binary(max_size=200) | _values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_an_event_or_are_put_aside(raw: bytes) -> None:
     for using in (_MAPPED, _SYSLOG):
         try:
