@@ -73,7 +73,7 @@ class Door:
 def agent_app(door: Door) -> web.Application:
     """The application; it wants to be served over TLS that demands a client certificate."""
     app = web.Application(client_max_size=1024)
-    runs: set[asyncio.Task[Any]] = set()
+    closing = asyncio.Event()
 
     async def run(request: web.Request) -> web.StreamResponse:
         try:
@@ -89,21 +89,16 @@ def agent_app(door: Door) -> web.Application:
         if not socket.can_prepare(request).ok:
             return web.Response(status=400, headers={REFUSED: "isolation.control.format not a WebSocket"})
         door.busy = True
-        task = asyncio.current_task()
-        assert task is not None
-        runs.add(task)
         try:
             await socket.prepare(request)
             logger.info("a run of {} begins", caller)
-            await _relay(door, socket)
+            await _relay(door, socket, closing)
         finally:
             door.busy = False
-            runs.discard(task)
         return socket
 
     async def stop(_: web.Application) -> None:
-        for task in list(runs):
-            task.cancel()
+        closing.set()
 
     app.router.add_get(PATH, run)
     app.on_shutdown.append(stop)
@@ -140,21 +135,24 @@ async def _process(door: Door) -> AsyncIterator[asyncio.subprocess.Process]:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         os.close(handle)
-        await process.wait()
+        with contextlib.suppress(ConnectionError):
+            await process.communicate()  # to the end of its pipes
 
 
-async def _relay(door: Door, socket: web.WebSocketResponse) -> None:
+async def _relay(door: Door, socket: web.WebSocketResponse, closing: asyncio.Event) -> None:
     async with _process(door) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        inward = asyncio.create_task(_inward(socket, process.stdin))
-        outward = asyncio.create_task(_outward(process.stdout, socket))
+        tasks = [
+            asyncio.create_task(one)
+            for one in (_inward(socket, process.stdin), _outward(process.stdout, socket), closing.wait())
+        ]
         try:
-            await asyncio.wait({inward, outward}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (inward, outward):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(inward, outward, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
     await socket.close()
 
 

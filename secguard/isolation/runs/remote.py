@@ -27,6 +27,7 @@ __all__ = ["Caller", "RemoteAgent", "check_url"]
 _CONNECT_SECONDS = 15.0
 _HEARTBEAT = 5.0
 _CLOSE_SECONDS = 0.5
+_LINGER = 0.05
 _PATH = "/v1/run"
 _REFUSED = "Secguard-Refused"
 
@@ -145,6 +146,7 @@ class RemoteAgent(Link):
             self._end = SecguardError("isolation.agent.failed", f"{type(error).__name__}: {error}"[:200])
         finally:
             self._end = self._end or SecguardError("isolation.agent.ended", "the connection ended")
+            self._loop.run_until_complete(asyncio.sleep(_LINGER))  # TLS transports end a moment after their session
             self._loop.close()
             self._wake()
 
