@@ -47,7 +47,8 @@ def check_output(path: Path) -> None:
     Raises:
         UsageError: it ends neither in .csv nor in .jsonl; `-` is the standard output, as CSV.
     """
-    if str(path) != "-" and path.suffix.lower() not in _SUFFIXES:
+    device = path.exists() and not path.is_file()  # /dev/stdout, a pipe: CSV
+    if str(path) != "-" and not device and path.suffix.lower() not in _SUFFIXES:
         raise UsageError(
             "cli.output.kind", "unknown kind of output", hint="end it in .csv or .jsonl, or write -", where=str(path)
         )
