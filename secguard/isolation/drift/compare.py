@@ -13,6 +13,7 @@ from secguard.core import Axis, Outcome, Verdict, judge
 from secguard.core.findings import finding
 from secguard.core.verdict import Finding
 from secguard.isolation.drift.leaks import Case, Leak, Row, cases_of, leaks_of, words_of
+from secguard.isolation.drift.swept import compare_sweeps
 from secguard.isolation.judge.kinds import kind_words
 from secguard.isolation.judge.result import ScanResult
 
@@ -36,7 +37,7 @@ class Drift:
         new: IDs of leaks that were not there before.
         closed: of those that are no longer there, and were looked for.
         same: of those that are in both.
-        compared: cases that have an answer in both.
+        compared: cases and probes of sweeps that have an answer in both.
     """
 
     verdict: Verdict
@@ -75,17 +76,19 @@ def compare(old: ScanResult, new: ScanResult, at: datetime) -> Drift:
         closed += [name] if ended[0].code in {"isolation.drift.closed", "isolation.drift.allowed"} else []
     found += _steps(sure, before, now)
     found += _coverage(before, now)
+    swept, probes = compare_sweeps(old, new)
+    found += swept
     if old.policy != new.policy:
         found.append(finding("isolation.drift.policy", old=old.policy[:16], new=new.policy[:16]))
     examined = set(AXES)
-    if not sure:
+    if not sure and not probes:
         found.append(finding("isolation.drift.incomparable"))
         examined.clear()
     order = {Outcome.FAIL: 0, Outcome.UNKNOWN: 1, Outcome.PASS: 2}
     found.sort(key=lambda item: order[item.outcome])
     subject = f"scan {new.run[:8]} against {old.run[:8]}"
     verdict = judge(subject, at, examined=examined, findings=found, default=AXES)
-    return Drift(verdict, fresh, closed, [n for n in has if n in had], len(sure))
+    return Drift(verdict, fresh, closed, [n for n in has if n in had], len(sure) + probes)
 
 
 def _say(code: str, leak: Leak, probes: Iterable[str], outcome: Outcome | None = None) -> Finding:

@@ -1,6 +1,6 @@
-"""Leaks tracked from scan to scan: since when, until when, closed by whom and why, and opened again when seen again.
+"""Leaks tracked from scan to scan: since when, until when, closed by whom and why, opened again when seen again.
 
-A small SQLite file beside the kept scans. Acts are recorded in the ledger first (`changes` -> record -> `apply`): should
+A small SQLite file beside the kept scans. Acts are recorded in the ledger first (`changes`, record, `apply`): should
 the file be lost, the kept scans make it anew, but for what people closed, which the ledger tells.
 """
 

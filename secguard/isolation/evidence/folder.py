@@ -223,8 +223,8 @@ def _same(folder: Path, result: RunResult, key: PublicKeyTypes) -> list[Finding]
     findings = sorted((item.code, item.where, item.outcome) for item in said.findings)
     anew = sorted((item.code, item.where, item.outcome.value) for item in result.verdict.findings)
     verdict = result.verdict.outcome.value
-    signed = (findings, said.outcome, said.plan, said.cases.get("result"))
-    if signed != (anew, verdict, result.digest, result.columns["result"]):
+    signed = (findings, said.outcome, said.plan, said.matrix, said.cases.get("result"))
+    if signed != (anew, verdict, result.digest, result.matrix, result.columns["result"]):
         return [finding("isolation.evidence.result", _RESULT, said=said.outcome, anew=verdict)]
     return []
 

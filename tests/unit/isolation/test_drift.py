@@ -1,5 +1,8 @@
 """Drift: what became worse, what was closed, what can no longer be said."""
 
+from base64 import b64encode
+
+import numpy as np
 import pytest
 
 from secguard.core import Outcome, describe
@@ -8,6 +11,8 @@ from secguard.isolation.drift.compare import Drift, compare
 from secguard.isolation.drift.leaks import cases_of, leak_id, leaks_of
 from secguard.isolation.judge.result import ScanResult, open_result
 from secguard.isolation.runs.conclude import RunResult
+from secguard.isolation.sweep.judging import WORDS
+from secguard.isolation.sweep.seen import pack
 from tests.support.isolation_kit import NOW, POLICY, make_run
 
 SSH, WEB = ("c", "a", "tcp", 22), ("c", "a", "tcp", 80)
@@ -113,6 +118,35 @@ def test_scans_of_other_zones_are_not_compared(leaky: ScanResult) -> None:
     drift = compare(leaky, other, NOW)
     assert drift.verdict.outcome is Outcome.UNKNOWN
     assert "incomparable" in _codes(drift)
+
+
+def _swept(codes: list[int], *, probed: int = 0, target: str = "10.1.0.0/30") -> ScanResult:
+    """A scan with one sweep; codes are positions in `WORDS`: 0 filtered, 2 open, 10 inconclusive."""
+    column = np.array(codes, np.uint8)
+    counts = {WORDS[code]: codes.count(code) for code in set(codes)}
+    sweep = {
+        "src": "c", "dst": "a", "target": target, "family": 4, "protocol": "tcp", "ports": "22", "named": len(codes),
+        "probed": probed or len(codes), "covered": True, "counts": counts, "results": b64encode(pack(column)).decode(),
+    }  # fmt: skip
+    return ScanResult(run=f"{len(codes):032x}", plan="p", policy="q", at=NOW, outcome="pass", sweeps=[sweep])
+
+
+def test_sweeps_are_compared_probe_by_probe() -> None:
+    old = _swept([0, 0, 2, 0, 0])
+    assert _codes(compare(old, _swept([0, 0, 2, 0, 0]), NOW)) == {}
+    moved = compare(old, _swept([0, 2, 0, 0, 0]), NOW)
+    assert _codes(moved) == {"swept": Outcome.FAIL, "swept-fewer": Outcome.PASS}, "one opened while one was closed"
+    assert _codes(compare(old, _swept([0, 0, 0, 0, 0]), NOW)) == {"swept-fewer": Outcome.PASS}
+    assert _codes(compare(old, _swept([0, 10, 2, 10, 0]), NOW)) == {"swept-lost": Outcome.UNKNOWN}
+    assert _codes(compare(old, _swept([0], target="10.1.0.4/32"), NOW)) == {
+        "swept-gone": Outcome.UNKNOWN, "swept-added": Outcome.PASS, "incomparable": Outcome.UNKNOWN,
+    }  # fmt: skip
+
+
+def test_samples_are_compared_by_their_numbers() -> None:
+    old, new = _swept([2, 0, 0, 0, 0], probed=2), _swept([0, 0, 0, 0, 2], probed=2)
+    assert _codes(compare(old, new, NOW)) == {}, "other hosts were drawn"
+    assert _codes(compare(old, _swept([2, 2, 0, 0, 0], probed=2), NOW)) == {"swept": Outcome.FAIL}
 
 
 def test_texts_are_whole_in_both_languages(tight: ScanResult, leaky: ScanResult) -> None:
