@@ -295,27 +295,30 @@ def test_an_item_the_server_does_not_take_is_named(
     assert catch_up(index, ledger) == 2
 
 
-def old_template(elastic: Any, index: ElasticIndex) -> None:
-    """An index as a template without `source.ip` would make it: documents with an IP address are not taken."""
+ZONED = Actor(name="张三", address="fe80::1%eth0")  # an address of RFC 4007, which the server's type `ip` does not know
+
+
+def strict_addresses(elastic: Any, index: ElasticIndex) -> None:
+    """An index as an older template would make it: it takes no address that it cannot read."""
+    name = f"{index._stem}-0-000000"
     with elastic.client() as client:
-        whole = client.indices.get_index_template(name="secguard-audit")["index_templates"][0]["index_template"]
-        mappings = whole["template"]["mappings"]
-        del mappings["properties"]["source"]["properties"]["ip"]
-        client.indices.create(index=f"{index._stem}-0-000000", mappings=mappings)
+        client.indices.create(index=name)
+        strict = {"source": {"properties": {"ip": {"type": "ip", "ignore_malformed": False}}}}
+        client.indices.put_mapping(index=name, properties=strict)
 
 
 def test_an_event_the_server_never_takes_is_put_aside_and_said(
     elastic: Any, ledger: Ledger, open_index: Open, events: Make
 ) -> None:
     index = open_index()
-    old_template(elastic, index)
+    strict_addresses(elastic, index)
     clock = FixedClock(NOW)
-    inside = Actor(name="张三")  # without an address
-    ledger.record([*events(3, actor=inside), *events(1), *events(3, actor=inside)])
+    inside = Actor(name="张三")
+    ledger.record([*events(3, actor=inside), *events(1, actor=ZONED), *events(3, actor=inside)])
     assert catch_up(index, ledger) == 7
     letter = ledger.event(7)
     assert (letter.kind, letter.data["event"], letter.data["index"]) == ("index.refused", ledger.event(3).id, 3)
-    assert "source" in letter.data["why"]
+    assert "source.ip" in letter.data["why"]
     assert index.refused == {3}
     assert index.health().state == "degraded"
     page = search("张三", index, ledger, clock, AUDITOR, wait=True)
@@ -339,8 +342,8 @@ def test_a_server_that_takes_nothing_is_no_dead_letter(
     elastic: Any, ledger: Ledger, open_index: Open, events: Make
 ) -> None:
     index = open_index()
-    old_template(elastic, index)
-    ledger.record(events(150))
+    strict_addresses(elastic, index)
+    ledger.record(events(150, actor=ZONED))
     with pytest.raises(SecguardError, match="and 149 more") as caught:
         catch_up(index, ledger)
     assert caught.value.code == "audit.index.item"

@@ -185,8 +185,8 @@ class TransientError(SystemPartError):
     """Another attempt may succeed."""
 
 
-def reason_of(body: Any) -> str:
-    """The innermost reason that a failed request's body names, bounded."""
+def reason_of(body: Any, *, whole: bool = False) -> str:
+    """The innermost reason that a failed request's body names, with `whole` the outermost before it; bounded."""
     found = body.get("error", body) if isinstance(body, dict) else body
     texts: list[str] = []
     while isinstance(found, dict) and len(texts) < 5:
@@ -194,4 +194,6 @@ def reason_of(body: Any) -> str:
         if isinstance(found.get("reason"), str):
             texts.append(f"{found.get('type', '')}: {found['reason']}")
         found = found.get("caused_by") or (causes[0] if isinstance(causes, list) and causes else found.get("reason"))
+    if whole and len(texts) > 1:
+        return f"{texts[0][:200]} ({texts[-1][:100]})"
     return (texts[-1] if texts else str(body))[:300]

@@ -104,7 +104,7 @@ def _attempt(server: Server, index: str, pending: list[_Item], refused: list[Ref
             again.append(item)
             reason = reason_of(result)
         elif status == _NEVER:
-            refused.append(Refused(item.row.seq, item.row.id, reason_of(result)))
+            refused.append(Refused(item.row.seq, item.row.id, reason_of(result, whole=True)))
         elif status != 201:
             failed.append(Refused(item.row.seq, item.row.id, reason_of(result)))
     again += _compare(server, index, there)
