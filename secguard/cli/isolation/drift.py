@@ -7,7 +7,7 @@ import click
 
 from secguard.cli.frame import Context, Result, Table, act_options, command
 from secguard.cli.isolation.folders import find_run, kept_runs
-from secguard.core.errors import UsageError
+from secguard.core.errors import SecguardError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,16 +27,25 @@ def tracking(site: "Workspace") -> "Tracking":
     return Tracking(site.state / "isolation" / "findings.db")
 
 
-def update(site: "Workspace", folder: Path) -> "Sequence[Change]":
-    """Take a kept scan into the tracked findings, recorded first; returns what changed."""
+def update(site: "Workspace") -> "Sequence[Change]":
+    """Take kept scans that were not yet taken into the tracked findings, each recorded first; returns what changed."""
     from secguard.isolation.evidence.summary import read_result
 
-    result = read_result(folder)
+    acts: list[Change] = []
     with tracking(site) as file:
-        changes = file.changes(result)
-        acts = [change for change in changes if change.verb != "seen"]
-        _record(site, acts, result.run)
-        file.apply(changes, result)
+        known = {run[:8] for run in file.runs()}
+        for folder in kept_runs(site):
+            if folder.name[-8:] in known:
+                continue
+            try:
+                result = read_result(folder)
+            except SecguardError:
+                continue  # a damaged folder keeps no later scan from being taken in; `list` and `verify` show it
+            changes = file.changes(result)
+            new = [change for change in changes if change.verb != "seen"]
+            _record(site, new, result.run)
+            file.apply(changes, result)
+            acts += new
     return acts
 
 

@@ -54,7 +54,7 @@ def keep(ctx: Context, result: "RunResult", output: Path | None) -> Path | None:
 
         folder = site.state / "isolation" / run_name(result)
         save_run(result, folder, fresh=True)
-        update(site, folder)
+        update(site)
     return folder
 
 

@@ -109,6 +109,11 @@ class Tracking:
             found = [msgspec.json.decode(body, type=Tracked) for (body,) in rows]
         return sorted(found, key=lambda item: (item.state != "open", -item.last_seen.timestamp(), item.id))
 
+    def runs(self) -> set[str]:
+        """Run IDs of the scans that were taken in."""
+        with self._guard():
+            return {run for (run,) in self._db.execute("SELECT id FROM run").fetchall()}
+
     def find(self, name: str) -> Tracked:
         """A leak by its ID, or the start of it.
 

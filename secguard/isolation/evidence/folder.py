@@ -149,6 +149,7 @@ def check_folder(
     digest = ""
     key: PublicKeyTypes | None = None
     try:
+        _regular(folder)
         key = signer_of(folder)
         manifest = open_manifest(read_bounded(folder / MANIFEST), key)
         digest = manifest.plan
@@ -172,6 +173,13 @@ def check_folder(
         examined.add(Axis.PROVENANCE)
     verdict = conclude_verdict(str(folder), at, examined=examined, findings=found, default=AXES, require=require)
     return Checked(verdict, result)
+
+
+def _regular(folder: Path) -> None:
+    """Refuse what is no plain file: a pipe would never end, a link may lead anywhere."""
+    for path in sorted(folder.iterdir())[:_MAX_LISTED]:
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise FormatError("isolation.folder.file", f"{path.name[:80]} is no plain file", where=str(path))
 
 
 def _files(folder: Path, manifest: RunManifest) -> list[Finding]:

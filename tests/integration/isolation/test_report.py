@@ -187,8 +187,8 @@ def test_commands_on_kept_scans(
 
     for result, folder in zip(runs, folders, strict=True):
         save_run(result, folder, fresh=True)
-        with Workspace.find(site) as workspace:
-            update(workspace, folder)
+    with Workspace.find(site) as workspace:
+        update(workspace)
     names = [folder.name for folder in folders]
     listed = call("list")["data"]
     assert [(row["name"], row["outcome"]) for row in listed["scans"]] == [(name, "fail") for name in names]  # type: ignore[index]
@@ -233,8 +233,8 @@ def test_commands_on_kept_scans(
     again = make_run([("b", "a", "udp", 53)], at=NOW + timedelta(days=3))
     save_run(again, site / "state" / "isolation" / run_name(again), fresh=True)
     with Workspace.find(site) as workspace:
-        update(workspace, site / "state" / "isolation" / run_name(again))
-        update(workspace, site / "state" / "isolation" / run_name(again))
+        assert [change.verb for change in update(workspace)] == ["reopened"]
+        assert update(workspace) == []
     (reopened,) = call("findings")["data"]["findings"]  # type: ignore[index]
     assert (reopened["state"], reopened["reopened"], reopened["case"]) == ("open", 1, "C-2")
     with Workspace.find(site) as workspace:

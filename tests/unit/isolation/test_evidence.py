@@ -121,6 +121,19 @@ def test_missing_added_and_swapped_files(kept: Path, run: RunResult, tmp_path: P
         check_folder(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["signer.pem", "observations-a-a.json", "extra"])
+def test_pipes_and_links_are_refused(kept: Path, run: RunResult, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(kept, folder)
+    path = folder / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert _codes(_check(folder, run)) == {"isolation.evidence.refused"}
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert _codes(_check(folder, run)) == {"isolation.evidence.refused"}
+
+
 def test_a_result_that_does_not_follow_is_named(run: RunResult, tmp_path: Path) -> None:
     """Whoever holds the signer's key still cannot sign a result that plan and observations contradict."""
     assert run.signer is not None
