@@ -61,7 +61,8 @@ def test_the_command_line_takes_every_word(name, words, monkeypatch):
         assert child is not None, f"{name}: no command {words[0]}"
         command, words = child, words[1:]
     made = command.make_context(command.name, list(words), parent=context)
-    assert str(made.params["workspace_option"]) == "/var/lib/secguard"
+    place = made.params["directory"] if "witness" in name else made.params["workspace_option"]
+    assert str(place) == ("/var/lib/secguard-witness" if "witness" in name else "/var/lib/secguard")
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".service") and commands(name)])
