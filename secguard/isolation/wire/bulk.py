@@ -211,6 +211,7 @@ def _push(lane: socket.socket, headers: int, size: int, stop: threading.Event | 
     """Hand loaded frames to the kernel: how many it took, and how many it refused, by errno."""
     sent = done = 0
     waited = 0.0
+    patience = _QUEUE_WAIT
     refused: dict[int, int] = {}
     while done < size:
         got = libc.sendmmsg(
@@ -229,7 +230,8 @@ def _push(lane: socket.socket, headers: int, size: int, stop: threading.Event | 
             continue
         # EAGAIN: our own buffer is full; ENOBUFS: the interface's queue is. Both drain by themselves.
         full = error in {errno.EAGAIN, errno.ENOBUFS}
-        if full and waited < _QUEUE_WAIT and not (stop is not None and stop.is_set()):
+        stopped = stop is not None and stop.is_set()
+        if full and waited < (patience if error == errno.ENOBUFS else _QUEUE_WAIT) and not stopped:
             began = time.monotonic()
             if error == errno.EAGAIN:
                 room = select.poll()
@@ -239,8 +241,10 @@ def _push(lane: socket.socket, headers: int, size: int, stop: threading.Event | 
                 time.sleep(_QUEUE_NAP)
             waited += time.monotonic() - began
             continue
-        # A queue that stays full refuses all that is left, so that a stop and a dead link end soon.
-        count = size - done if full else 1
+        # A buffer that stays full refuses all that is left, so that a stop and a dead link end soon. ENOBUFS is also
+        # what an egress filter says of one frame: the next one may pass, and this batch need not wait again.
+        count = 1 if error != errno.EAGAIN else size - done
+        patience = 0.0
         refused[error] = refused.get(error, 0) + count
         done += count
     return sent, refused
