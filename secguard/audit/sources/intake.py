@@ -28,7 +28,7 @@ _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 @dataclass(slots=True)
 class Settled:
-    """What became of a delivery: new events, those that were there before, conflicts by place; the ledger's size then."""
+    """What became of a delivery: new events, those there before, conflicts by place; the ledger's size then."""
 
     recorded: int = 0
     duplicates: int = 0

@@ -74,6 +74,8 @@ class Sequences:
         try:
             saved = msgspec.json.decode(read_bounded(self._state), type=_Saved)
         except (SecguardError, msgspec.MsgspecError):  # the first start: what comes first begins
+            self._size, self._dirty = log.size, True
+            self.look(float("-inf"))  # a crash before the next look must find where to read on
             return
         self._recorded.update(saved.last)
         for _, bodies in log.scan(min(saved.size, log.size), log.size):
