@@ -70,6 +70,14 @@ def _agents(policy: "Policy", certificates: "dict[str, x509.Certificate]") -> "l
 @click.option("--valid", type=click.FloatRange(60, 31 * 86400), default=86400, show_default=True, help="Seconds.")
 @click.option("--start", metavar="TIME", help="When the phases begin, for agents that run by the clock.")
 @click.option(
+    "--skew",
+    type=click.FloatRange(1, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --start: how far the agents' clocks may be apart.",
+)
+@click.option(
     "--agent-cert",
     "certificates",
     multiple=True,
@@ -87,6 +95,7 @@ def plan(
     output: Path,
     valid: float,
     start: str | None,
+    skew: float,
     certificates: Sequence[str],
     allow_hostile: bool,
     key: str | None,
@@ -121,7 +130,7 @@ def plan(
     now = SystemClock().now()
     begins = parse_time(start) if start else None
     made = msgspec.structs.replace(
-        compile_plan(checked, agents, now, valid=valid), start=begins, chain=chain_text(authority)
+        compile_plan(checked, agents, now, valid=valid), start=begins, skew=skew, chain=chain_text(authority)
     )
     if begins is not None:
         made = msgspec.structs.replace(made, not_after=_until(begins, now, timeline(made, begins).end, made.not_after))

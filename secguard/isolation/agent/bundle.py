@@ -4,6 +4,8 @@ Nobody gives orders. All agents of a plan compute the same timeline from it, and
 after the last; `isolation judge` joins what they bring back.
 """
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +28,8 @@ from secguard.isolation.plan.timeline import Timeline, timeline
 __all__ = ["Bundle", "open_bundle", "run_bundle"]
 
 _STEP = 0.2  # seconds between two looks at the clock while nothing happens
-_LATE = 1.0  # seconds by which a phase may begin late without being a problem
+_LATE = 2.0  # seconds by which a phase may begin late; later, the others may hear no more
+_UNSYNCHRONISED = 0x40  # STA_UNSYNC of adjtimex(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,12 @@ def open_bundle(envelope: bytes, me: Self, trust: Trust, clock: Clock, start: da
     now = clock.now()
     plan, digest = trust.open_plan(envelope, now)
     check_self(plan, me)
+    if plan.sweeps:
+        raise UsageError(
+            "isolation.bundle.sweeps",
+            "the plan sweeps targets, which takes a controller",
+            hint="take zones.*.targets out of the policy for agents that run by the clock",
+        )
     begins = start or plan.start
     if begins is None:
         raise UsageError(
@@ -123,12 +132,16 @@ def run_bundle(
         runs.begin(plan)
         session = Session(plan, bundle.digest, me.name, me.signer)
         try:
+            if _unsynchronised():
+                session.problems.append("this machine's clock is not synchronised; the run goes by the clock")
             ready(session)
             for number, begins in enumerate(times.phases, 1):
                 while (seconds := left(begins)) > 0:
                     wait(session, min(_STEP, seconds))
                 if seconds < -_LATE:
-                    session.problems.append(f"phase {PHASES[number - 1]} began {-seconds:.0f} s late")
+                    # What it sent now could arrive where nobody hears: not sent, it is inconclusive.
+                    session.problems.append(f"phase {PHASES[number - 1]} left out: {-seconds:.0f} s late")
+                    break
                 phase(session, number)
             while (seconds := left(times.end)) > 0:
                 wait(session, min(_STEP, seconds))
@@ -136,3 +149,13 @@ def run_bundle(
             session.wire.stop()
             raise
         return report(session)
+
+
+def _unsynchronised() -> bool:
+    """Whether the kernel was not told that the clock is right (by an NTP or PTP service)."""
+    # struct timex begins: unsigned modes, long offset, freq, maxerror, esterror, int status (adjtimex(2)).
+    state = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None, use_errno=True).adjtimex(state) < 0:
+        return False  # not to be known here
+    longs = ctypes.sizeof(ctypes.c_long)
+    return bool(int.from_bytes(state.raw[5 * longs : 5 * longs + 4], sys.byteorder) & _UNSYNCHRONISED)

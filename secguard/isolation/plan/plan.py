@@ -102,6 +102,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         expired: names of flows past their date, treated as denied.
         controller: public key (SPKI, base64) that signs the orders of this run; empty if it runs by the clock.
         start: when its phases begin, if it runs by the clock (`secguard.isolation.plan.timeline`).
+        skew: seconds that the agents' clocks may be apart then; they hear so much earlier and later than they send.
         chain: certificates of the plan's signer (DER, base64), leaf first, without the root; a claim, to be judged.
         hostile: whether hostile probes may go to other addresses than the agents' own.
         sweeps: blocks of hosts times ports; their probes are numbered after the cases.
@@ -127,6 +128,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     sweeps: tuple[Sweep, ...] = ()
     controller: str = ""
     start: datetime | None = None
+    skew: float = 5.0
     chain: tuple[str, ...] = ()
     hostile: bool = False
     labels: dict[str, str] = {}
@@ -218,7 +220,12 @@ def _check(plan: Plan) -> None:
         raise ValueError("a time without offset")
     if count > MAX_CASES or any(len(column) != count for column in cases.columns()):
         raise ValueError("columns of different or too great length")
-    if not 1 <= plan.attempts <= _MAX_PACKETS // 4 or plan.rate < 1 or not 0 <= plan.timeout <= 60:
+    if (
+        not 1 <= plan.attempts <= _MAX_PACKETS // 4
+        or plan.rate < 1
+        or not 0 <= plan.timeout <= 60
+        or not 0 <= plan.skew <= 3600
+    ):
         raise ValueError("limits out of range")
     for agent in plan.agents:
         networks = [ipaddress.ip_network(text) for text in plan.zones.get(agent.zone, ())]

@@ -1,7 +1,8 @@
 """The timeline: when each phase of a plan begins where nobody can give orders, so that both ends agree by the clock.
 
 Clocks may differ: an agent hears from well before the first phase until well after the last, so that what a slow or a
-fast clock sends is heard all the same. Which phase a probe belongs to stands in its token.
+fast clock sends is heard all the same. Which phase a probe belongs to stands in its token. Clocks that are further
+apart than the plan's `skew` would make silence out of traffic: where a flow is allowed, its canary tells.
 """
 
 from collections import Counter
@@ -12,10 +13,9 @@ from secguard.isolation.plan.plan import Plan
 from secguard.isolation.plan.sweeps import estimate
 from secguard.isolation.probes.packets import parts
 
-__all__ = ["SKEW", "Timeline", "sending_seconds", "timeline"]
+__all__ = ["Timeline", "sending_seconds", "timeline"]
 
-SKEW = timedelta(seconds=5)
-"""How far the agents' clocks may be apart."""
+_READY = 2.0  # routes and next hops
 _PHASE = 3.0  # beacons, late answers
 _TALK = 2.0  # conversations after the second phase
 
@@ -57,5 +57,6 @@ def timeline(plan: Plan, start: datetime) -> Timeline:
         begins.append(at)
         seconds = _PHASE + 1.25 * sending_seconds(plan, number) + (_TALK if number == 2 else 0.0)
         at += timedelta(seconds=seconds)
-    end = at + timedelta(seconds=plan.timeout) + SKEW
-    return Timeline(start - SKEW, (begins[0], begins[1], begins[2]), end)
+    skew = timedelta(seconds=plan.skew)
+    end = at + timedelta(seconds=plan.timeout) + skew
+    return Timeline(start - skew - timedelta(seconds=_READY), (begins[0], begins[1], begins[2]), end)
