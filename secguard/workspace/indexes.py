@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from secguard.core.errors import UsageError
+from secguard.core.errors import SecguardError, UsageError
 from secguard.core.limits import read_bounded
 from secguard.keys import check_private
 from secguard.workspace.config import Config
@@ -50,8 +50,12 @@ def following_file(state: Path) -> Path:
 
 def standing_of_index(workspace: "Workspace") -> dict[str, Any]:
     """The index for `secguard status`: how far, how much behind and for how long, and whether it works."""
-    size, health = workspace.ledger.size, workspace.index.health()
-    position = workspace.index.position
+    size = workspace.ledger.size
+    try:
+        index = workspace.index
+        health, position, refused = index.health(), index.position, len(index.refused)
+    except SecguardError as error:  # the rest of the status is worth reading all the same
+        return {"index": workspace.config.index.kind, "index health": f"down: {error}"}
     try:
         following = msgspec.json.decode(read_bounded(following_file(workspace.state), _MAX_SECRET), type=Following)
     except (UsageError, msgspec.MsgspecError):
@@ -62,7 +66,6 @@ def standing_of_index(workspace: "Workspace") -> dict[str, Any]:
         "index behind": size - position,
         "index health": health.state if health.state == "ok" else f"{health.state}: {health.detail}",
     }
-    refused = len(workspace.index.refused)
     if refused:
         facts["index refused"] = refused
     if following is not None:

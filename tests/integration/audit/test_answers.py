@@ -175,6 +175,13 @@ def test_the_service_indexes_in_a_process_that_may_die(full: Any, events: Events
     assert full.ask("reconcile")["data"]["missing"] == 0
 
 
+def test_the_status_of_a_damaged_index(full: Any) -> None:
+    full.index.write_bytes(b"no database" * 1000)
+    facts = status(full.folder)
+    assert facts["index health"].startswith("down: ")
+    assert facts["ledger size"] == 152
+
+
 def test_following_says_what_is_wrong_and_goes_on(full: Any, tmp_path: Path) -> None:
     from secguard.workspace import Workspace
 
