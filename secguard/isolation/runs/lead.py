@@ -61,11 +61,17 @@ def lead(
     problems: list[str] = []
     slow = len(plan.cases) / _CASES_A_SECOND + sum(sweep.size for sweep in plan.sweeps) / _PROBES_A_SECOND
 
+    sent = 0.0
+
     def ask(seconds: float, op: str, *, number: int = 0, document: bytes = b"") -> dict[str, Said]:
+        nonlocal sent
         for agent in agents:
             if not agent.error:
                 agent.say(controller.order(agent.name, plan.run, digest, op, number=number, document=document))
-        return gather(agents, seconds)
+        answers = gather(agents, seconds)
+        if op in {"phase", "sweep"}:
+            sent = time.monotonic()
+        return answers
 
     kept: list[set[int]] = []
     for name, said in ask(_PLAN_SECONDS + slow, "plan", document=envelope).items():
@@ -83,7 +89,7 @@ def lead(
             done = set.intersection(*kept) if len(kept) == len(agents) else set()
             problems += lead_sweeps(plan, agents, ask, done, progress)
         progress(2 + number, STEPS, "steps")
-    time.sleep(plan.timeout)
+    time.sleep(max(0.0, sent + plan.timeout - time.monotonic()))
     answers = ask(_REPORT_SECONDS + slow, "report")
     reports = [said.document for said in answers.values() if said.document]
     problems += [

@@ -34,7 +34,7 @@ _LANES = 2
 _LOOK = 0.002
 _PHASE = 2 << 8
 _APART = 0.03  # seconds at least between two attempts of a probe
-_QUIET = 0.04  # seconds without a frame of ours after which a round has settled
+_QUIET = 0.02  # seconds without a frame of ours after which a round has settled
 _SETTLE = 1.0
 _MARK_TRIES = 20
 _MARK_WAIT = 0.05
@@ -262,7 +262,7 @@ class Sweeper:
         quiet = time.monotonic() + _QUIET
         while time.monotonic() < min(end, quiet):
             before = self.ear.active
-            self.pump(0.01)
+            self.pump(0.005)
             if self.ear.active != before:
                 quiet = time.monotonic() + _QUIET
         self._mark(2)
