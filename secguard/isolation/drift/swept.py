@@ -1,6 +1,7 @@
 """Sweeps of two scans compared: probe by probe where both took all hosts, by their numbers where they sampled."""
 
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +17,28 @@ if TYPE_CHECKING:
 __all__ = ["compare_sweeps"]
 
 _KEY = ("src", "dst", "target", "family", "protocol", "ports")
+_PART = (*_KEY, "covered")
+"""A target is swept in two parts: what a sensor covers, and what none does."""
 _THROUGH = ("open", "closed", "one-way", "translated", "stray", "answered")
 _UNKNOWN = ("inconclusive", "accepted", "unheard")
 
 
 def compare_sweeps(old: ScanResult, new: ScanResult) -> tuple[list[Finding], int]:
     """What sweeps of the same hosts and ports found more or less of; and how many probes were compared."""
-    before, now = ({tuple(item[name] for name in _KEY): item for item in scan.sweeps} for scan in (old, new))
+    before, now = ({tuple(item[name] for name in _PART): item for item in scan.sweeps} for scan in (old, new))
+    whole = _whole(old) & _whole(new)
     found: list[Finding] = []
     compared = 0
     for key, item in now.items():
         if key not in before:
             found.append(_say("swept-added", item, key))
             continue
-        more, fewer, lost, probes = _changes(before[key], item)
+        more, fewer, lost, probes = _changes(before[key], item, whole=key[:-1] in whole)
         compared += probes
         if more:
-            found.append(_say("swept", item, key, Outcome.FAIL, count=more))
+            # Each run draws other hosts: more hits than before may be chance, the first ones are not.
+            drawn = key[:-1] not in whole and _through(before[key])
+            found.append(_say("swept", item, key, Outcome.PASS if drawn else Outcome.FAIL, count=more))
         if fewer:
             found.append(_say("swept-fewer", item, key, count=fewer))
         if lost:
@@ -44,7 +50,7 @@ def compare_sweeps(old: ScanResult, new: ScanResult) -> tuple[list[Finding], int
 def _say(
     code: str, item: Mapping[str, Any], key: Sequence[Any], outcome: Outcome | None = None, count: int = 0
 ) -> Finding:
-    src, dst, target, family, protocol, ports = key
+    src, dst, target, family, protocol, ports, _ = key
     what = f"{target} {str(protocol).upper()} {ports}".strip()
     return finding(
         f"isolation.drift.{code}", f"{src} -> {dst}", outcome=outcome, src=src, dst=dst, target=what, family=family,
@@ -52,13 +58,27 @@ def _say(
     )  # fmt: skip
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[int, int, int, int]:
+def _through(item: Mapping[str, Any]) -> int:
+    return sum(item["counts"].get(word, 0) for word in _THROUGH)
+
+
+def _whole(scan: ScanResult) -> set[tuple[Any, ...]]:
+    """Targets of which all hosts were probed, but for network and broadcast addresses."""
+    probed: Counter[tuple[Any, ...]] = Counter()
+    named = {}
+    for item in scan.sweeps:
+        key = tuple(item[name] for name in _KEY)
+        probed[key] += item["probed"]
+        named[key] = item["named"]
+    return {key for key, count in probed.items() if count + 2 >= named[key]}
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], *, whole: bool) -> tuple[int, int, int, int]:
     """Probes that get through now and did not, the reverse, those without an answer now, and how many were compared."""
     from secguard.isolation.sweep.judging import WORDS
 
-    whole = [item["probed"] == item["named"] or item["probed"] + 2 >= item["named"] for item in (old, new)]
     codes = [_codes(item) for item in (old, new)]
-    if all(whole) and codes[0] is not None and codes[1] is not None and len(codes[0]) == len(codes[1]):
+    if whole and codes[0] is not None and codes[1] is not None and len(codes[0]) == len(codes[1]):
         import numpy as np
 
         through = [np.isin(found, [WORDS.index(word) for word in _THROUGH]) for found in codes if found is not None]
@@ -70,7 +90,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[int, int, 
             int((~unknown[0] & ~unknown[1]).sum()),
         )
     counts = [item["counts"] for item in (old, new)]
-    through_ = [sum(found.get(word, 0) for word in _THROUGH) for found in counts]
+    through_ = [_through(item) for item in (old, new)]
     lost = [sum(found.get(word, 0) for word in _UNKNOWN) for found in counts]
     total = [sum(found.values()) for found in counts]
     return (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from secguard.core import Outcome
 from secguard.isolation.judge.kinds import kind_words
 from secguard.isolation.judge.show_cells import matrix
-from secguard.isolation.judge.show_facts import coverage, facts, health
+from secguard.isolation.judge.show_facts import coverage, facts, health, sweeps
 from secguard.isolation.runs.conclude import RunResult
 from secguard.report import Paragraph, Report, Section, Table, Text, Value
 
@@ -75,6 +75,7 @@ def report(result: RunResult) -> Report:
     sections: list[Section] = [
         matrix(result, groups=True),
         *made.sections,
+        *sweeps(result),
         health(result),
         *coverage(result),
         facts(result),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from secguard.core import Outcome
 from secguard.isolation.agent.observations import PHASES, Observations
+from secguard.isolation.judge.kinds import result_words
 from secguard.isolation.judge.show_cells import spans, zone_words
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.plan.tokens import phase_of
@@ -14,7 +15,7 @@ from secguard.isolation.policy.model import PROFILES
 from secguard.isolation.runs.conclude import RunResult
 from secguard.report import Code, Facts, Section, Table, Text, Value
 
-__all__ = ["coverage", "facts", "health"]
+__all__ = ["coverage", "facts", "health", "sweeps"]
 
 _NOT = Text("not tested", "未测试")
 _TESTED = Text("tested", "已测试")
@@ -179,6 +180,42 @@ def _subnets(result: RunResult) -> Table:
         "用例只发往有监听的地址；仅当边界对网段内地址一视同仁时，结论才适用于其余地址。",
     )
     return Table(Text("Subnets tested", "已测试的网段"), columns, rows, note=note)
+
+
+def sweeps(result: RunResult) -> list[Section]:
+    """One row a sweep: what it covered, who listens there, and its probes by result."""
+    rows: list[list[Value]] = []
+    for item in result.sweeps:
+        counts = sorted(item.counts.items(), key=lambda entry: -entry[1])
+        words = [(result_words(name), count) for name, count in counts]
+        rows.append(
+            [
+                f"{item.src} → {item.dst}",
+                Code(item.target),
+                f"IPv{item.family} {item.protocol.upper()} {item.ports}".strip(),
+                f"{item.probed:,} / {item.named:,}",
+                Text("a sensor", "有监听") if item.covered else Text("nobody: one-sided", "无监听：单端"),
+                Text(
+                    ", ".join(f"{word.en} {count:,}" for word, count in words),
+                    "，".join(f"{word.zh} {count:,}" for word, count in words),
+                ),
+            ]
+        )
+    if not rows:
+        return []
+    heads = [
+        Text("From → to", "从 → 到"),
+        Text("Block", "网段"),
+        Text("Probes", "探测"),
+        Text("Hosts probed / in the block", "已探测 / 段内主机"),
+        Text("Who listens there", "监听情况"),
+        Text("Probes by result", "按结果统计"),
+    ]
+    note = Text(
+        "Where nobody listens, silence proves nothing, and an answer may come from something in between.",
+        "无监听处，静默不能证明隔离，应答也可能来自中间设备。",
+    )
+    return [Table(Text("Sweeps", "批量探测"), heads, rows, note=note)]
 
 
 def _inside(text: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
