@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from secguard.isolation.drift.tracking import Change, Tracking
+    from secguard.report import Report
     from secguard.workspace import Workspace
 
 __all__ = ["baseline", "close", "diff", "findings", "tracking", "update"]
@@ -118,6 +119,22 @@ def diff(ctx: Context, *, old: str | None, new: str | None) -> Result:
     before, after = _both(ctx, old, new)
     earlier, later = read_result(before), read_result(after)
     drift = compare(earlier, later, SystemClock().now())
+
+    def report(_: str) -> "Report":
+        from secguard.report import Code, Facts, Report, Text, Value
+
+        rows: list[tuple[Text, Value]] = [
+            (Text("Baseline", "基线"), Code(before.name)),
+            (Text("Judged at", "基线判定时间"), earlier.at),
+            (Text("Compared scan", "对比扫描"), Code(after.name)),
+            (Text("Judged at", "对比判定时间"), later.at),
+            (Text("New leaks", "新增泄漏"), len(drift.new)),
+            (Text("Closed leaks", "已消除泄漏"), len(drift.closed)),
+            (Text("As before", "保持不变"), len(drift.same)),
+            (Text("Cases compared", "已比较用例"), drift.compared),
+        ]
+        return Report.of(drift.verdict, Text("Drift of isolation", "隔离变化"), [Facts(Text("Scans", "扫描"), rows)])
+
     return Result.of(
         drift.verdict,
         data={
@@ -128,6 +145,7 @@ def diff(ctx: Context, *, old: str | None, new: str | None) -> Result:
             "same_leaks": drift.same,
             "compared": drift.compared,
         },
+        report=report,
         lines=[
             f"{after.name} against {before.name}; {drift.compared} cases compared",
             f"{len(drift.new)} new, {len(drift.closed)} closed, {len(drift.same)} as before",
@@ -187,9 +205,47 @@ def findings(ctx: Context, *, every: bool) -> Result:
         )
         for item in found
     ]
+
+    def report(_: str) -> "Report":
+        from secguard.report import Code, Report, Text
+        from secguard.report import Table as Sheet
+
+        columns = (
+            Text("Finding", "编号"),
+            Text("State", "状态"),
+            Text("From -> to", "方向"),
+            Text("Kind", "类型"),
+            Text("Probes", "探测"),
+            Text("First seen", "首次发现"),
+            Text("Last seen", "最近发现"),
+            Text("Scans", "次数"),
+            Text("Closed by", "关闭人"),
+            Text("Case", "案号"),
+            Text("Reason", "原因"),
+        )
+        states = {"open": Text("open", "未消除"), "closed": Text("closed", "已关闭")}
+        sheet = [
+            (
+                Code(item.id),
+                states[item.state],
+                f"{item.src} -> {item.dst}" if item.src else item.dst,
+                kind_words(item.kind),
+                ", ".join(item.probes),
+                item.first_seen,
+                item.last_seen,
+                item.seen,
+                item.closed_by,
+                item.case,
+                item.reason,
+            )
+            for item in found
+        ]
+        return Report(Text("Findings of isolation scans", "隔离扫描发现跟踪"), [Sheet("", columns, sheet)])
+
     heads = ["finding", "state", "from -> to", "kind", "probes", "first seen", "last seen", "closed by"]
     return Result(
         data={"findings": found},
+        report=report,
         tables=[Table("findings", heads, rows)],
         lines=[] if rows else ["nothing is open"],
         jsonl=({"id": item.id, "state": item.state, "src": item.src, "dst": item.dst} for item in found),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from secguard.isolation.runs.conclude import RunResult
+    from secguard.report import Report
     from secguard.workspace import Workspace
 
 __all__ = ["find_run", "judge_folder", "keep", "kept_runs", "list_", "read_key", "verify"]
@@ -176,11 +177,28 @@ def verify(
             )
     data: dict[str, Any] = {"folder": folder}
     lines = []
-    if checked.result is not None:
-        again = checked.result
+    again = checked.result
+    if again is not None:
         data |= {"plan": again.digest, "run": again.plan.run, "scan": again.verdict.outcome.value}
         lines = [f"the scan itself: {again.verdict.outcome.value}, {len(again.plan.cases)} cases"]
-    return Result.of(checked.verdict, data=data, lines=lines)
+
+    def report(_: str) -> "Report":
+        from secguard.report import Code, Facts, Report, Section, Text, Value
+
+        said: list[Section] = []
+        if again is not None:
+            rows: list[tuple[Text, Value]] = [
+                (Text("Outcome of the scan", "扫描结论"), again.verdict.outcome),
+                (Text("Judged anew at", "重新判定时间"), again.verdict.at),
+                (Text("Plan (SHA-256)", "计划（SHA-256）"), Code(again.digest)),
+                (Text("Policy (SHA-256)", "策略（SHA-256）"), Code(again.plan.policy)),
+                (Text("Run", "批次"), Code(again.plan.run)),
+                (Text("Cases", "用例"), len(again.plan.cases)),
+            ]
+            said.append(Facts(Text("The scan", "扫描"), rows))
+        return Report.of(checked.verdict, Text("Evidence of a scan", "扫描证据核验"), said)
+
+    return Result.of(checked.verdict, data=data, lines=lines, report=report)
 
 
 @command("isolation.list", "list")

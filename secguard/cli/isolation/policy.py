@@ -1,10 +1,15 @@
 """`secguard isolation lint`: what is wrong with a policy, line by line."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from secguard.cli.frame import Context, Result, Table, command
+
+if TYPE_CHECKING:
+    from secguard.core.verdict import Finding
+    from secguard.report import Report
 
 __all__ = ["lint"]
 
@@ -27,9 +32,23 @@ def lint(ctx: Context, policy: Path) -> Result:
     from secguard.isolation.policy.model import Exemption
     from secguard.isolation.policy.policy import read_policy
 
+    def report(outcome: Outcome, found: "list[Finding]") -> "Report":
+        from secguard.report import Code, Findings, Report, Text
+
+        return Report(
+            Text("Isolation policy", "隔离策略检查"),
+            [Findings(found)],
+            subject=Code(str(policy)),
+            outcome=outcome,
+            made=datetime.now(UTC),
+        )
+
     checked, problems = read_policy(policy)
     if checked is None:
-        return Result(outcome=Outcome.FAIL, findings=unreadable(problems), data={"policy": None})
+        wrong = unreadable(problems)
+        return Result(
+            outcome=Outcome.FAIL, findings=wrong, data={"policy": None}, report=lambda _: report(Outcome.FAIL, wrong)
+        )
     found = lint_policy(checked, datetime.now(UTC).date())
     zones = [
         (zone.name, zone.label, ", ".join(b.cidr for b in zone.ip_blocks), ", ".join(a.name for a in zone.agents))
@@ -64,5 +83,6 @@ def lint(ctx: Context, policy: Path) -> Result:
             Table("zones", ["zone", "label", "blocks", "agents"], zones),
             Table("allowed flows", ["flow", "from -> to", "expect", "", "owner", "expires"], flows),
         ],
+        report=lambda _: report(outcome, found),
         lines=["everything else is denied; the policy is well-formed"] if outcome is Outcome.PASS else [],
     )

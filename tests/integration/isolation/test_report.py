@@ -19,6 +19,7 @@ from secguard.isolation.runs.conclude import RunResult
 from secguard.report import write_report
 from tests.support.isolation_kit import make_run
 
+POLICY_FILE = Path(__file__).parents[3] / "policies" / "isolation" / "example.yaml"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium")
 FLAGS = [
@@ -223,6 +224,12 @@ def test_commands_on_kept_scans(
     assert (drift["old"]["scan"], drift["new"]["scan"]) == (names[0], names[2])
     assert (len(drift["new_leaks"]), len(drift["closed_leaks"])) == (1, 1)
     assert call("diff", names[1], names[2])["outcome"] == "pass"
+
+    for words, code in ((("diff",), 1), (("findings",), 0), (("verify", names[0]), 3), (("lint", POLICY_FILE), 0)):
+        for kind in ("html", "csv", "xml"):
+            call(*words, "--report", tmp_path / f"{words[0]}.{kind}", code=code)
+    assert "isolation.drift.new" in (tmp_path / "diff.xml").read_text(encoding="utf-8")
+    assert "TCP 22" in (tmp_path / "diff.html").read_text(encoding="utf-8")
 
     found = call("findings")["data"]["findings"]  # type: ignore[index]
     assert [(item["src"], item["dst"], item["seen"]) for item in found] == [("b", "a", 2)]
