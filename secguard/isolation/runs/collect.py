@@ -61,7 +61,8 @@ def collect(
     try:
         for name, zone, place in _names(policy, places):
             agents.append(_reach(name, zone, place, spki(signer.public_key()), caller, state))
-        import scapy.layers.inet6  # noqa: F401 - while the agents start
+        import numpy as np  # noqa: F401 - while the agents start
+        import scapy.layers.inet6  # noqa: F401 - likewise
 
         hellos = gather(agents, _START_TIMEOUT)
         progress(1, STEPS, "steps")

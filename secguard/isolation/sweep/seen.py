@@ -186,6 +186,8 @@ def check_swept(seen: Swept, plan: Plan, agent: int) -> None:
         mine = plan.sweeps[item.sweep].src == agent
         if (item.heard and mine) or ((item.left or item.answers) and not mine):
             raise ValueError("columns of another agent's end")
+        for data, kind in ((item.left, "?"), (item.answers, "u1"), (item.heard, "<u2")):
+            unpack(data, plan.sweeps[item.sweep].size if data else 0, kind)
     if len(seen.packets) > _MAX_KEPT or any(len(row[-1]) > 2 * _HEAD for row in seen.packets):
         raise ValueError("too many packets, or one that is too long")
     end = plan.sweeps[-1].start + plan.sweeps[-1].size if plan.sweeps else 0

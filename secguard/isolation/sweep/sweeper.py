@@ -112,6 +112,8 @@ class Sweeper:
             self.ear.repeated += record.repeated
             self.ear.kept.packets += record.packets
             for item in record.slices:
+                if not 0 <= item.sweep < len(self.plan.sweeps):
+                    continue
                 size = self.plan.sweeps[item.sweep].size
                 if not 0 <= item.first < item.last <= size:
                     continue
