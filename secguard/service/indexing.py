@@ -125,7 +125,7 @@ def _follow(workspace: "Workspace", stop: threading.Event, said: Callable[[int],
         began = time.monotonic()
         base = position
         try:
-            base = workspace.index.position
+            base = position = workspace.index.position
             count = catch_up(workspace.index, workspace.ledger, progress)
             position = base + count
             rate = count / max(time.monotonic() - began, 1e-3)

@@ -86,6 +86,8 @@ def search(
         raise UsageError("audit.search.limit", f"a page of {limit} events; 1 to 10000 is possible")
     if output is not None:
         check_output(output)
+        if str(output) == "-" and ctx.json:
+            raise UsageError("audit.search.options", "-o - and --json both write to stdout", hint="leave one out")
     local = parse_zone(zone)
     by = parse_field(count_by) if count_by is not None else by_time(histogram, local) if counting else None
     with ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ __all__ = ["deliver", "name_of"]
 
 _CHUNK_ROWS = 2048
 _CHUNK_BYTES = 8 << 20
+_CONNECTIONS = 2  # a third brings nothing on a server of two processors
 _NEVER = 400  # it is about the document; 403 and 404 are about the index, and others may change
 
 
@@ -30,8 +32,15 @@ def name_of(origin: str, seq: int) -> str:
     return f"{origin}-{seq}"
 
 
-def deliver(server: Server, index: str, origin: str, rows: Iterable[Row]) -> list[Refused]:
+def deliver(server: Server, index: str, origin: str, rows: Iterable[Row], *, one_shard: bool = True) -> list[Refused]:
     """Create the documents of rows in one index; returns when they are on the server's disk and searches see them.
+
+    Args:
+        server: where.
+        index: its name there.
+        origin: name of the log.
+        rows: one or more.
+        one_shard: the last request alone makes all documents visible; else each does it for the shards it touches.
 
     Returns:
         The events whose documents the server does not take, whenever it is asked.
@@ -41,28 +50,38 @@ def deliver(server: Server, index: str, origin: str, rows: Iterable[Row]) -> lis
         FormatError: `audit.index.item`: the server takes no documents; one is named.
         SystemPartError: the server was away or busy for all attempts; some may be in, and are found the next time.
     """
-    refused: list[Refused] = []
-    for chunk in _chunks(origin, rows):
-        waits, pending = pauses(), chunk
-        while pending:
-            problem: SystemPartError
-            try:
-                pending, reason = _attempt(server, index, pending, refused)
-                if not pending:
-                    break
-                problem = SystemPartError(
-                    "audit.elastic.busy",
-                    f"the server does not take {len(pending)} documents now: {reason}",
-                    hint="nothing is lost; the next run goes on from here",
-                    where=server.url,
-                )
-            except TransientError as error:  # whatever was delivered is found and compared by the next attempt
-                problem = error
-            wait = next(waits, None)
-            if wait is None:
-                raise problem
-            time.sleep(wait)
-    return refused
+    refused: dict[int, Refused] = {}
+    *others, last = _chunks(origin, rows)
+    if others:
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            sent = [pool.submit(_send, server, index, chunk, refused, refresh=not one_shard) for chunk in others]
+            for one in sent:
+                one.result()
+    _send(server, index, last, refused, refresh=True)
+    return [refused[seq] for seq in sorted(refused)]
+
+
+def _send(server: Server, index: str, chunk: list[_Item], refused: dict[int, Refused], *, refresh: bool) -> None:
+    """Deliver one chunk, again after a pause while the server is away or busy."""
+    waits, pending = pauses(), chunk
+    while True:
+        problem: SystemPartError
+        try:
+            pending, reason = _attempt(server, index, pending, refused, refresh=refresh)
+            if not pending:
+                return
+            problem = SystemPartError(
+                "audit.elastic.busy",
+                f"the server does not take {len(pending)} documents now: {reason}",
+                hint="nothing is lost; the next run goes on from here",
+                where=server.url,
+            )
+        except TransientError as error:  # whatever was delivered is found and compared by the next attempt
+            problem = error
+        wait = next(waits, None)
+        if wait is None:
+            raise problem
+        time.sleep(wait)
 
 
 def _chunks(origin: str, rows: Iterable[Row]) -> Iterator[list[_Item]]:
@@ -79,14 +98,16 @@ def _chunks(origin: str, rows: Iterable[Row]) -> Iterator[list[_Item]]:
         yield chunk
 
 
-def _attempt(server: Server, index: str, pending: list[_Item], refused: list[Refused]) -> tuple[list[_Item], str]:
+def _attempt(
+    server: Server, index: str, pending: list[_Item], refused: dict[int, Refused], *, refresh: bool
+) -> tuple[list[_Item], str]:
     """One bulk request; returns what to send again, and why."""
     operations: list[Any] = []
     for item in pending:
         operations += (msgspec.json.encode({"create": {"_id": item.name}}), item.line)
     answer = server.call(
         lambda client: client.bulk(
-            index=index, operations=operations, refresh=True, filter_path="items.*.status,items.*.error"
+            index=index, operations=operations, refresh=refresh, filter_path="items.*.status,items.*.error"
         )
     )
     results = [result.get("create", {}) for result in answer.body.get("items", [])]
@@ -104,7 +125,7 @@ def _attempt(server: Server, index: str, pending: list[_Item], refused: list[Ref
             again.append(item)
             reason = reason_of(result)
         elif status == _NEVER:
-            refused.append(Refused(item.row.seq, item.row.id, reason_of(result, whole=True)))
+            refused[item.row.seq] = Refused(item.row.seq, item.row.id, reason_of(result, whole=True))
         elif status != 201:
             failed.append(Refused(item.row.seq, item.row.id, reason_of(result)))
     again += _compare(server, index, there)

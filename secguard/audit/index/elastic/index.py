@@ -53,6 +53,7 @@ class ElasticIndex:
         self._epoch = epoch
         self._verified: set[str] = set()
         self._verify_due = 0.0
+        self._sharded: set[str] = set()
         slug = re.sub(r"[^a-z0-9.]+", "-", origin).strip("-.")
         self._stem = f"secguard-audit-{slug}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
@@ -138,9 +139,11 @@ class ElasticIndex:
         Asked every 30 seconds: whoever may add documents can, on servers of today, change the mapping too.
         """
         if time.monotonic() >= self._verify_due or not self._verified >= state.indices.keys():
-            problems = _problems(state.indices, self._survey(self._pattern(state)))
+            there = self._survey(self._pattern(state))
+            problems = _problems(state.indices, there)
             if problems:
                 raise self._replaced(problems[0])
+            self._note_shards(there)
             self._verified |= state.indices.keys()
             self._verify_due = time.monotonic() + _VERIFY_SECONDS
 
@@ -159,7 +162,13 @@ class ElasticIndex:
         state = replace(state, indices={**state.indices, name: uuid})
         self._file.write(state)
         self._verified.add(name)
+        self._note_shards(there)
         return state
+
+    def _note_shards(self, there: dict[str, Any]) -> None:
+        self._sharded |= {
+            name for name, found in there.items() if found["settings"]["index"].get("number_of_shards") != "1"
+        }
 
     # Writing
 
@@ -188,7 +197,7 @@ class ElasticIndex:
                 batch = list(group)
                 name = self._name(state, batch[0].seq)
                 state = self._ensure(state, name)  # noqa: PLW2901 - it now knows one index more
-                refused += deliver(self._server, name, origin, batch)
+                refused += deliver(self._server, name, origin, batch, one_shard=name not in self._sharded)
             if refused:
                 if len(state.refused) + len(refused) > _MAX_REFUSED:
                     refuse(refused)
