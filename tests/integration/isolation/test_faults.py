@@ -94,3 +94,25 @@ def test_what_the_lab_cannot_use_is_one_clear_error(
     if where:
         assert error.value.where[len(where) :] in {"3", "4"}
         assert error.value.code == "isolation.lab.rules"
+
+
+def test_a_mirror_port_hears_probes_to_addresses_of_others() -> None:
+    policy = (LEAKY.parent / "lab.yaml").read_text(encoding="utf-8")
+    seen = '{name: a-int, sensor: mirror, covers: [10.1.1.0/24]}], targets: [{cidr: 10.1.1.0/29, tcp: ["554"]}]'
+    policy = policy.replace("agents: [a-int]", f"agents: [{seen}", 1)
+    # A camera that is not there: the firewall hands its packets to the wire on which the sensor listens.
+    behind = Action("start", "fw", ("ip", "route", "add", "10.1.1.0/24", "via", "10.1.0.2"))
+    rules = (
+        "table inet lab {\n chain forward {\n type filter hook forward priority 0; policy drop;\n"
+        " ct state established,related accept\n"
+        ' iifname "int" oifname "dmz" tcp dport { 554, 9200 } accept\n'
+        ' iifname "ext" ip daddr 10.1.1.1 udp dport 53 accept\n }\n}\n'
+    )
+    result = run_lab("tight", rules=rules, policy=policy, actions=[behind], profiles=["l4", "dscp", "ip-options"])
+    targeted = {row for row, text in enumerate(result.plan.cases.target) if text}
+    assert {result.plan.cases.target[row] for row in targeted} == {"10.1.1.1"}
+    assert "opt-unknown" not in {result.columns["protocol"][row] for row in targeted}, "hostile: own"
+    (leak,) = [finding for finding in result.verdict.findings if finding.code.startswith("isolation.leak.")]
+    assert (leak.code, leak.where) == ("isolation.leak.one-way", "ext -> int")
+    assert "UDP 53 @10.1.1.1" in leak.data["probes"]
+    assert not {code for code in _codes(result) if code.startswith(("isolation.health.", "isolation.case."))}
