@@ -13,9 +13,11 @@ from secguard.audit import Damage, Reconciled, SqliteIndex, catch_up, compare, r
 from secguard.audit import reconcile as judge_index
 from secguard.audit.index.directory import directory_is_sound
 from secguard.audit.index.rows import COLUMNS
-from secguard.core import Axis, Clock, Outcome, RefusedError, SystemPartError
+from secguard.core import Axis, Clock, Outcome, RefusedError, SystemPartError, finding
 from secguard.core.findings import describe
 from secguard.events import Actor, Event, Result
+from secguard.ledger.note import Checkpoint
+from secguard.ledger.witness import Compared, Seen
 
 Make = Callable[..., Event]
 
@@ -39,6 +41,20 @@ def test_an_index_that_agrees(reconcile: Any, log: Any, index: SqliteIndex) -> N
     assert (event.kind, event.outcome, event.subject) == ("audit.reconciled", Result.SUCCESS, log.origin)
     assert index.position == log.size == 11
     assert reconcile().verdict.outcome is Outcome.PASS
+
+
+def test_what_witnesses_remember_decides_too(
+    reconcile: Any, log: Any, index: SqliteIndex, clock: Clock, auditor: Actor
+) -> None:
+    assert reconcile().witnesses == {}
+    seen = [Seen("witness.example/w1", Checkpoint(log.origin, 9, b"\0" * 32), b"")]
+    done = judge_index(index, log, clock, auditor, witnessed=Compared(seen, []))
+    assert (done.verdict.outcome, done.witnesses) == (Outcome.PASS, {"witness.example/w1": 9})
+    assert log.event(done.recorded).data["witnesses"] == {"witness.example/w1": 9}
+    for code, outcome in (("ledger.witness.ahead", Outcome.FAIL), ("ledger.witness.silent", Outcome.UNKNOWN)):
+        said = finding(code, "witness.example/w1", size=900, have=log.size, reason="it does not answer")
+        done = judge_index(index, log, clock, auditor, witnessed=Compared(seen, [said]))
+        assert (done.verdict.outcome, [item.code for item in done.verdict.findings]) == (outcome, [code])
 
 
 def test_a_deleted_row(reconcile: Any, index: SqliteIndex, log: Any) -> None:
