@@ -19,6 +19,7 @@ _ROOT = {
     "doctor": ("secguard.cli.site", "doctor", "Check the machine and say what is missing."),
     "completion": ("secguard.cli.site", "completion", "Print the shell's completion script."),
     "demo": ("secguard.cli.demo", "demo", "Run the main job end to end in a fresh workspace."),
+    "verify": ("secguard.cli.verify", "verify", "Verify a bundle, a scan, a recording or a certificate."),
     "identity": ("secguard.cli.identity", "identity", "Device certificates: issue, verify, revoke."),
     "video": ("secguard.cli.video", "video", "Sign and verify video."),
     "isolation": ("secguard.cli.isolation", "isolation", "Prove with packets that zones are separated."),
