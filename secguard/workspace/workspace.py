@@ -440,6 +440,12 @@ class Workspace:
             facts["sources"] = "; ".join(f"{item.where}: {describe(item)}" for item in problems) or "all well"
         if self.config.isolation.policy:
             facts["isolation scan"] = self._scan_standing()
+        if self.config.ledger.witnesses and self.root_certificate.exists():
+            from secguard.ledger.witness import cosignatures
+
+            witnesses, note = self.witnesses(), self.ledger.checkpoint()
+            given = cosignatures(note, witnesses.keys) if note is not None else []
+            facts["last checkpoint cosigned by"] = f"{len(given)} of {len(self.config.ledger.witnesses)} witnesses"
         if self.ledger.notices:
             facts["repaired at start-up"] = "; ".join(self.ledger.notices)
         return facts

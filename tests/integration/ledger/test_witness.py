@@ -5,8 +5,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -151,6 +153,7 @@ def test_an_older_state_put_back_is_found_by_the_witness_alone(place: Path) -> N
             newest,
         )
         assert codes(run("ledger", "witness", "ask", "-w", site, code=1)) == ["ledger.witness.ahead"]
+        assert "ledger.witness.ahead" in codes(run("audit", "reconcile", "-w", site, code=1))
         run("audit", "import", place / "events.jsonl", "--reason", "again", "-w", site)
         run("audit", "search", "x", "-w", site)
         refused = run("ledger", "checkpoint", "-w", site, code=1)
@@ -261,3 +264,32 @@ def test_a_witness_that_does_not_know_the_log(place: Path) -> None:
         with (site / "secguard.toml").open("a") as file:
             file.write(f'\n[[ledger.witnesses]]\nurl = "{url}"\nkey = "{key}"\n')
         assert codes(run("ledger", "checkpoint", "-w", site, code=3)) == ["ledger.witness.unknown"]
+
+
+def test_the_service_asks_after_each_checkpoint_and_again(place: Path) -> None:
+    site, home = place / "site", place / "witness"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    configure(site, f"http://127.0.0.1:{port}")
+    checkpoint = site / "state" / "ledger" / "public" / "checkpoint"
+
+    def cosigned(count: int) -> None:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() or checkpoint.read_bytes().count(b"witness.example/w1 ") < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with process("ledger", "witness", "serve", home, "--listen", f"127.0.0.1:{port}", says="witness: "):
+        with process("serve", "--publish-every", "0.5", "-w", site, says="serving "):
+            cosigned(1)
+            (place / "events.jsonl").write_text(
+                '{"id":"p1","kind":"video.viewed","time":"2026-10-01T08:00:00Z","actor":{"name":"a"}}\n'
+            )
+            size = int(checkpoint.read_bytes().split(b"\n")[1])
+            run("audit", "import", place / "events.jsonl", "-w", site)
+            deadline = time.monotonic() + 120
+            while int(checkpoint.read_bytes().split(b"\n")[1]) <= size:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            cosigned(1)
+        assert run("ledger", "verify", "-w", site)["outcome"] == "pass"

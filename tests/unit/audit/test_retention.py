@@ -8,11 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secguard.audit.retention import RetentionPolicy, add_hold, load_policy, plan_prune, read_holds, release_hold
+from secguard.audit.retention import (
+    RetentionPolicy,
+    add_hold,
+    load_policy,
+    plan_prune,
+    prune,
+    read_holds,
+    release_hold,
+)
 from secguard.audit.retention.holds import hold_query
 from secguard.core import describe, finding, hint
-from secguard.core.errors import FormatError, SecguardError, UsageError
+from secguard.core.errors import FormatError, RefusedError, SecguardError, UsageError
 from secguard.events import Actor, Event
+from secguard.ledger import Ledger
 
 POLICY = Path(__file__).parents[3] / "policies" / "retention.yaml"
 NOW = datetime(2026, 11, 1, 8, tzinfo=UTC)
@@ -108,7 +117,28 @@ def test_any_words_are_a_hold_or_refused(case: str, camera: str, period: str) ->
         parse(hold_query(case=case, camera=camera, period=period), now=NOW, zone=UTC)
 
 
-def test_what_the_index_could_not_forget_is_said() -> None:
+def test_what_the_index_could_not_forget_is_said_and_told_again(tmp_path: Path, clock, auditor, make) -> None:
+    """As with a search server whose account may not delete."""
+
+    class Deaf:
+        def __init__(self) -> None:
+            self.told: list[list[int]] = []
+
+        def forget(self, seqs: list[int]) -> int:
+            self.told.append(list(seqs))
+            if len(self.told) < 3:
+                raise RefusedError("audit.elastic.forbidden", "the account may not delete documents")
+            return len(seqs)
+
+    state, index = tmp_path / "state.json", Deaf()
+    with Ledger.create(tmp_path / "log", "log.example/1", anchor=tmp_path / "anchor") as log:
+        log.record([make(k, time=clock.now() - timedelta(days=300)) for k in range(3)])
+        for turn in range(4):
+            done = prune(log, index, policy(), clock, auditor, state=state)
+            assert done.deleted == (0 if turn else 3)
+            assert [item.code for item in done.findings] == (["audit.prune.index"] if turn < 2 else [])
+        assert next(log.scan(0, 3)).bodies == [None] * 3
+    assert index.told == [[0, 1, 2]] * 3, "until it has been told, and not again"
     told = finding("audit.prune.index", reason="the account may not delete")
     assert "may not delete" in describe(told)
     assert "audit reindex" in hint(told, "zh")

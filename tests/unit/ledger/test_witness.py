@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +234,21 @@ def test_nothing_is_cosigned_that_is_not_kept(witness: Witness, log: Ledger, mon
     monkeypatch.setattr("secguard.ledger.anchor.atomic_write", full)
     with pytest.raises(SecguardError):
         submit(witness, log)
+
+
+def test_nothing_is_cosigned_that_is_not_on_the_disk(
+    witness: Witness, log: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("secguard.core.files.os.fsync", broken)
+        with pytest.raises(SecguardError) as caught:
+            submit(witness, log)
+    assert caught.value.code == "core.write.failed"
+    assert not list((tmp_path / "witness" / "seen").glob("*.checkpoint")), "nor is it remembered"
+    assert submit(witness, log).status == 200
 
 
 def test_racing_requests_never_take_the_memory_back(witness: Witness, log: Ledger, tmp_path: Path) -> None:
