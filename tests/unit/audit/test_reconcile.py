@@ -52,6 +52,7 @@ def test_what_witnesses_remember_decides_too(
     assert (done.verdict.outcome, done.witnesses) == (Outcome.PASS, {"witness.example/w1": 9})
     assert log.event(done.recorded).data["witnesses"] == {"witness.example/w1": 9}
     for code, outcome in (("ledger.witness.ahead", Outcome.FAIL), ("ledger.witness.silent", Outcome.UNKNOWN)):
+        catch_up(index, log)
         said = finding(code, "witness.example/w1", size=900, have=log.size, reason="it does not answer")
         done = judge_index(index, log, clock, auditor, witnessed=Compared(seen, [said]))
         assert (done.verdict.outcome, [item.code for item in done.verdict.findings]) == (outcome, [code])
