@@ -330,9 +330,10 @@ class _Page:
     def group(self, group: Group) -> str:
         state = " open" if group.outcome is not Outcome.PASS else ""
         label = f"<small>{self.text(group.label)}</small>" if group.label else ""
-        grid = self.grid(group.title, group.columns, group.rows) + self.more(
-            min(len(group.rows), MAX_ROWS), len(group.rows)
-        )
+        grid = ""
+        if group.rows:
+            grid = self.grid(group.title, group.columns, group.rows)
+            grid += self.more(min(len(group.rows), MAX_ROWS), len(group.rows))
         word = LABELS["not-tested"] if group.outcome is None else None
         return (
             f'<details class="group {svg.name(group.outcome)}"{state}><summary><span>{self.text(group.title)}</span>'

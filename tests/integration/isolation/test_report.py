@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -14,6 +16,7 @@ import pytest
 from secguard.cli.main import main
 from secguard.core.files import atomic_write
 from secguard.isolation.agent.observations import Observations
+from secguard.isolation.judge.matrix import Cell
 from secguard.isolation.judge.show import report
 from secguard.isolation.runs.conclude import RunResult
 from secguard.report import write_report
@@ -123,6 +126,24 @@ def test_it_says_what_was_tested_and_what_was_not(run: RunResult, tmp_path: Path
             assert word in text, word
         assert run.plan.secret not in text
         assert len(text) < 1_000_000
+
+
+def test_many_zones_make_no_endless_page(run: RunResult, tmp_path: Path) -> None:
+    """Thirty zones: what passed is counted, what did not is still there in full."""
+    zones = [f"zone-{number}" for number in range(30)]
+    pairs = [(a, b) for a in zones for b in zones if a != b]
+    once = [case for case, src in enumerate(run.columns["src"]) if src == "c"]
+    columns = {name: [column[case] for _ in pairs for case in once] for name, column in run.columns.items()}
+    columns["src"] = [a for a, _ in pairs for _ in once]
+    columns["dst"] = [b for _, b in pairs for _ in once]
+    matrix = [Cell(a, b, "fail", len(once), 2, 0, 2, ["leak.open"], 0.0) for a, b in pairs]
+    many = replace(run, columns=columns, matrix=matrix)
+    began = time.process_time()
+    write_report(tmp_path / "r.html", report(many), "en")
+    assert time.process_time() - began < 20
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert len(text) < 200 * len(pairs) * 100
+    assert text.count("TCP 22, 80") >= len(pairs)
 
 
 def test_csv_has_one_row_a_case(run: RunResult, tmp_path: Path) -> None:
