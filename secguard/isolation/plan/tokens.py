@@ -160,7 +160,7 @@ class Tokens:
         while at >= 0 and len(found) < _MAX_FOUND:
             with contextlib.suppress(binascii.Error):
                 payload = base64.b32decode(lower[at : at + _LABEL].upper() + b"===")
-                if payload.startswith(MAGIC):
+                if len(payload) == SIZE and payload.startswith(MAGIC):
                     found.append(self._open(payload, at))
             at = lower.find(_LABEL_HEAD, at + 1)
         return found

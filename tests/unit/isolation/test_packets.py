@@ -21,6 +21,7 @@ from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.probes import headers
 from secguard.isolation.probes.dissect import dissect
 from secguard.isolation.probes.packets import fill, kinds, parts
+from secguard.isolation.probes.profiles import PROBES
 from secguard.isolation.probes.templates import template
 
 V4 = tuple(ipaddress.ip_address(text).packed for text in ("10.1.0.2", "10.2.0.2"))
@@ -103,10 +104,11 @@ NOW = time.time_ns()
 
 
 def _frames() -> list[bytes]:
-    """Frames of every kind that the sensor knows."""
+    """Frames of every kind in the table of probes."""
     tokens = SENSOR._tokens
     frames = [bytes(Ether() / ARP(op=2))]
-    for kind, family in KINDS:
+    rows = ((row, family) for row in PROBES for family in row.families)
+    for kind, family in sorted({(kind, family) for row, family in rows for kind in kinds(row.profile, row.name)}):
         ends = {4: (V4[1], V4[0]), 16: (V6[1], V6[0])}
         token = tokens.make(Kind.PROBE, [0], [0x200])[0]
         packet = fill(template(kind, family), ends, token, ports=(1, 2))
