@@ -149,7 +149,7 @@ class Sender:
         while True:
             with self._lock:
                 start, size, nap = self._claim(job)
-            if meanwhile is not None and start:
+            if meanwhile is not None and (start or nap):
                 meanwhile()
             if size:
                 table.load(job.bases[start : start + size], job.sizes[start : start + size])

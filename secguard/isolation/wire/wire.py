@@ -1,31 +1,26 @@
-"""The wire: one AF_PACKET socket to send, one to hear, neighbours, and namespaces. The only place that touches them."""
+"""The wire of an agent: it sends, and hears frame by frame or in blocks; interfaces, routes, tools, namespaces."""
 
 import ctypes
 import json
 import os
-import select
 import shutil
-import socket
-import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from secguard.core.errors import SystemPartError, UsageError
+from secguard.isolation.wire.bulk import Sender
+from secguard.isolation.wire.ring import Block, Ring
 
 __all__ = ["Interface", "Route", "Wire", "enter_namespace", "interfaces", "is_local", "route", "tool"]
 
-_ETH_P_ALL = 3
-_SOL_PACKET = 263
-_PACKET_STATISTICS = 6
-_PACKET_OUTGOING = 4
-_SO_RCVBUFFORCE = 33
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _CLONE_NEWNET = 0x40000000
-_RECEIVE_BUFFER = 64 << 20
-_SLICE = 0.005  # seconds of sending between two looks at the clock
+_PATIENCE = 5  # milliseconds: how late a lonely frame may be heard
+_LOOK = 0.05  # seconds between two looks at the stop
+_LAST = 0.05  # seconds without a block after which all that came before the stop has been heard
+_JOIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,83 +119,90 @@ def is_local(address: str) -> bool:
 class Wire:
     """Sends and hears on one interface; hearing runs in its own thread from `start` to `stop`."""
 
-    def __init__(self, interface: Interface, hear: Callable[[bytes, bool, int], None]) -> None:
-        """`hear(frame, outgoing, nanoseconds)` is called for every frame, in the sensor's thread."""
+    def __init__(
+        self, interface: Interface, hear: Callable[[bytes, bool, int], None], *, promiscuous: bool = False
+    ) -> None:
+        """`hear(frame, outgoing, nanoseconds)` is called for every frame, in the sensor's thread.
+
+        `promiscuous` hears what is for others, too: a mirror port.
+
+        Raises:
+            SystemPartError: the interface is gone, no memory, or not permitted (CAP_NET_RAW).
+        """
         self.interface = interface
-        self.error = ""
+        self.blocks: Callable[[Block], None] | None = None
+        """Takes whole blocks of frames instead of `hear`, for as long as it is set: at the pace of sweeps."""
         self._hear = hear
+        self._error = ""
+        self._ring = Ring(interface.name, patience=_PATIENCE, promiscuous=promiscuous)
         try:
-            self._ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-            self._mouth = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            self._ear.bind((interface.name, _ETH_P_ALL))
-            self._mouth.bind((interface.name, 0))
-        except PermissionError:
-            raise SystemPartError(
-                "isolation.raw.permission", "may not open raw sockets", hint="run as root, or grant CAP_NET_RAW"
-            ) from None
-        try:
-            self._ear.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-        except PermissionError:  # inside a user namespace: the system's maximum has to do
-            self._ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            self._sender = Sender(interface.name)
+        except BaseException:
+            self._ring.close()
+            raise
         self._stop = threading.Event()
+        self._until = 0
         self._thread = threading.Thread(target=self._listen, name="sensor", daemon=True)
 
-    def start(self) -> None:
-        """Begin to hear."""
-        self._thread.start()
+    @property
+    def error(self) -> str:
+        """What went wrong last, in the system's words; empty if nothing did."""
+        # A link that goes down reports once and hears again when it comes back: the beacons tell the gap.
+        return self._error or self._ring.error
 
-    def mute(self, muted: bool) -> None:
-        """Stop hearing for a while, with nothing counted as lost: something faster hears the same interface."""
-        if muted:
-            # A classic BPF program of one instruction, `ret 0`: the kernel keeps no byte of any frame.
-            program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0), 8)
-            self._ear.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
-        else:
-            self._ear.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    @property
+    def drops(self) -> int:
+        """Frames lost so far: dropped by the kernel, since we were too slow."""
+        return self._ring.statistics().drops
+
+    def start(self) -> None:
+        """Begin to hear; what came by since this was made is heard too."""
+        self._thread.start()
 
     def stop(self) -> int:
         """Stop hearing and close; returns the frames lost: dropped by the kernel, or one if hearing broke off."""
         broken = self._thread.ident is not None and not self._thread.is_alive()
+        self._until = time.time_ns()
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(2)
-        try:
-            statistics = self._ear.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-            return int(struct.unpack("II", statistics)[1]) + broken
-        finally:
-            self._ear.close()
-            self._mouth.close()
+            self._thread.join(_JOIN)
+            broken = broken or self._thread.is_alive()
+        self._sender.close()
+        if not self._thread.is_alive():
+            self._ring.close()
+        return self._ring.statistics().drops + broken
 
     def _listen(self) -> None:
-        while not self._stop.is_set():
-            try:
-                ready, _, _ = select.select([self._ear], [], [], 0.05)
-                if not ready:
-                    continue
-                frame, origin = self._ear.recvfrom(65535)
-            except OSError as error:
-                # A link that goes down reports once and hears again when it comes back: the beacons tell the gap.
-                self.error = error.strerror or str(error)
-                time.sleep(0.02)
-                continue
-            self._hear(frame, origin[2] == _PACKET_OUTGOING, time.time_ns())
+        while True:
+            block = self._ring.read(_LAST if self._stop.is_set() else _LOOK)
+            # What came before the stop is still handed over, by the kernel's times: others' traffic may never pause.
+            if self._stop.is_set() and (block is None or int(block.time[0]) > self._until):
+                return
+            take = self.blocks  # another thread may take it away at any time
+            if block is not None and take is not None:
+                take(block)
+            elif block is not None:
+                times = block.time.tolist()
+                for row, outgoing in enumerate(block.outgoing.tolist()):
+                    self._hear(block.frame(row), outgoing, times[row])
 
     def send(
         self,
-        frames: Sequence[bytes] | Iterable[bytes],
-        rate: int,
-        meanwhile: Callable[[], None] = lambda: None,
+        frames: Iterable[bytes],
+        rate: float,
+        meanwhile: Callable[[], None] | None = None,
     ) -> int:
-        """Send frames at `rate` a second, in slices of five milliseconds; returns how many the kernel refused."""
-        refused = 0
-        began = time.monotonic()
-        for sent, frame in enumerate(frames):
-            if sent >= (time.monotonic() - began + _SLICE) * rate:
-                meanwhile()
-                time.sleep(max(0.0, sent / rate - (time.monotonic() - began)))
-            try:
-                self._mouth.send(frame)
-            except OSError as error:
-                refused += 1
-                self.error = error.strerror or str(error)
-        return refused
+        """Send frames at `rate` a second, never more than five milliseconds' worth at once.
+
+        Args:
+            frames: whole Ethernet frames.
+            rate: frames a second, of all calls together.
+            meanwhile: called about each millisecond while there is something left to send; it may send, too.
+
+        Returns:
+            How many the kernel refused; `error` says why.
+        """
+        done = self._sender.send(list(frames), rate, meanwhile=meanwhile)
+        for code in done.refused:
+            self._error = os.strerror(code)
+        return sum(done.refused.values())

@@ -121,7 +121,8 @@ def test_what_is_sent_is_heard_at_both_ends_byte_for_byte() -> None:
             assert sender.send([]).offered == sender.send(_frames(0)).offered == 0
             assert sender.send(_frames(10)[::2]).sent == 5  # a view
             assert sender.send(np.asfortranarray(_frames(3))).sent == 3
-            assert (_numbers(far.read(1) or pytest.fail("nothing")) == [0, 2, 4, 6, 8, 0, 1, 2]).all()
+            numbers = [int(number) for block in iter(lambda: far.read(0.3), None) for number in _numbers(block)]
+            assert numbers == [0, 2, 4, 6, 8, 0, 1, 2]
 
     _inside(body)
 
@@ -180,12 +181,17 @@ def test_a_stop_ends_sending_at_once_and_what_was_tried_is_known(rate: float | N
         stop = threading.Event()
         with Ring("right") as ring, Sender("left", lanes=lanes) as sender:
             frames = np.concatenate([_frames(1_000_000, 60)] * 2)
-            timer = threading.Timer(0.15, stop.set)
-            timer.start()
-            done = sender.send(frames, rate, stop=stop)
+            timers: list[threading.Timer] = []
+
+            def underway() -> None:
+                if not timers:
+                    timers.append(threading.Timer(0.1, stop.set))
+                    timers[0].start()
+
+            done = sender.send(frames, rate, stop=stop, meanwhile=underway)
             late = time.monotonic()
             assert 0 < done.tried == done.sent < done.offered or rate == 0.01
-            assert done.seconds < 2
+            assert done.seconds < 5
             assert sender.send(_frames(5), stop=stop).tried == 0
             assert time.monotonic() - late < 1
             numbers = [int(number) for block in iter(lambda: ring.read(0.3), None) for number in _numbers(block)]
@@ -311,6 +317,7 @@ def test_tags_are_told_wherever_they_stand() -> None:
         ]
         with Ring("right") as ring, Sender("left") as sender:
             sender.send(frames)
+            time.sleep(0.05)  # all of them into what is read at once
             block = ring.read(2)
             assert block is not None
             assert block.vlan.tolist() == [-1, 0x6123, 7, 0x6123]
