@@ -55,6 +55,7 @@ class Sweeper:
         self.rounds = rounds(self.plan.sweeps, self.plan.attempts, self.plan.rate)
         self.ear = Ear(self.plan, session.me, session.sensor.hear)
         self.done: dict[int, Round] = {}
+        self._heard: dict[int, NDArray[np.uint16]] = {}  # by an earlier life; a round sent again is no replay
         self._round: Round | None = None
         self._sender: Sender | None = None
         self._drops = 0
@@ -120,7 +121,7 @@ class Sweeper:
                 for arrays, data, kind in (
                     (self.ear.left, item.left, "u1"),
                     (self.ear.answers, item.answers, "u1"),
-                    (self.ear.heard, item.heard, "<u2"),
+                    (self._heard, item.heard, "<u2"),
                 ):
                     if data:
                         part = unpack(data, item.last - item.first, kind)
@@ -136,6 +137,10 @@ class Sweeper:
             self._sender = Sender(self.session.wire.interface.name, lanes=_LANES)
             self.session.wire.blocks = self.ear.hear
         return self._sender
+
+    def hear(self) -> None:
+        """Hear the others' sweeps from here on: before the first of them may send."""
+        self._open()
 
     def round(self, number: int) -> None:
         """Send this agent's pieces of a round; the round goes on, and is heard, until `keep`."""
@@ -158,12 +163,14 @@ class Sweeper:
                 self.pump(began + _APART - time.monotonic())
 
     def _clear(self, number: int) -> None:
-        """Forget what an earlier try of a round saw: another agent did not keep it."""
-        for pieces in self.rounds[number].values():
-            for piece in pieces:
-                for arrays in (self.ear.left, self.ear.answers, self.ear.heard):
-                    if piece.sweep in arrays:
-                        arrays[piece.sweep][piece.first : piece.last] = 0
+        """Forget what an earlier try of a round showed of our own probes: they are sent anew.
+
+        What arrived here stays, from whichever try: others may be sending already.
+        """
+        for piece in self.rounds[number].get(self.session.me, ()):
+            for arrays in (self.ear.left, self.ear.answers):
+                if piece.sweep in arrays:
+                    arrays[piece.sweep][piece.first : piece.last] = 0
 
     def _frames(self, piece: Piece, attempt: int) -> Iterator["NDArray[np.uint8]"]:
         """The frames of a piece, in an order that spreads hosts and ports."""
@@ -286,11 +293,20 @@ class Sweeper:
 
     def _slice(self, piece: Piece) -> Slice:
         part = slice(piece.first, piece.last)
-        packed = [
-            pack(arrays[piece.sweep][part]) if piece.sweep in arrays else b""
-            for arrays in (self.ear.left, self.ear.answers, self.ear.heard)
-        ]
-        return Slice(piece.sweep, piece.first, piece.last, *packed)
+        left, answers = self.ear.left.get(piece.sweep), self.ear.answers.get(piece.sweep)
+        return Slice(
+            piece.sweep,
+            piece.first,
+            piece.last,
+            left=pack(left[part]) if left is not None else b"",
+            answers=pack(answers[part]) if answers is not None else b"",
+            heard=self._arrived(piece.sweep, part),
+        )
+
+    def _arrived(self, sweep: int, part: slice) -> bytes:
+        """What was heard of a part of a sweep, in this life and in those before, packed."""
+        columns = [arrays[sweep][part] for arrays in (self._heard, self.ear.heard) if sweep in arrays]
+        return pack(columns[0] if len(columns) == 1 else columns[0] | columns[1]) if columns else b""
 
     # The end.
 
@@ -309,7 +325,7 @@ class Sweeper:
             self._journal.close()
         found = []
         for index, sweep in enumerate(self.plan.sweeps):
-            left, answers, heard = self.ear.left.get(index), self.ear.answers.get(index), self.ear.heard.get(index)
+            left, answers = self.ear.left.get(index), self.ear.answers.get(index)
             if sweep.src == self.session.me:
                 item = SweptColumns(
                     sweep=index,
@@ -317,7 +333,7 @@ class Sweeper:
                     answers=pack(answers) if answers is not None else b"",
                 )
             else:
-                item = SweptColumns(sweep=index, heard=pack(heard) if heard is not None else b"")
+                item = SweptColumns(sweep=index, heard=self._arrived(index, slice(None)))
             if item.left or item.answers or item.heard:
                 found.append(item)
         return Swept(
