@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk", "Self", "check_self"]
 
+_DURING = 2  # the phase after which rounds of sweeps come
+
 _PLAN_SECONDS = 60.0
 
 
@@ -179,6 +181,8 @@ class Desk:
             if self._sweeper is not None:
                 self._sweeper.finish()
             phase(session, order.number)
+            if self._sweeper is not None and order.number == _DURING:
+                self._sweeper.hear()
         elif order.op in {"sweep", "keep"}:
             self._sweep(order)
         elif order.op == "report" and session is not None:
@@ -204,6 +208,8 @@ class Desk:
         from secguard.isolation.sweep.sweeper import Sweeper
 
         self._sweeper = Sweeper(session, self._state)
+        if not len(session.plan.cases):
+            self._sweeper.hear()  # no phase comes first: the others may send as soon as all have answered
         return tuple(sorted(self._sweeper.done))
 
     def _sweep(self, order: Order) -> None:
