@@ -342,7 +342,7 @@ class Collector:
             problem=committer.problem,
             letters=used,
             letters_full=self._letters.full,
-            sources=[desk.meter.health for desk in self._desks.values()],
+            sources=[desk.meter.shown() for desk in self._desks.values()],
         )
 
     def _write(self, committer: Committer) -> None:

@@ -78,11 +78,12 @@ class Meter:
         self._back = False  # heard since it was silent
         self._delays: deque[tuple[float, float]] = deque()  # (monotonic, seconds), least last: a sliding minimum
         self._newest: datetime | None = None
+        self._received: datetime | None = None
 
     def heard(self, received: datetime, now: float) -> None:
         """A record came."""
         self.health.received += 1
-        self.health.last_received = rfc3339(received)
+        self._received = received
         self._heard = now
         self._back = self._back or bool(self.health.silent)
 
@@ -93,7 +94,6 @@ class Meter:
         """
         if self._newest is None or event > self._newest:
             self._newest = event
-            self.health.last_event = rfc3339(event)
         # The least delay of a minute is the offset of the clock and the way: lateness alone is never negative,
         # and one message that came at once is enough.
         delay = (received - event).total_seconds()
@@ -102,6 +102,14 @@ class Meter:
         while self._delays and self._delays[-1][1] >= delay:
             self._delays.pop()
         self._delays.append((now, delay))
+
+    def shown(self) -> Health:
+        """The counts, up to date."""
+        if self._received is not None:
+            self.health.last_received = rfc3339(self._received)
+        if self._newest is not None:
+            self.health.last_event = rfc3339(self._newest)
+        return self.health
 
     def look(self, now: float) -> list[str]:
         """Judge silence and clock; what has changed: `silent`, `returned`, `drifted`, `agreed`."""

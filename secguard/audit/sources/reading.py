@@ -179,6 +179,8 @@ class Reader:
         self._form = "syslog" if isinstance(settings, SyslogSource) else form or "json"
         self._other = settings.other or ("reject" if self._form == "json" else "record")
         self._pattern = re.compile(settings.pattern) if settings.pattern else None
+        self._received: datetime | None = None
+        self._received_text = ""
 
     def read(
         self, raw: bytes, received: datetime, *, derived: str = "", peer: str = "", certificate: str = ""
@@ -201,7 +203,9 @@ class Reader:
         if not named:
             fields["id"] = derived or new_event_id()
         event = event_from(fields)
-        via = {"source": self._name, "received": rfc3339(received)}
+        if received is not self._received:  # the same for all records that came together
+            self._received, self._received_text = received, rfc3339(received)
+        via = {"source": self._name, "received": self._received_text}
         if peer:
             via["peer"] = peer
         if certificate:
