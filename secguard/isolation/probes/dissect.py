@@ -1,8 +1,9 @@
-"""scapy's part at judging time: how an arrived packet carried its token. Never loaded by an agent."""
+"""How an arrived packet carried its token: scapy takes apart what is not plain to see. Never loaded by an agent."""
 
 from typing import Any
 
 from secguard.isolation.plan.tokens import MAGIC
+from secguard.isolation.probes.headers import Header, parse, text
 
 __all__ = ["TUNNELS", "dissect"]
 
@@ -25,6 +26,9 @@ def dissect(packet: bytes) -> tuple[str, str, str]:
         How it was carried (`plain`, `fragment`, one of `TUNNELS`, `quote` in an ICMP error, `label` in a DNS name,
         `malformed`) and its outer addresses.
     """
+    header = parse(packet)
+    if header is not None and _bare(packet, header):
+        return "plain", text(header.source), text(header.destination)
     from scapy.layers.inet import ICMP, IP, UDP
     from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, _ICMPv6Error
 
@@ -52,6 +56,14 @@ def dissect(packet: bytes) -> tuple[str, str, str]:
     except Exception:  # noqa: BLE001 - bytes from outside; whatever scapy trips over is malformed, not ours to crash on
         return "malformed", "", ""
     return found or "plain", source, destination
+
+
+def _bare(packet: bytes, header: Header) -> bool:
+    """Whether a whole packet of TCP or UDP holds the token and nothing before it: most do, and scapy takes its time."""
+    if header.family == 4 and int.from_bytes(packet[6:8]) & 0x3FFF:
+        return False
+    size = 8 if header.protocol == 17 else (packet[header.start + 12 : header.start + 13] or b"\0")[0] >> 4 << 2
+    return header.protocol in {6, 17} and packet[header.start + size :].startswith(MAGIC)
 
 
 def _datagram(udp: Any) -> str:
