@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secguard.core import Clock, Progress, RefusedError, UsageError, rfc3339, silent
 from secguard.isolation.agent.answering import wait
@@ -24,6 +25,9 @@ from secguard.isolation.agent.report import report
 from secguard.isolation.agent.session import Session
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.plan.timeline import Timeline, timeline
+
+if TYPE_CHECKING:
+    from secguard.isolation.sweep.sweeper import Sweeper
 
 __all__ = ["Bundle", "open_bundle", "run_bundle"]
 
@@ -59,12 +63,6 @@ def open_bundle(envelope: bytes, me: Self, trust: Trust, clock: Clock, start: da
     now = clock.now()
     plan, digest = trust.open_plan(envelope, now)
     check_self(plan, me)
-    if plan.sweeps:
-        raise UsageError(
-            "isolation.bundle.sweeps",
-            "the plan sweeps targets, which takes a controller",
-            hint="take zones.*.targets out of the policy for agents that run by the clock",
-        )
     begins = start or plan.start
     if begins is None:
         raise UsageError(
@@ -132,23 +130,68 @@ def run_bundle(
         runs.begin(plan)
         session = Session(plan, bundle.digest, me.name, me.signer)
         try:
-            if _unsynchronised():
-                session.problems.append("this machine's clock is not synchronised; the run goes by the clock")
-            ready(session)
-            for number, begins in enumerate(times.phases, 1):
-                while (seconds := left(begins)) > 0:
-                    wait(session, min(_STEP, seconds))
-                if seconds < -_LATE:
-                    # What it sent now could arrive where nobody hears: not sent, it is inconclusive.
-                    session.problems.append(f"phase {PHASES[number - 1]} left out: {-seconds:.0f} s late")
-                    break
-                phase(session, number)
-            while (seconds := left(times.end)) > 0:
-                wait(session, min(_STEP, seconds))
+            return _Watch(session, times, left).run()
         except BaseException:
             session.wire.stop()
             raise
-        return report(session)
+
+
+class _Watch:
+    """A run by the clock; `left` says how many seconds are left until a time."""
+
+    def __init__(self, session: Session, times: Timeline, left: Callable[[datetime], float]) -> None:
+        self._session = session
+        self._times = times
+        self._left = left
+        self._sweeper: Sweeper | None = None
+
+    def run(self) -> bytes:
+        session, times = self._session, self._times
+        if _unsynchronised():
+            session.problems.append("this machine's clock is not synchronised; the run goes by the clock")
+        ready(session)
+        if session.plan.sweeps:
+            from secguard.isolation.sweep.sweeper import Sweeper
+
+            self._sweeper = Sweeper(session)
+        self._send(times)
+        self._wait(times.end)
+        return report(session, self._sweeper.report() if self._sweeper is not None else None)
+
+    def _send(self, times: Timeline) -> None:
+        """Phases and rounds, each at its time; once one would be late, none: it could arrive where nobody hears."""
+        for number, begins in enumerate(times.phases, 1):
+            if not self._wait(begins, f"phase {PHASES[number - 1]}"):
+                return
+            phase(self._session, number)
+            if number == 2 and self._sweeper is not None and not self._sweep(self._sweeper, times):
+                return
+
+    def _sweep(self, sweeper: "Sweeper", times: Timeline) -> bool:
+        """The rounds of the sweeps, heard as a whole: the others' clocks may be ahead of ours, or behind."""
+        self._wait(times.sweeping[0])
+        sweeper.hear()
+        try:
+            for turn, at in enumerate(times.rounds):
+                if not self._wait(at, f"round {turn + 1} of the sweeps"):
+                    return False
+                sweeper.round(turn)
+                sweeper.keep()
+            self._wait(times.sweeping[1])
+        finally:
+            sweeper.finish()
+        return True
+
+    def _wait(self, until: datetime, what: str = "") -> bool:
+        """Answer what arrives until a time; False if `what` begins too late to be sent."""
+        while (seconds := self._left(until)) > 0:
+            wait(self._session, min(_STEP, seconds))
+            if self._sweeper is not None and self._session.wire.blocks is not None:
+                self._sweeper.pump()
+        if what and seconds < -_LATE:
+            self._session.problems.append(f"{what} left out, and all that follows: {-seconds:.0f} s late")
+            return False
+        return True
 
 
 def _unsynchronised() -> bool:

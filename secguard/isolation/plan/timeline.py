@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from secguard.isolation.plan.plan import Plan
-from secguard.isolation.plan.sweeps import estimate
+from secguard.isolation.plan.sweeps import estimate, rounds
 from secguard.isolation.probes.packets import parts
 
 __all__ = ["Timeline", "sending_seconds", "timeline"]
@@ -18,6 +18,8 @@ __all__ = ["Timeline", "sending_seconds", "timeline"]
 _READY = 2.0  # routes and next hops
 _PHASE = 3.0  # beacons, late answers
 _TALK = 2.0  # conversations after the second phase
+_ROUND = 3.0  # health before and after a round, late answers
+_SLACK = 1.25  # a busy machine sends slower than the plan's rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,24 @@ class Timeline:
     Attributes:
         ready: the agents hear from here on.
         phases: when each of the three phases begins.
+        rounds: when each round of sweeps begins, after the second phase.
+        sweeping: from when to when sweeps are listened for, at the pace of sweeps; cases are, before and after.
         end: the agents stop to hear.
     """
 
     ready: datetime
     phases: tuple[datetime, datetime, datetime]
+    rounds: tuple[datetime, ...]
+    sweeping: tuple[datetime, datetime]
     end: datetime
 
 
 def sending_seconds(plan: Plan, number: int) -> float:
-    """Seconds in which the busiest agent sends phase `number`, 1 to 3, at the plan's rate."""
+    """Seconds in which the busiest agent sends phase `number`, 1 to 3, at the plan's rate; sweeps are part of 2."""
+    return _case_seconds(plan, number) + (estimate(plan.sweeps, plan.attempts, plan.rate) if number == 2 else 0.0)
+
+
+def _case_seconds(plan: Plan, number: int) -> float:
     cases = plan.cases
     packets: Counter[int] = Counter()
     sizes: dict[tuple[str, str], int] = {}
@@ -46,17 +56,29 @@ def sending_seconds(plan: Plan, number: int) -> float:
             if kind not in sizes:
                 sizes[kind] = sum(len(parts(profile, protocol, attempt)) for attempt in range(plan.attempts))
             packets[src] += sizes[kind]
-    busiest = max(packets.values(), default=0) / plan.rate
-    return busiest + (estimate(plan.sweeps, plan.attempts, plan.rate) if number == 2 else 0.0)
+    return max(packets.values(), default=0) / plan.rate
 
 
 def timeline(plan: Plan, start: datetime) -> Timeline:
     """When the phases of a plan begin that starts at `start` (aware)."""
-    at, begins = start, []
+    skew = timedelta(seconds=plan.skew)
+    at, begins, turns = start, [], []
+    sweeping = (start, start)
     for number in (1, 2, 3):
         begins.append(at)
-        seconds = _PHASE + 1.25 * sending_seconds(plan, number) + (_TALK if number == 2 else 0.0)
+        seconds = _PHASE + _SLACK * _case_seconds(plan, number) + (_TALK if number == 2 else 0.0)
         at += timedelta(seconds=seconds)
-    skew = timedelta(seconds=plan.skew)
+        if number != 2 or not plan.sweeps:
+            continue
+        # The change of ears stands a skew apart from what anybody sends, on both sides.
+        opens, at = at + skew, at + 2 * skew
+        for pieces in rounds(plan.sweeps, plan.attempts, plan.rate):
+            turns.append(at)
+            busiest = max(sum(piece.last - piece.first for piece in own) for own in pieces.values())
+            at += timedelta(seconds=_ROUND + _SLACK * busiest * plan.attempts / plan.rate)
+        sweeping = (opens, at + skew)
+        at += 2 * skew
     end = at + timedelta(seconds=plan.timeout) + skew
-    return Timeline(start - skew - timedelta(seconds=_READY), (begins[0], begins[1], begins[2]), end)
+    return Timeline(
+        start - skew - timedelta(seconds=_READY), (begins[0], begins[1], begins[2]), tuple(turns), sweeping, end
+    )

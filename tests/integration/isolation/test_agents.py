@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces that outlive one process"),
 ]
 NOBODY = 65534
+TARGET = '{cidr: 10.91.0.2/32, tcp: ["1-40"]}'
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +161,12 @@ def test_by_the_clock_from_files_with_one_capability(
     pki: Pki, spaces: tuple[int, int, int], tmp_path: Path, secguard: Run
 ) -> None:
     policy, plan = tmp_path / "policy.yaml", tmp_path / "plan.json"
-    policy.write_text(POLICY)
+    # With a sweep of the other end's address: TCP 1-40 from the left.
+    policy.write_text(POLICY.replace("addresses: [10.91.0.2]}]}", f"addresses: [10.91.0.2]}}], targets: [{TARGET}]}}"))
     start = datetime.now(UTC) + timedelta(seconds=15)
     certificates = [word for name in ("a-left", "a-right") for word in ("--agent-cert", f"{name}={pki.cert(name)}")]
     made = secguard(
-        "isolation", "plan", policy, "-o", plan, "--start", start.isoformat(), "--skew", 5, *certificates, *_sign(pki)
+        "isolation", "plan", policy, "-o", plan, "--start", start.isoformat(), "--skew", 3, *certificates, *_sign(pki)
     )
     assert made.returncode == 0, made.stderr
     capable = _capable()
@@ -204,6 +206,8 @@ def test_by_the_clock_from_files_with_one_capability(
     assert judged.returncode == 1, judged.stderr
     document = json.loads(judged.stdout)
     assert {item["code"] for item in document["findings"]} == {"isolation.leak.closed", "isolation.leak.icmp"}
+    swept = [item["data"]["probes"] for item in document["findings"] if "1-40" in item["data"]["probes"]]
+    assert swept == ["10.91.0.2 TCP 1-40"]
     assert all("not synchronised" in text for text in document["data"]["problems"])
 
     # The same plan again: one line, and nothing is sent.
