@@ -48,7 +48,7 @@ class Session:
             )
         self.tokens = self.plan.tokens()
         self.sensor = Sensor(self.plan, self.me)
-        self.wire = wire.Wire(mine[0], self.sensor.hear)
+        self.wire = wire.Wire(mine[0], self.sensor.hear, promiscuous=self.info.mirror)
         self.problems: list[str] = []
         self.started = time.time_ns()
         self.listeners: list[socket.socket] = []
