@@ -57,7 +57,7 @@ class Pruned:
                 self.records.append(_Record(index, record.data.policy, record.data.indexes))
 
     def judge(self) -> list[Finding]:
-        """One finding a body that no record explains, and one remark a record that explains some.
+        """One finding a body that no record explains, and one remark a run whose records explain some.
 
         A record explains only what came before it.
         """
@@ -81,10 +81,17 @@ class Pruned:
             where = f"bodies/{body_path(index // BUNDLE)}, entry {index}"
             reason = "deleted, and no audit.pruned event says so"
             found.append(finding("ledger.body.missing", where, reason=reason, index=index))
+        runs: list[tuple[int, int, str, int]] = []  # records of one run stand next to each other
         for at, count in sorted(explained.items()):
             record = self.records[at]
-            policy = record.policy[:80] or "?"
+            if runs and (runs[-1][1], runs[-1][2]) == (record.index - 1, record.policy):
+                first, _, policy, before = runs.pop()
+                runs.append((first, record.index, policy, before + count))
+            else:
+                runs.append((record.index, record.index, record.policy, count))
+        for first, last, policy, count in runs:
+            stands = first if first == last else f"{first}-{last}"
             found.append(
-                finding("ledger.body.pruned", f"entry {record.index}", count=count, record=record.index, policy=policy)
+                finding("ledger.body.pruned", f"entry {stands}", count=count, record=stands, policy=policy[:80] or "?")
             )
         return found
