@@ -9,6 +9,8 @@ from typing import Any
 from secguard.isolation.agent.observations import Observations
 from secguard.isolation.evidence.pcapng import Kept, write_pcapng
 from secguard.isolation.plan.plan import Plan
+from secguard.isolation.sweep.grid import Grids
+from secguard.isolation.sweep.names import probe_words
 
 __all__ = ["captures", "case_words"]
 
@@ -53,15 +55,17 @@ def captures(
 ) -> dict[str, bytes]:
     """File name -> pcapng, one an agent that kept packets."""
     files: dict[str, bytes] = {}
+    grids = Grids(plan) if plan.sweeps else None
     for item in observations:
         agent = plan.agents[item.agent]
         rows = [(at, False, text, case, "arrived") for case, at, text in item.packets]
         rows += [(at, left, text, case, "left" if left else "answer") for case, at, left, text in item.witnessed]
+        rows += [(at, left, text, case, "left" if left else "heard") for case, at, left, text in item.swept.packets]
         kept = []
         for at, left, text, case, how in sorted(rows):
             data = _bytes(text)
-            comment = f"case {case}, {how}: {case_words(columns, case)}"
-            kept.append(Kept(at, left, data, _length(data), comment))
+            words = case_words(columns, case) if case < len(plan.cases) else probe_words(grids, case)
+            kept.append(Kept(at, left, data, _length(data), f"case {case}, {how}: {words}"))
         if kept:
             files[f"capture-{agent.name}.pcapng"] = write_pcapng(
                 kept,

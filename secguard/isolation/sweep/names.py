@@ -3,13 +3,13 @@
 import ipaddress
 from typing import TYPE_CHECKING
 
-from secguard.isolation.sweep.grid import Grid
+from secguard.isolation.sweep.grid import Grid, Grids
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["name_probes", "port_text"]
+__all__ = ["name_probes", "port_text", "probe_words"]
 
 _GROUPS = 6
 _RANGES = 5
@@ -77,3 +77,17 @@ def name_probes(grid: Grid, hits: "NDArray[np.bool_]") -> list[str]:
         named.append(f"{hosts} {protocol}{ports}")
     left = int(np.isin(group, order[_GROUPS:]).sum())
     return [*named, f"(+{left} hosts)"] if left else named
+
+
+def probe_words(grids: Grids | None, case: int) -> str:
+    """One probe of a sweep in words: `ext -> int, IPv4 tcp 10.1.1.7 80`; empty if there is none of that number."""
+    import numpy as np
+
+    index = int(grids.sweep_of(np.array([case]))[0]) if grids is not None else -1
+    if grids is None or index < 0:
+        return ""
+    sweep, grid = grids.plan.sweeps[index], grids[index]
+    number = np.array([case - sweep.start])
+    host = ipaddress.ip_address(grid.hosts_of(number)[0].tobytes())
+    port = "" if sweep.protocol == "icmp" else f" {int(grid.ports_of(number)[0])}"
+    return f"{grids.plan.agents[sweep.src].zone} -> {sweep.zone}, IPv{sweep.family} {sweep.protocol} {host}{port}"

@@ -384,3 +384,14 @@ def test_a_bent_journal_gives_only_what_was_written(data: st.DataObject) -> None
         again = Journal(folder, "ab" * 32, "a")
         assert again.records in ([], [_record(0)])
         again.close()
+
+
+def test_kept_packets_of_sweeps_stand_in_the_captures() -> None:
+    from secguard.isolation.evidence.captures import captures
+
+    world = World()
+    index = world.sweep()
+    case = world.plan.sweeps[index].start + world.number(index, "10.1.1.7", 80)
+    world.swept[INT].packets = [(case, 5, False, "45" + "00" * 39)]
+    (capture,) = captures(world.plan, world.observations(), {}).values()
+    assert f"case {case}, heard: ext -> int, IPv4 tcp 10.1.1.7 80".encode() in capture
