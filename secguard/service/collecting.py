@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import ssl
 import threading
 from collections.abc import Callable
@@ -16,9 +15,11 @@ from secguard.audit.sources.settings import HttpSource, SyslogSource, load_sourc
 from secguard.audit.sources.sockets import parse_place
 from secguard.core import SecguardError, UsageError
 from secguard.service.gate import Gate
+from secguard.trust import chain_pem, read_certificates
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from cryptography import x509
 
     from secguard.workspace import Workspace
 
@@ -49,6 +50,7 @@ def collect(
         actor=workspace.actor(),
         contexts=lambda _, settings: _context(workspace, settings, passphrase_file),
         opener=cast("Opener", _door),
+        revoked=lambda certificate: _revoked(workspace, certificate),
     )
     return asyncio.get_running_loop().create_task(collector.run(stop, ready))
 
@@ -71,55 +73,50 @@ def _context(
             return None
     root = workspace.root
     crl = root / settings.crl if settings.crl else None
-    ca: Path | str | None = root / settings.ca if settings.ca else None
+    anchors = read_certificates(root / settings.ca) if settings.ca else _site_anchors(workspace)
+    if not anchors and demand:
+        raise UsageError("audit.source.tls", "no CA is named for clients", hint="set ca", where=place)
     if settings.certificate:
-        if ca is None and workspace.root_certificate.exists():
-            ca = _site_anchors(workspace)
-        if ca is None and demand:
-            raise UsageError("audit.source.tls", "no CA is named for clients", hint="set ca", where=place)
+        ca = chain_pem(anchors).decode("ascii") if anchors else None
         return tls_context(root / settings.certificate, root / settings.key, ca, crl=crl, demand=demand)
-    return _site_context(workspace, place, ca, crl, demand=demand, passphrase_file=passphrase_file)
+    return _site_context(workspace, place, anchors, crl, demand=demand, passphrase_file=passphrase_file)
 
 
-def _site_anchors(workspace: "Workspace") -> str:
-    from secguard.trust import chain_pem, read_certificates
-
-    return chain_pem(read_certificates(workspace.root_certificate)).decode("ascii")
+def _site_anchors(workspace: "Workspace") -> "list[x509.Certificate]":
+    """The root, and the CAs below it, which clients need not send; none where there is no authority."""
+    if not workspace.root_certificate.exists():
+        return []
+    below = [record.x509() for record in workspace.registry.authorities().values()]
+    return list(dict.fromkeys([*read_certificates(workspace.root_certificate), *below]))
 
 
 def _site_context(
     workspace: "Workspace",
     place: str,
-    ca: Path | str | None,
+    anchors: "list[x509.Certificate]",
     crl: Path | None,
     *,
     demand: bool,
     passphrase_file: Path | None,
 ) -> ssl.SSLContext:
     """TLS with the certificate that the site has issued for this host (`identity issue HOST --profile server`)."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     from secguard.service.tls import credentials, find_server, server_context
-    from secguard.trust import read_certificates, read_crls
 
     authority = workspace.authority(passphrase_file)
     chain, key = credentials(authority, find_server(workspace.registry, parse_place(place)[0]))
-    context = server_context(chain, key, read_certificates(workspace.root_certificate) if ca is None else [])
+    context = server_context(chain, key, anchors)
     context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST  # the dates count here
-    if ca is not None:
-        trust(context, ca, crl=crl, demand=demand)
-        return context
-    lists = [item.public_bytes(Encoding.PEM) for item in read_crls(workspace.crl_paths())]
-    if lists:
-        memory = os.memfd_create("secguard-crls")  # OpenSSL reads lists from files only
-        try:
-            os.write(memory, b"".join(lists))
-            context.load_verify_locations(cafile=f"/proc/self/fd/{memory}")
-        finally:
-            os.close(memory)
-        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
-    context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
+    trust(context, None, crl=crl, demand=demand)
     return context
+
+
+def _revoked(workspace: "Workspace", certificate: bytes) -> bool:
+    """Whether the site has revoked it, or does not know it."""
+    from cryptography import x509
+
+    serial = x509.load_der_x509_certificate(certificate).serial_number
+    record = workspace.registry.by_serial(f"{serial:032x}")
+    return record is None or record.status == "revoked"
 
 
 class Collecting:

@@ -20,6 +20,7 @@ from loguru import logger
 from secguard.audit.index.index import Log
 from secguard.audit.sources.feeds import Desk
 from secguard.audit.sources.files import FileFeed
+from secguard.audit.sources.identities import Revoked
 from secguard.audit.sources.ingest import HttpFeed, Opener
 from secguard.audit.sources.intake import Committer
 from secguard.audit.sources.letters import DeadLetters
@@ -158,6 +159,7 @@ class Collector:
         actor: who collects.
         contexts: TLS of servers.
         opener: makes the door of HTTP sources.
+        revoked: whether a client's certificate, in DER, counts no more; asked for sources that name no CA of their own.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class Collector:
         actor: Actor,
         contexts: Contexts,
         opener: Opener,
+        revoked: Revoked = lambda _: False,
     ) -> None:
         self._sources = sources
         self._root = root
@@ -180,6 +183,7 @@ class Collector:
         self._actor = actor
         self._contexts = contexts
         self._opener = opener
+        self._revoked = revoked
         self._letters = DeadLetters(state / "dead")
         self._feeds: dict[str, FileFeed | SyslogFeed | HttpFeed] = {}
         self._desks: dict[str, Desk] = {}
@@ -276,10 +280,12 @@ class Collector:
                     numbers = Sequences(name, settings.sequence, state, desk.lost)
                     numbers.load(self._log)
                 feed = SyslogFeed(desk, settings, self._contexts(name, settings), numbers)
+                feed.revoked = feed.revoked if settings.ca else self._revoked
             else:
                 tokens = Tokens(self._state / "tokens.json")
                 context = self._contexts(name, settings)
                 feed = HttpFeed(desk, settings, context, tokens=tokens, committer=committer, opener=self._opener)
+                feed.revoked = feed.revoked if settings.ca else self._revoked
             await feed.start()
         except SecguardError as error:
             if desk.meter.health.problem != str(error):

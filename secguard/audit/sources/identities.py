@@ -2,13 +2,17 @@
 
 import contextlib
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from secguard.core import UsageError
 
-__all__ = ["Names", "certificate_names", "tls_context", "trust"]
+__all__ = ["Names", "Revoked", "certificate_names", "tls_context", "trust"]
+
+
+Revoked = Callable[[bytes], bool]
+"""Whether a certificate, in DER, counts no more."""
 
 
 class Names(NamedTuple):
@@ -94,22 +98,21 @@ def tls_context(
         context.load_cert_chain(certificate, key, password=lambda: b"")
     except (OSError, ssl.SSLError) as error:
         raise UsageError("audit.source.tls", f"no certificate with its key: {error}", where=str(certificate)) from error
-    trust(context, ca, crl=crl, demand=demand)
+    if ca is not None:
+        trust(context, ca, crl=crl, demand=demand)
     return context
 
 
 def trust(context: ssl.SSLContext, ca: Path | str | None, *, crl: Path | None = None, demand: bool = True) -> None:
-    """Set whose clients are let in; see `tls_context`.
+    """Set whose clients are let in; see `tls_context`. None as `ca` leaves those that the context believes already.
 
     Raises:
         UsageError: `audit.source.tls`.
     """
-    if ca is None:
-        return
     try:
         if isinstance(ca, Path):
             context.load_verify_locations(cafile=ca)
-        else:
+        elif ca is not None:
             context.load_verify_locations(cadata=ca)
         if crl is not None:
             context.load_verify_locations(cafile=crl)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from secguard.audit.sources.feeds import Desk, Peers
-from secguard.audit.sources.identities import certificate_names
+from secguard.audit.sources.identities import Revoked, certificate_names
 from secguard.audit.sources.intake import Committer, Delivery, Settled
 from secguard.audit.sources.settings import HttpSource
 from secguard.audit.sources.sockets import listen, name_of
@@ -73,6 +73,7 @@ class HttpFeed:
     ) -> None:
         self._desk = desk
         self._settings = settings
+        self.revoked: Revoked = lambda _: False
         self._context = context
         self._tokens = tokens
         self._committer = committer
@@ -140,8 +141,9 @@ class HttpFeed:
             return "", "", self._refuse(403, "audit.http.peer", "this address may not send")
         transport = request.transport
         tls: Any = transport.get_extra_info("ssl_object") if transport is not None else None
-        names = certificate_names(tls.getpeercert(binary_form=True) if tls is not None else None)
-        certificate = names.shown if names.match(settings.clients) else ""
+        shown: bytes | None = tls.getpeercert(binary_form=True) if tls is not None else None
+        names = certificate_names(shown)
+        certificate = names.shown if shown and names.match(settings.clients) and not self.revoked(shown) else ""
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         holder = self._tokens.holder(secret.strip(), self._desk.name) if scheme.lower() == "bearer" else None
         enough = {

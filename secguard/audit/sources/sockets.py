@@ -13,7 +13,7 @@ import msgspec
 
 from secguard.audit.sources.feeds import Desk, Peers
 from secguard.audit.sources.framing import Frame, Framer
-from secguard.audit.sources.identities import certificate_names
+from secguard.audit.sources.identities import Revoked, certificate_names
 from secguard.audit.sources.intake import Delivery
 from secguard.audit.sources.reading import Read
 from secguard.audit.sources.sequences import Sequences
@@ -104,6 +104,7 @@ class SyslogFeed:
         self.peers = Peers(settings.peers)
         self.stopping = False
         self.connections: set[_Stream] = set()
+        self.revoked: Revoked = lambda _: False
         self._context = context
         self._udp: list[socket.socket] = []
         self._drops: dict[int, int] = {}
@@ -276,9 +277,10 @@ class _Stream(asyncio.Protocol):
         refused = len(feed.connections) >= feed.settings.connections or not feed.peers.admits(self._peer)
         if tls is not None:
             self._kind = "tls"
-            names = certificate_names(tls.getpeercert(binary_form=True))
+            shown = tls.getpeercert(binary_form=True)
+            names = certificate_names(shown)
             self._certificate = names.shown
-            refused = refused or not names.match(feed.settings.clients)
+            refused = refused or not names.match(feed.settings.clients) or (bool(shown) and feed.revoked(shown or b""))
         if refused or feed.stopping:
             feed.desk.meter.health.refused += 1
             transport.abort()

@@ -369,3 +369,56 @@ def test_a_client_without_a_certificate_or_with_another_name_is_refused(
         assert process.wait(60) == 0
     kinds = {event.kind for event in stored(folder)}
     assert kinds == {"collect.started", "collect.finished"}
+
+
+def test_the_sites_own_certificates_serve_and_revoked_ones_are_refused(site: Any, tmp_path: Path) -> None:
+    """TLS by `identity issue`: the server's certificate from the registry, clients by the site's CAs, leaf alone."""
+    import ssl
+
+    from secguard.identity import Request
+    from secguard.identity.registry import Registry
+    from secguard.workspace import Workspace
+
+    folder, port, gbid = Path(site.folder), free_port(), "32011600002000000001"
+    (folder / "state" / "passphrase").touch(mode=0o600)
+    (folder / "state" / "passphrase").write_text("a passphrase for the test")
+    with Workspace.find(folder) as ws:
+        ws.create_authority(b"a passphrase for the test")
+        authority = ws.authority()
+        authority.issue([Request("127.0.0.1", "server")])
+        authority.issue([Request(gbid, "platform", folder=tmp_path / "client")])
+        assert isinstance(ws.registry, Registry)
+        record = ws.registry.active(gbid, "platform")
+        assert record is not None
+        root = ws.root_certificate.read_text()
+    files = sorted((tmp_path / "client").rglob("*.pem"))
+    certificate = next(path for path in files if b"BEGIN CERTIFICATE" in path.read_bytes())
+    configure(folder, f'[audit.sources.net]\nkind = "syslog"\ntls = "127.0.0.1:{port}"\n')
+
+    def attempt(text: bytes) -> None:
+        context = ssl.create_default_context(cadata=root)
+        key = next(path for path in files if b"PRIVATE KEY" in path.read_bytes())
+        context.load_cert_chain(certificate, key, password=b"a passphrase for the test")
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection(("127.0.0.1", port), 10) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1") as one,
+        ):
+            one.sendall(b"<13>" + text + b"\n")
+            one.settimeout(5)
+            with contextlib.suppress(TimeoutError, ssl.SSLError):
+                one.recv(1)
+
+    def messages() -> list[str]:
+        return [event.data["message"] for event in stored(folder) if event.kind == "log.received"]
+
+    with running(folder) as process:
+        until(lambda: answers(port), "it does not listen")
+        attempt(b"before")
+        until(lambda: messages() == ["before"], "it is not let in")
+        with Workspace.find(folder) as ws:
+            ws.authority().revoke(gbid, reason="keyCompromise")
+        attempt(b"after")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert messages() == ["before"]
