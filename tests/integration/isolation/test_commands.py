@@ -132,6 +132,11 @@ def test_run_between_two_namespaces_is_recorded(secguard: Run, tmp_path: Path) -
     assert (started.kind, finished.kind) == ("scan.started", "scan.finished")
     assert started.subject == finished.subject == f"sha256:{document['data']['plan']}"
     assert (started.case, finished.data["outcome"]) == ("A-7", "fail")
+    # The workspace keeps the scan, its ledger vouches for it, and what leaked is open until it is closed.
+    assert Path(document["data"]["folder"]).parent == site / "state" / "isolation"
+    verified = secguard("isolation", "verify", "last", "-w", site, "--json")
+    assert verified.returncode == 0, verified.stdout
+    assert {event.kind for event in events if event.kind.startswith("finding.")} == {"finding.opened"}
 
 
 def test_lab_is_recorded_in_a_workspace(secguard: Run, tmp_path: Path) -> None:
