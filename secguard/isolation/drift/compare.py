@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from secguard.core import Axis, Outcome, Verdict, judge
+from secguard.core import Axis, FormatError, Outcome, Verdict, judge
 from secguard.core.findings import finding
 from secguard.core.verdict import Finding
 from secguard.isolation.drift.leaks import Case, Leak, Row, cases_of, leaks_of, words_of
@@ -54,7 +54,17 @@ def compare(old: ScanResult, new: ScanResult, at: datetime) -> Drift:
         old: the baseline.
         new: the scan in question.
         at: time of the verdict, aware.
+
+    Raises:
+        FormatError: a result whose parts do not fit together.
     """
+    try:
+        return _compare(old, new, at)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise FormatError("isolation.result.format", f"not a result: {str(error)[:120]}") from error
+
+
+def _compare(old: ScanResult, new: ScanResult, at: datetime) -> Drift:
     before, now = cases_of(old), cases_of(new)
     had, has = leaks_of(old), leaks_of(new)
     sure = [case for case in before if case in now and "unknown" not in (before[case].outcome, now[case].outcome)]

@@ -13,7 +13,7 @@ from typing import Self
 
 import msgspec
 
-from secguard.core import UsageError, parse_time, rfc3339
+from secguard.core import FormatError, UsageError, parse_time, rfc3339
 from secguard.isolation.drift.leaks import leaks_of
 from secguard.isolation.judge.result import ScanResult
 from secguard.store import open_sqlite, sqlite_failure
@@ -143,7 +143,10 @@ class Tracking:
             return []
         known = {item.id: item for item in self.all()}
         whole = {(cell.src, cell.dst) for cell in result.matrix if cell.cases and not cell.unknown}
-        found = leaks_of(result)
+        try:
+            found = leaks_of(result)
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise FormatError("isolation.result.format", f"not a result: {str(error)[:120]}") from error
         made: list[Change] = []
         for name, leak in found.items():
             probes = list(leak.probes[:_MAX_PROBES])

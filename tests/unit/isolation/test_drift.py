@@ -1,11 +1,15 @@
 """Drift: what became worse, what was closed, what can no longer be said."""
 
+import contextlib
 from base64 import b64encode
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from secguard.core import Outcome, describe
+from secguard.core import FormatError, Outcome, describe
 from secguard.isolation.agent.observations import Observations
 from secguard.isolation.drift.compare import Drift, compare
 from secguard.isolation.drift.leaks import cases_of, leak_id, leaks_of
@@ -158,6 +162,29 @@ def test_texts_are_whole_in_both_languages(tight: ScanResult, leaky: ScanResult)
     for old, new in ((tight, leaky), (leaky, tight), (leaky, less), (less, leaky)):
         for found in compare(old, new, NOW).verdict.findings:
             assert "<" not in describe(found, "en") + describe(found, "zh"), found
+
+
+_ODD = st.sampled_from([None, True, -1, 2**70, 1.5, "", "x", "fail", [], ["a"], {}, {"a": 1}])
+
+
+_COLUMN = st.tuples(
+    st.sampled_from(["src", "family", "dport", "outcome", "kind", "result", "detail"]), st.integers(0, 50), _ODD
+)
+_PART = st.tuples(st.sampled_from(["counts", "results", "named", "probed", "covered", "target"]), _ODD)
+
+
+@given(_COLUMN, _PART)
+def test_any_result_is_compared_or_refused(
+    leaky: ScanResult, change: tuple[str, int, object], swap: tuple[str, object]
+) -> None:
+    """Whoever writes a folder signs it with a key of their own: what a result says may be anything."""
+    column, row, value = change
+    cases = {**leaky.cases, column: [*leaky.cases[column][:row], value, *leaky.cases[column][row + 1 :]]}
+    swept = _swept([0, 2, 0]).sweeps
+    odd = msgspec.structs.replace(leaky, cases=cases, sweeps=[{**swept[0], swap[0]: swap[1]}])
+    for old, new in ((odd, leaky), (msgspec.structs.replace(leaky, sweeps=swept), odd)):
+        with contextlib.suppress(FormatError):
+            assert compare(old, new, NOW).verdict.outcome in set(Outcome)
 
 
 def test_ids_are_stable() -> None:
