@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweeper"]
 
-_BATCH = 8192
+_BATCH = 32_768
 _LANES = 2
 _LOOK = 0.002
 _PHASE = 2 << 8
@@ -57,6 +57,7 @@ class Sweeper:
         self.done: dict[int, Round] = {}
         self._heard: dict[int, NDArray[np.uint16]] = {}  # by an earlier life; a round sent again is no replay
         self._round: Round | None = None
+        self._ahead: dict[int, list[NDArray[np.uint8]]] = {}
         self._sender: Sender | None = None
         self._drops = 0
         self._reported = (0, 0)  # repeated, packets: of the last record
@@ -139,8 +140,11 @@ class Sweeper:
         return self._sender
 
     def hear(self) -> None:
-        """Hear the others' sweeps from here on: before the first of them may send."""
+        """Hear the others' sweeps from here on: before the first of them may send. What we send first is made ready."""
         self._open()
+        first = next((number for number in range(len(self.rounds)) if number not in self.done), None)
+        if first is not None:
+            self._ahead[first] = self._build(first, 0)
 
     def round(self, number: int) -> None:
         """Send this agent's pieces of a round; the round goes on, and is heard, until `keep`."""
@@ -150,17 +154,22 @@ class Sweeper:
         self._round = Round(number=number, began=time.time_ns())
         self._clear(number)
         self._mark(0)
-        pieces = [piece for piece in self.rounds[number].get(self.session.me, []) if piece.sweep in self._hops]
+        frames = self._ahead.pop(number, None) or self._build(number, 0)
         for attempt in range(self.plan.attempts):
             began = time.monotonic()
-            for piece in pieces:
-                for rows in self._frames(piece, attempt):
-                    sent = sender.send(rows, self.plan.rate, meanwhile=self.pump)
-                    self._round.sent += sent.sent
-                    self._round.refused += sent.offered - sent.sent
-            self.pump()
-            if pieces and attempt + 1 < self.plan.attempts:
+            for rows in frames:
+                sent = sender.send(rows, self.plan.rate, meanwhile=self.pump)
+                self._round.sent += sent.sent
+                self._round.refused += sent.offered - sent.sent
+            if frames and attempt + 1 < self.plan.attempts:
+                frames = self._build(number, attempt + 1)
                 self.pump(began + _APART - time.monotonic())
+        self.pump()
+
+    def _build(self, number: int, attempt: int) -> "list[NDArray[np.uint8]]":
+        """The frames of one attempt of a round: some megabytes."""
+        pieces = [piece for piece in self.rounds[number].get(self.session.me, []) if piece.sweep in self._hops]
+        return [rows for piece in pieces for rows in self._frames(piece, attempt)]
 
     def _clear(self, number: int) -> None:
         """Forget what an earlier try of a round showed of our own probes: they are sent anew.
