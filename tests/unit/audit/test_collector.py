@@ -148,6 +148,9 @@ def test_all_sources_at_once_and_again_after_a_restart(tmp_path: Path, flaky: Lo
             with file.open("ab") as out:
                 out.write(line(2))
             await until(lambda: len(flaky.events("video.")) == 4 and len(flaky.events("log.")) == 4)
+            await until(lambda: run.health("files").rejected)
+            found = judge_status(run.state, ["files", "net", "api"], datetime.now(UTC))
+            assert "audit.source.rejected" in [item.code for item in found]
         assert said["received"] == said["recorded"] + said["duplicates"] + said["rejected"] == 2
         assert run.result is not None
         assert {item.name: item.waiting for item in run.result.sources} == {"files": 0, "net": 0, "api": 0}
@@ -380,10 +383,14 @@ def test_silence_and_clocks_are_recorded_and_shown(tmp_path: Path, flaky: Log) -
 
     async def run() -> None:
         (tmp_path / "a.jsonl").write_bytes(b"")
+        (tmp_path / "state" / "dead").mkdir(parents=True)
+        with (tmp_path / "state" / "dead" / "000001.jsonl").open("wb") as file:
+            file.truncate(256 << 20)
         async with collecting(tmp_path, flaky, clock, files={**FILE, "silent_after": 0.5}) as run:
             await until(lambda: flaky.events("source.lost"))
             found = judge_status(run.state, ["files", "new"], datetime.now(UTC))
-            assert sorted(item.code for item in found) == ["audit.source.failed", "audit.source.silent"]
+            codes = sorted(item.code for item in found)
+            assert codes == ["audit.letters.full", "audit.source.failed", "audit.source.silent"]
             late = (datetime.now(UTC) + timedelta(hours=8)).isoformat()
             (tmp_path / "a.jsonl").write_bytes(line(0, time=late))
             await until(lambda: flaky.events("source.drifted") and flaky.events("source.returned"))
