@@ -52,7 +52,7 @@ def finding(code: str, where: str = "", *, outcome: Outcome | None = None, **dat
         code: a code of the catalogue.
         where: place in the subject.
         outcome: replaces the entry's usual outcome.
-        data: values for the entry's texts; JSON-serialisable.
+        data: values for the entry's texts; JSON-serialisable. `{"en": ..., "zh": ...}` is a word in both languages.
 
     Raises:
         KeyError: if the code is not in the catalogue (a programming error).
@@ -62,6 +62,14 @@ def finding(code: str, where: str = "", *, outcome: Outcome | None = None, **dat
 
 
 class _Lenient(dict[str, Any]):
+    """Values for a text: one that has words for both languages gives those of the text's own."""
+
+    def __init__(self, data: Mapping[str, Any], lang: str) -> None:
+        super().__init__(
+            (key, value[lang] if isinstance(value, dict) and value.keys() == {"en", "zh"} else value)
+            for key, value in data.items()
+        )
+
     def __missing__(self, key: str) -> str:
         return f"<{key}>"
 
@@ -69,10 +77,12 @@ class _Lenient(dict[str, Any]):
 def describe(item: Finding, lang: str = "en") -> str:
     """The finding's sentence in `en` or `zh`."""
     entry = _room(item.code.partition(".")[0])[item.code]
-    return (entry.zh if lang == "zh" else entry.en).format_map(_Lenient(item.data))
+    return (entry.zh if lang == "zh" else entry.en).format_map(_Lenient(item.data, "zh" if lang == "zh" else "en"))
 
 
 def hint(item: Finding, lang: str = "en") -> str:
     """What to do about the finding, in `en` or `zh`; may be empty."""
     entry = _room(item.code.partition(".")[0])[item.code]
-    return (entry.hint_zh if lang == "zh" else entry.hint_en).format_map(_Lenient(item.data))
+    return (entry.hint_zh if lang == "zh" else entry.hint_en).format_map(
+        _Lenient(item.data, "zh" if lang == "zh" else "en")
+    )

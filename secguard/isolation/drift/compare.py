@@ -114,8 +114,10 @@ def _say(code: str, leak: Leak, probes: Iterable[str], outcome: Outcome | None =
         src=leak.src,
         dst=leak.dst,
         kind=leak.kind,
-        en=f"{kind.en}{f' ({leak.detail})' if leak.detail else ''}",
-        zh=f"{kind.zh}{f'（{leak.detail}）' if leak.detail else ''}",
+        what={
+            "en": f"{kind.en}{f' ({leak.detail})' if leak.detail else ''}",
+            "zh": f"{kind.zh}{f'（{leak.detail}）' if leak.detail else ''}",
+        },
         place=place,
         probes=", ".join(words[:_SHOWN]) + more or "-",
     )

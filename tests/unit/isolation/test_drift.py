@@ -39,7 +39,7 @@ def leaky() -> ScanResult:
 
 
 def _codes(drift: Drift) -> dict[str, Outcome]:
-    return {found.code.removeprefix("isolation.drift."): found.outcome for found in drift.verdict.findings}
+    return {found.code: found.outcome for found in drift.verdict.findings}
 
 
 def test_nothing_changed_between_two_runs_of_one_policy(tight: ScanResult, leaky: ScanResult) -> None:
@@ -62,17 +62,17 @@ def test_a_new_leak_is_worse_and_a_closed_one_better(tight: ScanResult, leaky: S
     text = describe(next(found for found in drift.verdict.findings if found.where == "c -> a"))
     assert text == "New: open, c -> a: TCP 22."
     back = compare(leaky, tight, NOW)
-    assert (back.verdict.outcome, set(_codes(back))) == (Outcome.PASS, {"closed"})
+    assert (back.verdict.outcome, set(_codes(back))) == (Outcome.PASS, {"isolation.drift.closed"})
     assert set(back.closed) == set(drift.new)
 
 
 def test_more_ports_through_a_known_hole_are_worse(leaky: ScanResult) -> None:
     wider = _read(make_run([SSH, WEB, DNS]))
     drift = compare(leaky, wider, NOW)
-    assert _codes(drift) == {"wider": Outcome.FAIL}
+    assert _codes(drift) == {"isolation.drift.wider": Outcome.FAIL}
     assert drift.verdict.findings[0].data["probes"] == "TCP 80"
     back = compare(wider, leaky, NOW)
-    assert _codes(back) == {"narrower": Outcome.PASS}
+    assert _codes(back) == {"isolation.drift.narrower": Outcome.PASS}
     assert back.verdict.outcome is Outcome.PASS
     assert set(leaks_of(wider)) == set(leaks_of(leaky)), "a leak keeps its ID while ports come and go"
 
@@ -82,17 +82,19 @@ def test_a_leak_that_reaches_further_is_worse(leaky: ScanResult) -> None:
         seen[2].answers.word = ["rst" for _ in seen[2].answers.word]
 
     closed = _read(make_run([SSH, DNS], change=shut))
-    assert _codes(compare(closed, leaky, NOW)).get("changed") is Outcome.FAIL
+    assert _codes(compare(closed, leaky, NOW)).get("isolation.drift.changed") is Outcome.FAIL
     drift = compare(leaky, closed, NOW)
-    assert _codes(drift)["changed"] is Outcome.PASS
-    assert set(_codes(drift)) == {"changed", "turned"}, "another kind, but nothing new and nothing closed"
+    assert _codes(drift)["isolation.drift.changed"] is Outcome.PASS
+    assert set(_codes(drift)) == {"isolation.drift.changed", "isolation.drift.turned"}, (
+        "another kind, but nothing new and nothing closed"
+    )
     assert (drift.new, drift.closed, drift.verdict.outcome) == ([], [], Outcome.PASS)
 
 
 def test_what_is_no_longer_answered_cannot_be_compared(leaky: ScanResult) -> None:
     drift = compare(leaky, _read(make_run(silent=["c"])), NOW)
     assert drift.verdict.outcome is Outcome.UNKNOWN
-    assert {"lost", "unsure"} <= set(_codes(drift))
+    assert {"isolation.drift.lost", "isolation.drift.unsure"} <= set(_codes(drift))
     assert drift.closed == [leak_id("b", "a", "leak.open", "")], "where c is not concerned, all is known"
 
 
@@ -100,18 +102,20 @@ def test_a_policy_that_probes_less_hides_nothing(leaky: ScanResult) -> None:
     less = _read(make_run([DNS], policy=POLICY.replace("tcp: [22, 80]", "tcp: [80]")))
     drift = compare(leaky, less, NOW)
     assert drift.verdict.outcome is Outcome.UNKNOWN
-    assert {"untested", "policy", "unsure"} <= set(_codes(drift))
+    assert {"isolation.drift.untested", "isolation.drift.policy", "isolation.drift.unsure"} <= set(_codes(drift))
     assert _codes(compare(less, leaky, NOW)) == {
-        "new": Outcome.FAIL, "added": Outcome.PASS, "policy": Outcome.PASS,
-    }  # fmt: skip
+        "isolation.drift.new": Outcome.FAIL,
+        "isolation.drift.added": Outcome.PASS,
+        "isolation.drift.policy": Outcome.PASS,
+    }
 
 
 def test_a_leak_that_the_policy_allows_now_is_not_called_closed(leaky: ScanResult) -> None:
     flow = "- {name: web, src: c, dst: a, ports: [{protocol: TCP, port: 22}]}\nprobes:"
     allowed = _read(make_run([DNS], policy=POLICY.replace("probes:", flow)))
     codes = _codes(compare(leaky, allowed, NOW))
-    assert codes["allowed"] is Outcome.PASS
-    assert "closed" not in codes
+    assert codes["isolation.drift.allowed"] is Outcome.PASS
+    assert "isolation.drift.closed" not in codes
 
 
 def test_scans_of_other_zones_are_not_compared(leaky: ScanResult) -> None:
@@ -121,7 +125,7 @@ def test_scans_of_other_zones_are_not_compared(leaky: ScanResult) -> None:
     )  # fmt: skip
     drift = compare(leaky, other, NOW)
     assert drift.verdict.outcome is Outcome.UNKNOWN
-    assert "incomparable" in _codes(drift)
+    assert "isolation.drift.incomparable" in _codes(drift)
 
 
 def _swept(codes: list[int], *, probed: int = 0, target: str = "10.1.0.0/30") -> ScanResult:
@@ -140,21 +144,25 @@ def test_sweeps_are_compared_probe_by_probe() -> None:
     old = _swept([0, 0, 2, 0, 0])
     assert _codes(compare(old, _swept([0, 0, 2, 0, 0]), NOW)) == {}
     moved = compare(old, _swept([0, 2, 0, 0, 0]), NOW)
-    assert _codes(moved) == {"swept": Outcome.FAIL, "swept-fewer": Outcome.PASS}, "one opened while one was closed"
-    assert _codes(compare(old, _swept([0, 0, 0, 0, 0]), NOW)) == {"swept-fewer": Outcome.PASS}
-    assert _codes(compare(old, _swept([0, 10, 2, 10, 0]), NOW)) == {"swept-lost": Outcome.UNKNOWN}
+    assert _codes(moved) == {"isolation.drift.swept": Outcome.FAIL, "isolation.drift.swept-fewer": Outcome.PASS}, (
+        "one opened while one was closed"
+    )
+    assert _codes(compare(old, _swept([0, 0, 0, 0, 0]), NOW)) == {"isolation.drift.swept-fewer": Outcome.PASS}
+    assert _codes(compare(old, _swept([0, 10, 2, 10, 0]), NOW)) == {"isolation.drift.swept-lost": Outcome.UNKNOWN}
     assert _codes(compare(old, _swept([0], target="10.1.0.4/32"), NOW)) == {
-        "swept-gone": Outcome.UNKNOWN, "swept-added": Outcome.PASS, "incomparable": Outcome.UNKNOWN,
-    }  # fmt: skip
+        "isolation.drift.swept-gone": Outcome.UNKNOWN,
+        "isolation.drift.swept-added": Outcome.PASS,
+        "isolation.drift.incomparable": Outcome.UNKNOWN,
+    }
 
 
 def test_samples_are_compared_by_their_numbers() -> None:
     old, new = _swept([2, 0, 0, 0, 0], probed=2), _swept([0, 0, 0, 0, 2], probed=2)
     assert _codes(compare(old, new, NOW)) == {}, "other hosts were drawn"
     more = compare(old, _swept([2, 2, 0, 0, 0], probed=2), NOW)
-    assert _codes(more) == {"swept": Outcome.PASS}, "may be chance"
+    assert _codes(more) == {"isolation.drift.swept": Outcome.PASS}, "may be chance"
     first = compare(_swept([0, 0, 0, 0, 0], probed=2), old, NOW)
-    assert _codes(first) == {"swept": Outcome.FAIL}
+    assert _codes(first) == {"isolation.drift.swept": Outcome.FAIL}
 
 
 def test_texts_are_whole_in_both_languages(tight: ScanResult, leaky: ScanResult) -> None:
