@@ -8,8 +8,7 @@ import pytest
 
 from secguard import audit
 from secguard.audit import SqliteIndex, catch_up, compare, rows_of
-from secguard.audit.index import helpers, sqlite
-from secguard.audit.index import following
+from secguard.audit.index import following, helpers, sqlite
 from secguard.core import FormatError, SystemPartError
 from secguard.events import Actor, Event
 from secguard.ledger import Ledger
