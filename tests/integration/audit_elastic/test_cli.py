@@ -35,6 +35,7 @@ def site(elastic: Any, secguard: Run, tmp_path: Path) -> Generator[Callable[...,
             client.indices.delete(index=name, ignore_unavailable=True)
 
 
+@pytest.mark.timeout(600)  # a busy machine brings the server up slowly, and this starts a dozen processes
 def test_the_same_commands_and_clear_errors(
     site: Callable[..., None], elastic: Any, secguard: Run, tmp_path: Path
 ) -> None:
