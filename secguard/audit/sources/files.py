@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from secguard.audit.sources.content import Chunk
+from secguard.audit.sources.content import Chunk, Line
 from secguard.audit.sources.feeds import Desk
 from secguard.audit.sources.intake import Delivery
 from secguard.audit.sources.reading import MAX_RECORD
@@ -17,6 +18,7 @@ __all__ = ["FileFeed"]
 
 _SCAN = 0.25
 _SAVE = 1.0
+_LINES = 1024
 
 
 class FileFeed:
@@ -101,11 +103,16 @@ class FileFeed:
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _hand_in(self, tail: Tail, chunk: Chunk) -> None:
-        """Queue a chunk's lines; its end is the position once all of them are recorded."""
+        """Queue a chunk's lines, some at a time; the place after them is the position once they are recorded."""
+        for at in range(0, max(1, len(chunk.lines)), _LINES):
+            after = chunk.lines[at + _LINES].offset if at + _LINES < len(chunk.lines) else chunk.end
+            await self._hand_in_some(tail, chunk, chunk.lines[at : at + _LINES], after)
+
+    async def _hand_in_some(self, tail: Tail, chunk: Chunk, lines: Sequence[Line], end: int) -> None:
         desk, generation = self._desk, chunk.generation
         delivery = Delivery()
         received = desk.clock.now()
-        for number, line in enumerate(chunk.lines):
+        for number, line in enumerate(lines):
             derived = f"{desk.name}:{generation.name}:{line.offset}"
             place = {"file": generation.path, "generation": generation.name, "offset": line.offset}
             if line.data is None:
@@ -125,7 +132,6 @@ class FileFeed:
                 desk.take(delivery, line.data, received, place=place, derived=derived, live=chunk.live)
             if number % 64 == 63:
                 await asyncio.sleep(0)  # others have their turn
-        end = chunk.end
         delivery.done = lambda _: tail.settle(generation, end)
         desk.intake.put(delivery)
         await desk.intake.room()

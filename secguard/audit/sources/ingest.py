@@ -6,6 +6,7 @@ Sending again is safe: an event has its own ID, or one that follows from the sen
 
 import asyncio
 import hashlib
+import io
 import re
 import ssl
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ __all__ = ["Door", "HttpFeed", "Opener"]
 
 _POSITION = re.compile(r"[\x21-\x7e]{1,200}")
 _LISTED = 100
+_LINES = 20_000
 _DURABLE_SECONDS = 30.0
 _INFLIGHT = 4
 """Bodies as large as allowed that may be read at once."""
@@ -182,8 +184,8 @@ class HttpFeed:
         self._inflight += reserved
         try:
             body = await self._body(request, limit)
-            if body is None:
-                return self._refuse(413, "audit.http.size", f"a request has at most {limit} bytes")
+            if body is None or body.count(b"\n") > _LINES:
+                return self._refuse(413, "audit.http.size", f"a request has at most {limit} bytes and {_LINES} lines")
             return await self._take(request, body, sender, certificate)
         finally:
             self._inflight -= reserved
@@ -210,8 +212,10 @@ class HttpFeed:
         answer: dict[str, Any] = {"received": 0, "recorded": 0, "duplicates": 0, "ignored": 0, "rejected": 0}
         listed: list[dict[str, Any]] = []
         lines: list[int] = []
-        for number, line in enumerate(body.split(b"\n"), 1):
-            raw = line.rstrip(b"\r")
+        for number, line in enumerate(io.BytesIO(body), 1):
+            if number % 64 == 0:
+                await asyncio.sleep(0)  # others have their turn
+            raw = line.rstrip(b"\r\n")
             if not raw.strip():
                 continue
             answer["received"] += 1
@@ -233,8 +237,6 @@ class HttpFeed:
                 answer["rejected"] += 1
                 if len(listed) < _LISTED:
                     listed.append({"line": number, "code": read.code, "reason": str(read)[:500]})
-            if number % 64 == 0:
-                await asyncio.sleep(0)  # others have their turn
         if delivery.events:
             settled = await self._durable(delivery)
             if settled is None:

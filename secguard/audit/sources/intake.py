@@ -58,7 +58,7 @@ class Delivery:
         """Add an event."""
         self.events.append(event)
         self.own.append(own)
-        self.size += size + 512  # what Python needs beside the bytes
+        self.size += size + 1500  # what Python needs beside the bytes
 
 
 class Intake:

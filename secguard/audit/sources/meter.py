@@ -11,6 +11,7 @@ from secguard.core.verdict import Finding
 
 __all__ = ["Health", "Meter", "findings_of"]
 
+_STEP = 0.1
 _WINDOW = 60.0
 """Seconds over which the least delay stands for the clock's offset."""
 
@@ -101,7 +102,8 @@ class Meter:
             delay = min(delay, 0.0)
         while self._delays and self._delays[-1][1] >= delay:
             self._delays.pop()
-        self._delays.append((now, delay))
+        if not self._delays or now - self._delays[-1][0] > _STEP:  # so few that they are bounded
+            self._delays.append((now, delay))
 
     def shown(self) -> Health:
         """The counts, up to date."""

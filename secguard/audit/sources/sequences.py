@@ -25,6 +25,7 @@ __all__ = ["Sequences"]
 _STREAMS = 4096
 _PATIENCE = 5.0
 """Seconds for which a missing number may still come, as after a sender has connected anew."""
+_GAPS = 1000
 _FILLED = 100_000
 """Missing numbers of a gap that may still be filled in one by one."""
 
@@ -103,7 +104,7 @@ class Sequences:
         last = self._last.pop(stream, None)
         if last is not None and number > last + 1:
             self._gaps.append(_Gap(stream, last + 1, number - 1, now + _PATIENCE))
-        elif last is not None and number <= last:
+        elif last is not None and number <= last and len(self._gaps) <= _GAPS:
             for gap in self._gaps:
                 if gap.stream == stream and gap.first <= number <= gap.last and len(gap.found) < _FILLED:
                     gap.found.add(number)

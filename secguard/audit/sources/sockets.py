@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["SyslogFeed", "listen", "parse_place"]
 
 _DATAGRAM = 65_536
 _TURN = 256
+_FRAMES = 512
 _DRAIN = 5.0
 
 _SO_RCVBUFFORCE = 33
@@ -104,6 +106,7 @@ class SyslogFeed:
         self.peers = Peers(settings.peers)
         self.stopping = False
         self.connections: set[_Stream] = set()
+        self.leaving: set[_Stream] = set()
         self.revoked: Revoked = lambda _: False
         self._context = context
         self._udp: list[socket.socket] = []
@@ -170,13 +173,15 @@ class SyslogFeed:
         self._udp.clear()
         for server in self._servers:
             server.close()
-        if self.connections:
-            for stream in list(self.connections):
-                stream.finish()
-            await asyncio.wait([stream.ended for stream in self.connections], timeout=5)
+        for stream in list(self.connections):
+            stream.finish()
+        for stream in list(self.leaving):
+            stream.finish()
+        if streams := self.connections | self.leaving:
+            await asyncio.wait([stream.ended for stream in streams], timeout=5)
             for stream in list(self.connections):
                 stream.abort()
-
+            await asyncio.sleep(0)
         if self._numbers is not None:
             self._numbers.look(float("inf"))  # what is missing now has not come
 
@@ -265,6 +270,8 @@ class _Stream(asyncio.Protocol):
         self._certificate = ""
         self._kind = "tcp"
         self._paused = False
+        self._lost = False
+        self._backlog: deque[Frame] = deque()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -297,8 +304,30 @@ class _Stream(asyncio.Protocol):
             self._take(self._framer.feed(data))
 
     def _take(self, frames: Sequence[Frame]) -> None:
-        if not frames:
-            return
+        self._backlog.extend(frames)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Hand in what has been read, as far as there is room; what has no room stops the sender."""
+        feed, transport = self._feed, self._transport
+        while self._backlog and (feed.stopping or not feed.desk.intake.full):
+            self._hand_in([self._backlog.popleft() for _ in range(min(_FRAMES, len(self._backlog)))])
+        if feed.desk.intake.full and not feed.stopping:
+            if not self._paused:
+                self._paused = True
+                if transport is not None and not transport.is_closing():
+                    transport.pause_reading()
+                feed.desk.intake.when_room(self._resume)
+        elif self._lost and not self._backlog and not self.ended.done():
+            self.ended.set_result(None)
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._drain()
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _hand_in(self, frames: Sequence[Frame]) -> None:
         feed, delivery = self._feed, Delivery()
         desk = feed.desk
         received = desk.clock.now()
@@ -324,34 +353,30 @@ class _Stream(asyncio.Protocol):
                     certificate=self._certificate,
                 )
         feed.hand_in(delivery)
-        if desk.intake.full and not self._paused and self._transport is not None and not feed.stopping:
-            self._paused = True
-            self._transport.pause_reading()
-            desk.intake.when_room(self._resume)
-
-    def _resume(self) -> None:
-        self._paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False  # close
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         if self in self._feed.connections:
             frames = self._framer.close()
             if exc is not None:  # cut off: half a line is no message
                 frames = [frame._replace(problem=frame.problem or "cut off in a line") for frame in frames]
-            self._take(frames)
             self._feed.connections.discard(self)
-        if not self.ended.done():
+            self._take(frames)
+        elif not self.ended.done():
             self.ended.set_result(None)
+        if not self.ended.done():  # what was read waits for room
+            self._feed.leaving.add(self)
+            self.ended.add_done_callback(lambda _: self._feed.leaving.discard(self))
 
     def finish(self) -> None:
         """Take in what the kernel has of this connection, then end it."""
         transport = self._transport
-        if transport is None or self._paused:
-            self.abort()
+        if self._paused or self._lost:
+            self._resume()  # what was read is handed in, however full the queue is: there will be no more
+        if transport is None or self._lost:
             return
         raw: socket.socket | None = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
