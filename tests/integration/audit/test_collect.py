@@ -422,3 +422,40 @@ def test_the_sites_own_certificates_serve_and_revoked_ones_are_refused(site: Any
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert messages() == ["before"]
+
+
+def test_a_disk_that_is_full_is_said_and_nothing_is_lost(site: Any, site_folder: Path) -> None:
+    """The limit on a file's size stands for the disk's: the journal cannot grow, then it can again."""
+    import resource
+
+    log = site_folder / "a.jsonl"
+    log.write_bytes(b"")
+    configure(site_folder, '[audit.sources.a]\nkind = "file"\npaths = ["a.jsonl"]\n')
+    event = b'{"id":"p-%d","kind":"video.viewed","time":"2026-10-01T08:00:00Z","actor":{"name":"a"},"reason":"%s"}\n'
+
+    def recorded() -> int:
+        return sum(item.kind == "video.viewed" for item in stored(site_folder))
+
+    def findings() -> list[str]:
+        from datetime import UTC, datetime
+
+        from secguard.audit.sources.collector import judge_status
+
+        state = site_folder / "state" / "audit"
+        return [item.code for item in judge_status(state, ["a"], datetime.now(UTC))]
+
+    with running(site_folder) as process:
+        until(lambda: collects(site_folder, process), "it does not start")
+        with log.open("ab") as file:
+            file.writelines(event % (n, b"x" * 300) for n in range(500))
+        until(lambda: recorded() == 500, "it does not record")
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        with log.open("ab") as file:
+            file.writelines(event % (n, b"y" * 300) for n in range(500, 900))
+        until(lambda: "audit.collect.stalled" in findings(), "it says nothing")
+        assert recorded() == 500
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until(lambda: recorded() == 900, "it does not go on")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert len({item.id for item in stored(site_folder)}) == len(stored(site_folder))
