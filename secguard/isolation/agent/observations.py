@@ -158,9 +158,10 @@ def _check(seen: Observations, cases: int, agents: int) -> None:
         raise ValueError("beacons do not fit the phases")
     if any(not -1 <= position < len(seen.packets) for position in seen.arrivals.packet):
         raise ValueError("names a packet that was not kept")
-    if any(len(row[-1]) > 2 * _MAX_HEAD for row in (*seen.packets, *seen.witnessed)):
+    kept = [(case, text) for case, _, text in seen.packets] + [(case, text) for case, _, _, text in seen.witnessed]
+    if any(len(text) > 2 * _MAX_HEAD for _, text in kept):
         raise ValueError("a packet that is too long")
-    if any(not 0 <= row[0] < cases for row in (*seen.packets, *seen.witnessed)):
+    if any(not 0 <= case < cases for case, _ in kept):
         raise ValueError("keeps a packet of a case that is not in the plan")
     if any(not 0 <= case < cases for column in (seen.arrivals.case, seen.answers.case, seen.hints) for case in column):
         raise ValueError("names a case that is not in the plan")
