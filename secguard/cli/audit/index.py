@@ -88,7 +88,7 @@ def _reconcile_report(done: "Reconciled") -> "Report":
             (Text("rows without an event", "多余行"), done.extra),
             (Text("rows altered", "被改动行"), done.altered),
             *(
-                (Text(f"witness {name} remembers", f"见证者 {name} 所记事件数"), size)
+                (Text(f"witness {name} remembers", f"见证方 {name} 所记事件数"), size)
                 for name, size in done.witnesses.items()
             ),
         ],
