@@ -14,7 +14,7 @@ from secguard.core.errors import UsageError
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from secguard.isolation.plan.plan import AgentInfo
+    from secguard.isolation.plan.plan import AgentInfo, Plan
     from secguard.isolation.policy.policy import Policy
 
 __all__ = ["plan"]
@@ -117,6 +117,7 @@ def plan(
     from secguard.isolation.agent.credentials import chain_text
     from secguard.isolation.plan.compiler import compile_plan
     from secguard.isolation.plan.plan import open_plan, seal_plan
+    from secguard.isolation.plan.sweeps import estimate
     from secguard.isolation.plan.timeline import timeline
     from secguard.isolation.policy.policy import load_policy
     from secguard.keys import Algorithm, generate
@@ -151,6 +152,8 @@ def plan(
             "plan": digest,
             "run": made.run,
             "cases": len(made.cases),
+            "probes_of_sweeps": sum(sweep.size for sweep in made.sweeps),
+            "seconds_of_sweeps": round(estimate(made.sweeps, made.attempts, made.rate), 1),
             "output": output,
             "signer": trust,
             "not_after": made.not_after,
@@ -159,6 +162,7 @@ def plan(
         },
         tables=[
             Table("cases", ["from", "to", "cases"], [(*pair, count) for pair, count in pairs.items()]),
+            *_sweeps(made),
             Table(
                 "agents",
                 ["agent", "zone", "certificate (SHA-256)"],
@@ -167,6 +171,21 @@ def plan(
         ],
         lines=lines,
     )
+
+
+def _sweeps(made: "Plan") -> list[Table]:
+    """What is swept, and whether a sensor covers it."""
+    rows = [
+        (
+            f"{made.agents[sweep.src].zone} -> {sweep.zone}",
+            sweep.cidr,
+            sweep.protocol,
+            f"{sweep.hosts:,}" + ("" if sweep.hearing else " (no sensor)"),
+            f"{sweep.size:,}",
+        )
+        for sweep in made.sweeps
+    ]
+    return [Table("sweeps", ["from -> to", "target", "protocol", "hosts", "probes"], rows)] if rows else []
 
 
 def _until(begins: datetime, now: datetime, end: datetime, usual: datetime) -> datetime:
