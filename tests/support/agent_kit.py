@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from secguard.core import FixedClock
 from secguard.events import Actor, Event, Receipt
@@ -22,12 +24,12 @@ from secguard.isolation.agent.app import Door, agent_app
 from secguard.isolation.agent.credentials import Trust, fingerprint
 from secguard.isolation.agent.peer import private_pem, server_context
 from secguard.isolation.runs.remote import Caller
-from secguard.keys import Signer, load_signer, save_private_key
+from secguard.keys import KeySigner, Signer, load_signer, save_private_key
 from secguard.service.gate import Gate
 from secguard.service.office import listen
 from secguard.trust import chain_pem
 
-__all__ = ["POLICY", "Pki", "cable", "make_pki", "serving"]
+__all__ = ["POLICY", "Pki", "cable", "make_pki", "make_stranger", "serving"]
 
 PROFILES = Path(__file__).parents[2] / "certs"
 PASSPHRASE = b"correct horse"
@@ -132,6 +134,33 @@ def make_pki(folder: Path) -> Pki:
     (pki.folder / "operator.pem").write_bytes(chain_pem(chain))
     registry.close()
     return pki
+
+
+def make_stranger(folder: Path) -> tuple[Path, bytes, bytes]:
+    """Another root, and a certificate of it that looks like an agent's: the root's file, chain and key in PEM."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name.from_rfc4514_string(f"CN={name}") for name in ("stranger", f"controller.{DOMAIN}")]
+    now = datetime.now(UTC)
+    made = []
+    for number in (0, 1):
+        extensions = [x509.BasicConstraints(ca=not number, path_length=None)]
+        if number:
+            extensions.append(x509.SubjectAlternativeName([x509.DNSName(f"controller.{DOMAIN}")]))
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(names[number])
+            .issuer_name(names[0])
+            .public_key(keys[number].public_key())
+            .serial_number(number + 1)
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        made.append(builder.sign(keys[0], hashes.SHA256()))
+    root = folder / "stranger.pem"
+    root.write_bytes(chain_pem(made[:1]))
+    return root, chain_pem([made[1]]), private_pem(KeySigner(keys[1]))
 
 
 @contextlib.contextmanager

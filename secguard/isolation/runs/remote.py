@@ -167,9 +167,9 @@ class RemoteAgent(Link):
                 channel = await asyncio.wait_for(opening, _CONNECT_SECONDS)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise self._failed(error) from error
-            self._judge(channel.get_extra_info("ssl_object"))
             sender = asyncio.create_task(self._send(channel))
             try:
+                self._judge(channel.get_extra_info("ssl_object"))
                 async for message in channel:
                     if message.type is not aiohttp.WSMsgType.BINARY:
                         break

@@ -24,7 +24,7 @@ from secguard.service import gate as gate_module
 from secguard.trust import chain_pem
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from agent_kit import POLICY, Pki, make_pki, serving
+from agent_kit import POLICY, Pki, make_pki, make_stranger, serving
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -74,7 +74,7 @@ def test_an_agent_says_hello_to_its_controller_and_serves_one_at_a_time(pki: Pki
         assert isinstance(call("a-left", port, pki.caller()), Said), "the door is open again"
 
 
-def test_callers_that_an_agent_refuses(pki: Pki, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_callers_that_an_agent_refuses(pki: Pki, tmp_path: Path) -> None:
     with serving(pki.door("a-left", tmp_path)) as port:
         for name, words in (("revoked", "revoked"), ("expired", "valid")):
             error = call("a-left", port, pki.caller(name))
@@ -82,9 +82,9 @@ def test_callers_that_an_agent_refuses(pki: Pki, tmp_path: Path, tmp_path_factor
             assert error.code == "isolation.peer.certificate"
             assert "it refuses" in error.message
             assert words in error.message.lower() or "expired" in error.message.lower()
-        stranger = make_pki(tmp_path_factory.mktemp("stranger"))
+        root, theirs, key = make_stranger(tmp_path)
         # A stranger believes our root, so that it is the agent that refuses.
-        error = call("a-left", port, stranger.caller(trust=pki.trust()))
+        error = call("a-left", port, pki.caller(chain=theirs, key=key))
         assert isinstance(error, SecguardError)
         assert error.code in {"isolation.peer.tls", "isolation.agent.unreachable", "isolation.agent.ended"}
         # An operator signs plans; its key is for no TLS.
@@ -92,7 +92,7 @@ def test_callers_that_an_agent_refuses(pki: Pki, tmp_path: Path, tmp_path_factor
         error = call("a-left", port, pki.caller(chain=chain_pem(chain), key=private_pem(signer)))
         assert isinstance(error, SecguardError)
         # The other way round: a controller that does not believe the agent's root.
-        error = call("a-left", port, pki.caller(trust=stranger.trust()))
+        error = call("a-left", port, pki.caller(trust=pki.trust(roots=(root,))))
         assert isinstance(error, RefusedError)
         assert error.code in {"isolation.peer.certificate", "isolation.peer.tls"}
 

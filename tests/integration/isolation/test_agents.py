@@ -163,16 +163,14 @@ def test_by_the_clock_from_files_with_one_capability(
     policy, plan = tmp_path / "policy.yaml", tmp_path / "plan.json"
     # With a sweep of the other end's address: TCP 1-40 from the left.
     policy.write_text(POLICY.replace("addresses: [10.91.0.2]}]}", f"addresses: [10.91.0.2]}}], targets: [{TARGET}]}}"))
-    start = datetime.now(UTC) + timedelta(seconds=15)
     certificates = [word for name in ("a-left", "a-right") for word in ("--agent-cert", f"{name}={pki.cert(name)}")]
-    made = secguard(
-        "isolation", "plan", policy, "-o", plan, "--start", start.isoformat(), "--skew", 3, *certificates, *_sign(pki)
-    )
+    made = secguard("isolation", "plan", policy, "-o", plan, "--skew", 3, *certificates, *_sign(pki))
     assert made.returncode == 0, made.stderr
     capable = _capable()
     reports = []
     with ExitStack() as stack:
         processes = []
+        start = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()  # a busy machine starts Python slowly
         for number, name in ((1, "a-left"), (2, "a-right")):
             home = tmp_path / name
             home.mkdir()
@@ -189,6 +187,7 @@ def test_by_the_clock_from_files_with_one_capability(
                 tmp_path.chmod(0o711)
             own = ["--cert", f"{name}.pem", "--key", f"{name}.key", "--root", pki.root.name, "--crl", "crls"]
             words = ["isolation", "agent", "--name", name, "--zone", name[2:], "--bundle", "plan.json", *own]
+            words += ["--start", start]
             command = [*capable, sys.executable, "-m", "secguard", *words, "-o", "seen.json", "--state", "memory"]
             enter = ["nsenter", "-t", str(spaces[number]), "-n"]
             process = subprocess.Popen(
@@ -213,7 +212,9 @@ def test_by_the_clock_from_files_with_one_capability(
     # The same plan again: one line, and nothing is sent.
     home = processes[0][1]
     own = ["--name", "a-left", "--cert", pki.cert("a-left"), "--key", pki.key("a-left"), "--root", pki.root]
-    again = secguard("isolation", "agent", *own, "--crl", pki.crls, "--bundle", plan, "-o", tmp_path / "x")
+    again = secguard(
+        "isolation", "agent", *own, "--crl", pki.crls, "--bundle", plan, "-o", tmp_path / "x", "--start", start
+    )
     assert again.returncode == 2
     assert "the run began at" in again.stderr
     assert len(again.stderr.strip().splitlines()) == 1
