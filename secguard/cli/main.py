@@ -43,13 +43,26 @@ def cli(workspace: str | None) -> None:
         os.environ["SECGUARD_WORKSPACE"] = workspace
 
 
+def _typed() -> list[str]:
+    """Names of the command that was typed, as far as it exists."""
+    names: list[str] = []
+    command: click.Command = cli
+    for word in sys.argv[1:]:
+        if not isinstance(command, click.Group):
+            break
+        found = None if word.startswith("-") else command.get_command(click.Context(command), word)
+        if found is not None:
+            names.append(word)
+            command = found
+    return names
+
+
 def _fail(error: SecguardError) -> int:
     if any(word in sys.argv for word in ("--json", "--jsonl")):
         from secguard.cli.frame import error_document
         from secguard.cli.render import write_json
 
-        words = [word for word in sys.argv[1:3] if not word.startswith("-")]
-        write_json(error_document(f"secguard.{'.'.join(words) or 'error'}/1", error, 2))
+        write_json(error_document(f"secguard.{'.'.join(_typed()) or 'error'}/1", error, 2))
     text = f"error: {error}"
     if error.hint:
         text += f" ({error.hint})"

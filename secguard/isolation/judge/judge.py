@@ -67,6 +67,8 @@ def judge(
     for case, expect in enumerate(plan.cases.expect):
         result, detail = result_of(evidence, case)
         outcome = against(expect, result, evidence.words.get(case, set()))
+        if outcome == "unanswered" and (reason := evidence.unhealthy(case)):
+            outcome, result, detail = "unknown", "inconclusive", reason  # nobody was there to hear the answer
         outcomes.append(outcome)
         results.result.append(result)
         results.detail.append(detail)
