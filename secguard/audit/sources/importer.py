@@ -80,6 +80,7 @@ class _Line(NamedTuple):
     data: bytes | None  # None: too long to be an event
     sha256: str
     size: int
+    head: bytes = b""  # of one that is too long
 
 
 def _lines(file: BinaryIO, digest: "hashlib._Hash") -> Iterator[_Line]:
@@ -94,14 +95,14 @@ def _lines(file: BinaryIO, digest: "hashlib._Hash") -> Iterator[_Line]:
             if data.strip():
                 yield _Line(number, data, "", len(data))
             continue
-        whole, size = hashlib.sha256(), 0
+        whole, size, head = hashlib.sha256(), 0, raw
         while raw:
             line = raw.rstrip(b"\r\n") if raw.endswith(b"\n") else raw
             whole.update(line)
             size += len(line)
             raw = b"" if raw.endswith(b"\n") else file.readline(MAX_EVENT + 2)
             digest.update(raw)
-        yield _Line(number, None, whole.hexdigest(), size)
+        yield _Line(number, None, whole.hexdigest(), size, head)
 
 
 def _survey(file: BinaryIO) -> tuple[str, int, int]:
@@ -135,6 +136,7 @@ class _Import:
         self._encoding = encoding
         self._letters = letters
         self._aside: list[Letter] = []
+        self._kept: set[str] | None = None
         self._batch: list[tuple[_Line, Event, bool]] = []
         self._seen_good = False
         self._first_error: FormatError | None = None
@@ -182,8 +184,7 @@ class _Import:
         )
         if len(self.listed) < MAX_LISTED:
             self.listed.append(Rejected(line.number, error.code, str(error)[:500], sha256))
-        if line.data is not None:
-            self._aside.append(Letter(sha256, self._file, line.data, line.size))
+        self._aside.append(Letter(sha256, self._file, line.head if line.data is None else line.data, line.size))
         return event
 
     def flush(self) -> None:
@@ -196,9 +197,7 @@ class _Import:
                 where=self._file,
             )
         batch, self._batch = self._batch, []
-        aside, self._aside = self._aside, []
-        if aside and self._letters is not None:
-            self._letters.keep(aside, self._clock.now())
+        self._keep()
         indexes, duplicates = columns(self._log.record([event for _, event, _ in batch]))
         conflicts: list[Event] = []
         for (line, event, good), index, duplicate in zip(batch, indexes, duplicates, strict=True):
@@ -214,7 +213,20 @@ class _Import:
                 )
                 conflicts.append(self._reject(line, error))
         if conflicts:
+            self._keep()
             self._log.record(conflicts)
+
+    def _keep(self) -> None:
+        """Keep the bytes of rejected lines, before the ledger says that they came; once, however often they come."""
+        aside, self._aside = self._aside, []
+        if not aside or self._letters is None:
+            return
+        if self._kept is None:
+            self._kept = self._letters.digests()
+        new = {letter.sha256: letter for letter in aside if letter.sha256 not in self._kept}
+        if new:
+            self._letters.keep(list(new.values()), self._clock.now())
+            self._kept.update(new)
 
     def _same(self, event: Event, index: int) -> bool:
         stored = body_of(self._log, index)

@@ -114,6 +114,10 @@ class DeadLetters:
                     except (msgspec.MsgspecError, ValueError, KeyError, TypeError):
                         continue
 
+    def digests(self) -> set[str]:
+        """SHA-256, in hex, of every record that is kept."""
+        return {value["sha256"] for value in self.read()}
+
 
 def _encode(letter: Letter, now: datetime) -> bytes:
     value = {

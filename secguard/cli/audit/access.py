@@ -29,10 +29,12 @@ def import_(ctx: Context, *, files: tuple[Path, ...], encoding: str, case: str, 
     again adds nothing.
     """
     from secguard.audit import catch_up, import_file
+    from secguard.audit.sources.letters import DeadLetters
 
     del yes  # nothing is asked
     with ctx.workspace() as ws:
         ws.close_dangling(ctx.progress("indexing"))
+        letters = DeadLetters(ws.state / "audit" / "dead")
         done = [
             import_file(
                 path,
@@ -43,6 +45,7 @@ def import_(ctx: Context, *, files: tuple[Path, ...], encoding: str, case: str, 
                 case=case,
                 reason=reason,
                 progress=ctx.progress(f"importing {path.name}"),
+                letters=letters,
             )
             for path in files
         ]
