@@ -98,6 +98,9 @@ def test_rejected_lines_are_named_and_the_rest_is_found(site: Any, events: Event
     table = site.run("import", file, code=1)
     assert "mixed.jsonl, line 4" in table.stderr
     assert site.ask("search", "kind:record.rejected")["data"]["total"] == 2
+    kept = site.ask("rejected")["data"]["records"]  # once, though the file was imported twice
+    assert [item["size"] for item in kept] == [65_536, 19]
+    assert site.run("rejected", "--raw", kept[1]["sha256"]).stdout == '{"id":"x","id":"y"}'
 
 
 def test_gb18030(site: Any, tmp_path: Path) -> None:
