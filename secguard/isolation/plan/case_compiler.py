@@ -155,13 +155,18 @@ class Builder:
 
 
 def _denied(build: Builder, flows: Sequence[Flow]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Ports to probe by protocol: all, and those that no flow allows."""
+    """Ports to probe by protocol: all, and those that no flow allows.
+
+    Besides those of the policy and of the pair's `flows` these are the ports of every other flow, be it past its date
+    or between other zones: a rule that was left behind, or that names no interface, opens just these. They come last.
+    """
     every: dict[str, list[int]] = {}
     for protocol, usual in (("tcp", build.policy.probes.tcp), ("udp", build.policy.probes.udp)):
         ports = set(usual)
         for flow in flows:
             ports |= ports_of(flow, protocol.upper())[0] | _neighbours(flow, protocol.upper())
-        every[protocol] = sorted(ports)
+        others = {port for flow in build.policy.flows for port in ports_of(flow, protocol.upper())[0]}
+        every[protocol] = [*sorted(ports), *sorted(others - ports)]
     return every, {
         name: [port for port in ports if _flow_for(flows, name.upper(), port) is None] for name, ports in every.items()
     }

@@ -64,6 +64,15 @@ def test_flows_become_expectations(plan: Plan) -> None:
     assert {cases.family[i] for i in range(len(cases))} == {4, 6}
 
 
+def test_ports_of_flows_past_their_date_or_between_other_zones_are_probed() -> None:
+    text = TEXT.replace("port: 22}", "port: 8443}").replace("port: 9200}", "port: 19200}")
+    found = compile_plan(load_policy(text.encode()), AGENTS, NOW)
+    assert _expect(found, 1, "tcp", 8443) == {"deny"}, "past its date: a rule may have been left behind"
+    assert _expect(found, 1, "tcp", 19200) == {"deny"}, "the other way round: a rule may name no interface"
+    assert _expect(found, 0, "tcp", 8443) == {"deny"}
+    assert _expect(found, 1, "udp", 30050) == {"deny"}
+
+
 def test_no_two_cases_share_a_five_tuple_in_either_direction(plan: Plan) -> None:
     cases = plan.cases
     seen: set[tuple[object, ...]] = set()
