@@ -45,6 +45,7 @@ class Sensor:
         self._shapes: dict[tuple[int, int, int, bytes, bytes], int] = {}
         self._witnessed: dict[tuple[int, bool, int], tuple[int, int, bool, str]] = {}
         self._heard = (b"", 0)
+        self._accepting: set[tuple[bytes, int]] = set()
         self._mine: dict[tuple[int, bytes, bytes, int, int], int] = {}
         self._theirs: dict[tuple[int, bytes, bytes, int, int], int] = {}
         self._info = plan.agents[me]
@@ -95,8 +96,12 @@ class Sensor:
         for token in self._tokens.find(packet):
             if token.status is Status.GOOD and self._window[0] <= at <= self._window[1]:
                 self._good(token, packet, header, outgoing, at)
-            elif not outgoing:
+            elif not outgoing and not self._echoed(header):
                 self._stranger("forged" if token.status is Status.FORGED else "foreign", header, at)
+
+    def _echoed(self, header: Header) -> bool:
+        """Whether it comes in a connection of ours: a service that quotes what it did not understand garbles it."""
+        return header.protocol == _NUMBERS["tcp"] and (header.source, header.sport) in self._accepting
 
     def _good(self, token: Token, packet: bytes, header: Header, outgoing: bool, at: int) -> None:
         cases = self._plan.cases
@@ -169,6 +174,8 @@ class Sensor:
             word, probe = said
             case = self._mine.get((probe.protocol, probe.source, probe.destination, probe.sport, probe.dport))
             if case is not None:
+                if word == "syn-ack":
+                    self._accepting.add((header.source, header.sport))
                 self._answer(case, word, header)
         else:
             self._bare(packet, self._theirs)

@@ -180,3 +180,20 @@ def test_a_retransmitted_segment_is_no_replay_and_a_repeated_probe_is() -> None:
         for _ in range(3):
             sensor.hear(bytes(Ether() / segment), False, time.time_ns())
         assert sensor.arrivals().count == [count]
+
+
+def test_a_service_that_garbles_what_it_quotes_is_no_stranger() -> None:
+    sensor = _sensor()
+    cases = sensor._plan.cases
+    case = next(n for n in range(len(cases)) if (cases.src[n], cases.protocol[n], cases.family[n]) == (0, "tcp", 4))
+    ends = {"src": "10.2.0.2", "dst": "10.1.0.2"}
+    garbled = IP(**ends) / TCP(sport=22, dport=40000, flags="PA") / (b"Bad request " + MAGIC + b"\\x8f" * 12)
+    sensor.hear(bytes(Ether() / garbled), False, time.time_ns())
+    assert sensor.strange().status == ["foreign"], "nobody accepted a connection yet"
+    accepts = IP(**ends) / TCP(sport=22, dport=cases.sport[case], flags="SA")
+    sensor.hear(bytes(Ether() / accepts), False, time.time_ns())
+    sensor.hear(bytes(Ether() / garbled), False, time.time_ns())
+    assert sensor.strange_total == 1
+    datagram = IP(**ends) / UDP(sport=22, dport=40000) / (MAGIC + b"\\x8f" * 12)
+    sensor.hear(bytes(Ether() / datagram), False, time.time_ns())
+    assert sensor.strange_total == 2
