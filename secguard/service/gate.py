@@ -1,12 +1,14 @@
 """Connections, bounded: how many there are, how long a handshake may take, and how long one may say nothing."""
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 __all__ = ["Gate"]
@@ -15,6 +17,16 @@ _HANDSHAKE_SECONDS = 10
 _SILENT_SECONDS = 20.0
 _IDLE_SECONDS = 60.0
 _CONNECTIONS = 4096
+_LOG = logging.getLogger("secguard.gate")
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    """Not what a peer did wrong: it was answered 400, or is gone. Else scanners would fill the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError))
+
+
+_LOG.addFilter(_ours)
 
 
 class Gate:
@@ -45,7 +57,9 @@ class Gate:
         self.address = ("", 0)
         app.middlewares.insert(0, self._timed())
         app.on_response_prepare.append(_name)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS, shutdown_timeout=5)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=_LOG, keepalive_timeout=_IDLE_SECONDS, shutdown_timeout=5
+        )
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:
         """Start the application, and accept connections of sockets that listen.

@@ -4,6 +4,7 @@ A message that is too long is hashed and skipped, never kept; memory is bounded 
 """
 
 import hashlib
+import re
 from typing import NamedTuple
 
 __all__ = ["MAX_MESSAGE", "Frame", "Framer"]
@@ -11,6 +12,7 @@ __all__ = ["MAX_MESSAGE", "Frame", "Framer"]
 MAX_MESSAGE = 256 << 10
 """Bytes of a message that is kept."""
 _DIGITS = 7
+_TRAILER = re.compile(rb"[\n\0]")
 
 
 class Frame(NamedTuple):
@@ -70,7 +72,7 @@ class Framer:
         """Take one message, or a part of one that is skipped; the place after it, or the same where it is not whole."""
         buffer = self._buffer
         if self._skip == -2:
-            end = buffer.find(b"\n", at)
+            end = _end(buffer, at)
             self._swallow(buffer[at:] if end < 0 else buffer[at:end])
             if end < 0:
                 return len(buffer)
@@ -108,7 +110,7 @@ class Framer:
 
     def _line(self, at: int, frames: list[Frame]) -> int:
         buffer = self._buffer
-        end = buffer.find(b"\n", at + self._searched)
+        end = _end(buffer, at + self._searched)
         if end < 0:
             if len(buffer) - at <= MAX_MESSAGE:
                 self._searched = len(buffer) - at
@@ -139,3 +141,9 @@ class Framer:
         frame = Frame(self._head, why, self._size, self._hash.hexdigest())
         self._skip, self._head = -1, b""
         return frame
+
+
+def _end(buffer: bytearray, at: int) -> int:
+    """The next line feed, or NUL, with which some senders end a message (RFC 6587, 3.4.2); -1: none yet."""
+    found = _TRAILER.search(buffer, at)
+    return found.start() if found else -1

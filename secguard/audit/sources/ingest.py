@@ -168,6 +168,8 @@ class HttpFeed:
         return holder or certificate, certificate, None
 
     async def _post(self, request: "web.Request") -> "web.Response":
+        from aiohttp import web
+
         if self._stopping:
             return self._refuse(503, "audit.http.stopping", "the service ends", **{"Retry-After": "5"})
         sender, certificate, refused = self._sender(request)
@@ -183,7 +185,11 @@ class HttpFeed:
             return self._refuse(429, "audit.http.busy", "too much is waiting", **{"Retry-After": "1"})
         self._inflight += reserved
         try:
-            body = await self._body(request, limit)
+            try:
+                body = await self._body(request, limit)
+            except web.RequestPayloadError:
+                message = "the body is not what its headers say"
+                return self._refuse(400, "audit.http.body", message, Connection="close")
             if body is None or body.count(b"\n") > _LINES:
                 return self._refuse(413, "audit.http.size", f"a request has at most {limit} bytes and {_LINES} lines")
             return await self._take(request, body, sender, certificate)

@@ -224,7 +224,11 @@ class Reader:
                 return raw.decode(name)
             except UnicodeDecodeError as error:
                 problem = error
-        raise FormatError("events.encoding", f"not {encoding}", where=f"byte {problem.start}")
+        raise FormatError(
+            "events.encoding",
+            f"not {'UTF-8 or GB18030' if encoding == 'auto' else encoding}",
+            where=f"byte {problem.start}",
+        )
 
     def _fields(self, raw: bytes, received: datetime) -> tuple[dict[str, Any], Mapping[str, Any], bool]:
         """The fields of the event, the record, and whether its time is its own."""

@@ -10,7 +10,7 @@ import msgspec
 
 from secguard.audit.sources.times import parse_zone
 from secguard.core.errors import UsageError
-from secguard.events import KINDS, SOURCE_KINDS, Result
+from secguard.events import ALIASES, KINDS, SOURCE_KINDS, Result
 
 __all__ = ["FileSource", "HttpSource", "Source", "SyslogSource", "load_sources"]
 
@@ -142,12 +142,16 @@ _TYPES: dict[str, type[FileSource] | type[SyslogSource] | type[HttpSource]] = {
 }
 
 
-def _wrong(where: str, message: str, hint: str = "") -> UsageError:
+def _wrong(where: str, message: str, hint: str = "docs/collect.md lists the keys and their values") -> UsageError:
     return UsageError("audit.source.config", message, hint=hint, where=where)
 
 
 def _check(source: Source, where: str) -> None:
-    parse_zone(source.zone)
+    try:
+        parse_zone(source.zone)
+    except UsageError as error:
+        raise _wrong(where, error.message, error.hint) from None
+    _check_defaults(source, where)
     for target in (*source.map, *source.defaults):
         if target not in _TARGETS and not (target.startswith("data.") and len(target) <= 128):
             near = difflib.get_close_matches(target, _TARGETS, n=1)
@@ -177,6 +181,10 @@ def _check(source: Source, where: str) -> None:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise _wrong(where, f"peers: {error}", "for example 10.16.0.0/12") from None
+    places = (source.udp, source.tcp, source.tls) if isinstance(source, SyslogSource) else (source.listen,)
+    for listen in places:
+        if listen and int(listen.rpartition(":")[2]) > 65_535:
+            raise _wrong(where, f"no port {listen.rpartition(':')[2]}", "0 to 65535")
     if isinstance(source, SyslogSource):
         if not (source.udp or source.tcp or source.tls):
             raise _wrong(where, "no place to listen", "set udp, tcp or tls to host:port")
@@ -186,6 +194,19 @@ def _check(source: Source, where: str) -> None:
         raise _wrong(where, "plain HTTP would show tokens on the network", "listen on 127.0.0.1, or use TLS")
     if bool(source.certificate) != bool(source.key):
         raise _wrong(where, "a certificate needs its key, and the other way round")
+
+
+def _check_defaults(source: Source, where: str) -> None:
+    """A default that no event may have would put every record aside."""
+    kind, outcome = source.defaults.get("kind"), source.defaults.get("outcome")
+    known = SOURCE_KINDS | ALIASES.keys() | source.kinds.keys()
+    if kind is not None and kind not in known and "*" not in source.kinds:
+        near = difflib.get_close_matches(kind, SOURCE_KINDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "docs/events.md lists them"
+        raise _wrong(where, f"defaults.kind: {kind[:40]!r} is no kind of a source", hint)
+    words = {item.value for item in Result} | set(source.outcomes)
+    if outcome is not None and outcome not in words and "*" not in source.outcomes:
+        raise _wrong(where, f"defaults.outcome: {outcome[:40]!r}", ", ".join(item.value for item in Result))
 
 
 def _loopback(place: str) -> bool:

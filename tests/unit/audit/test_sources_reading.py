@@ -1,6 +1,7 @@
 """How another system's record becomes an event, and what a configuration may say."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -272,3 +273,21 @@ def test_names_of_sources() -> None:
     for name in ("", "A", "a b", "secguard", "x" * 33):
         with pytest.raises(UsageError):
             load_sources({name: {"kind": "file", "paths": ["x"]}})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"defaults": {"kind": "video.playd"}}, "defaults.kind: 'video.playd'"),
+        ({"defaults": {"outcome": "well"}}, "defaults.outcome: 'well'"),
+        ({"zone": "Mars"}, "not a zone: 'Mars'"),
+        ({"kind": "syslog", "udp": "127.0.0.1:65536"}, "no port 65536"),
+    ],
+)
+def test_settings_that_would_put_everything_aside_are_refused(table: dict[str, Any], message: str) -> None:
+    whole = {"kind": "file", "paths": ["a.log"], **table}
+    if whole["kind"] != "file":
+        del whole["paths"]
+    with pytest.raises(UsageError, match=re.escape(f"secguard.toml: audit.sources.vms: {message}")) as caught:
+        load_sources({"vms": whole})
+    assert caught.value.hint
