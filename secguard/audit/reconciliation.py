@@ -11,9 +11,21 @@ from secguard.audit.index.differences import Difference, differences
 from secguard.audit.index.following import batches, catch_up, check_origin
 from secguard.audit.index.helpers import MANY, in_any_order
 from secguard.audit.index.index import Damage, Index, Log, body_of
-from secguard.audit.index.rows import rows_of
+from secguard.audit.index.rows import Row, rows_of
 from secguard.audit.index.sqlite import PARTS
-from secguard.core import Axis, Clock, Finding, Outcome, Progress, Throttle, Verdict, finding, judge, silent
+from secguard.core import (
+    Axis,
+    Clock,
+    Finding,
+    Outcome,
+    Progress,
+    RefusedError,
+    Throttle,
+    Verdict,
+    finding,
+    judge,
+    silent,
+)
 from secguard.events import Actor, Event, Result, decode_stored, new_event_id
 
 if TYPE_CHECKING:
@@ -125,6 +137,20 @@ def _compare_beside(tally: _Tally, root: str, path: str, stop: int, progress: Pr
     return Damage([text for one in parts for text in one.problems], [place for one in parts for place in one.seqs])
 
 
+def _strays(index: Index, log: Log, position: int, size: int) -> list[Difference]:
+    """Rows beyond the position that was compared to, but for those that another process has indexed meanwhile."""
+    reach = index.position if position <= size else position
+    rows = index.stray(min(max(reach, position), max(size, log.size)))
+    # A file's rows and position move together; a server's documents are there before the position moves.
+    still = index.file is not None and index.position == position
+    return [Difference("extra", row.seq, row.id) for row in rows if still or not _explained(row, log, position)]
+
+
+def _explained(row: Row, log: Log, position: int) -> bool:
+    body = body_of(log, row.seq) if position <= row.seq < log.size else None
+    return body is not None and rows_of(row.seq, [body]) == [row]
+
+
 def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[Finding], dict[str, int], int, int]:
     """Compare an index with its log; records nothing.
 
@@ -132,7 +158,7 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
         The findings, the counts of missing, extra and altered rows, the index's position and the ledger's size.
 
     Raises:
-        RefusedError: the index belongs to another log.
+        RefusedError: the index belongs to another log, or was begun anew meanwhile.
     """
     check_origin(index, log)
     progress = Throttle(progress)
@@ -149,7 +175,13 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
             tally.note(differences(rows_of(first, bodies), index.rows(first, after)))
             progress(after, stop, "events")
         damage = checking.result()
-    tally.note(Difference("extra", row.seq, row.id) for row in index.stray(stop))
+    tally.note(_strays(index, log, position, size))
+    if index.position < position:
+        raise RefusedError(
+            "audit.index.rebuilt",
+            "the index was begun anew while it was compared",
+            hint="compare again when `secguard audit reindex` is done",
+        )
     named = {item.data["index"] for item in tally.findings}
     for place in damage.seqs:
         if place not in named:

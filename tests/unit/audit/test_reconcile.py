@@ -77,6 +77,37 @@ def test_an_added_row(reconcile: Any, index: SqliteIndex) -> None:
     assert (done.missing, done.extra, done.altered) == (0, 3, 0)
 
 
+def test_what_another_process_indexes_meanwhile_is_no_extra_row(
+    index: SqliteIndex, log: Any, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stray, forged = index.stray, False
+    log.record([make(number) for number in range(10)])
+    catch_up(index, log)
+
+    def meanwhile(stop: int) -> Any:
+        log.record([make(100 + log.size)])
+        with contextlib.closing(SqliteIndex.open(tmp_path / "audit.db")) as other:
+            catch_up(other, log)
+        if forged:
+            index._db.execute("UPDATE event SET actor = 'forged' WHERE seq = ?", (log.size - 1,))
+        return stray(stop)
+
+    monkeypatch.setattr(index, "stray", meanwhile)
+    assert compare(index, log)[:2] == ([], {"missing": 0, "extra": 0, "altered": 0})
+    forged = True
+    assert compare(index, log)[1]["extra"] == 1
+
+
+def test_an_index_that_is_begun_anew_meanwhile(
+    reconcile: Any, index: SqliteIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage = index.damage
+    monkeypatch.setattr(index, "damage", lambda: (damage(), index.clear())[0])
+    with pytest.raises(RefusedError) as caught:
+        reconcile()
+    assert caught.value.code == "audit.index.rebuilt"
+
+
 def test_a_row_of_a_pruned_body_is_named(reconcile: Any, log: Any, index: SqliteIndex) -> None:
     log.bodies[3] = None
     done = reconcile()
