@@ -19,7 +19,7 @@ from secguard.isolation.agent.credentials import Trust
 from secguard.isolation.agent.desk import Self, check_self
 from secguard.isolation.agent.memory import Memory
 from secguard.isolation.agent.neighbours import ready
-from secguard.isolation.agent.observations import PHASES
+from secguard.isolation.agent.observations import PHASES, UNSYNCHRONISED
 from secguard.isolation.agent.phases import phase
 from secguard.isolation.agent.report import report
 from secguard.isolation.agent.session import Session
@@ -148,7 +148,7 @@ class _Watch:
     def run(self) -> bytes:
         session, times = self._session, self._times
         if _unsynchronised():
-            session.problems.append("this machine's clock is not synchronised; the run goes by the clock")
+            session.problems.append(UNSYNCHRONISED)
         ready(session)
         if session.plan.sweeps:
             from secguard.isolation.sweep.sweeper import Sweeper

@@ -14,6 +14,7 @@ from secguard.keys import Signer, seal, unseal
 __all__ = [
     "OBSERVATIONS_TYPE",
     "PHASES",
+    "UNSYNCHRONISED",
     "Answers",
     "Arrivals",
     "Beacons",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 OBSERVATIONS_TYPE = "application/vnd.secguard.isolation.observations+json"
+UNSYNCHRONISED = "this machine's clock is not synchronised; the run goes by the clock"
+"""The problem that an agent tells of whose clock nobody sets, where a run goes by the clock."""
 PHASES = ("before", "during", "after")
 _MAX_ROWS = 4_000_000
 _MAX_HEAD = 2048

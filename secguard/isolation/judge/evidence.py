@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from secguard.isolation.agent.observations import Observations
+from secguard.isolation.agent.observations import UNSYNCHRONISED, Observations
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.plan.tokens import phase_of
 from secguard.isolation.probes.dissect import dissect
@@ -34,7 +34,9 @@ class Evidence:
                     self.words[case].add(word)
             self.hints.update(case for case in item.hints if cases.dst[case] == item.agent)
         self._health: dict[tuple[int, int], str] = {}
+        self._apart: dict[tuple[int, int], int | None] = {}
         self.lost_canaries = self._canaries()
+        self._acquainted = self._components()
 
     def carried(self, item: Observations, row: int) -> tuple[str, str, str]:
         """How an arrival was carried, and its outer addresses."""
@@ -51,6 +53,31 @@ class Evidence:
             if not {1, 2, 3} <= heard:
                 lost.add((plan.agents[cases.src[case]].zone, plan.agents[cases.dst[case]].zone))
         return lost
+
+    def _components(self) -> dict[int, int]:
+        """Agents by groups: what one of a group sent another heard, so that they were awake at the same time."""
+        group = {agent: agent for agent in range(len(self.plan.agents))}
+        for case, rows in self.arrived.items():
+            for item, _ in rows:
+                one, other = group[self.plan.cases.src[case]], group[item.agent]
+                if one != other:
+                    group = {agent: one if number == other else number for agent, number in group.items()}
+        return group
+
+    def apart(self, src: int, dst: int) -> int | None:
+        """The agent whose clock leaves open whether `dst` heard when `src` sent, in a run by the clock; else None."""
+        if self.plan.controller or src not in self.by_agent or dst not in self.by_agent:
+            return None
+        sender, listener = self.by_agent[src], self.by_agent[dst]
+        sent = [at for _, at, left, _ in sender.witnessed if left]
+        first, last = (min(sent), max(sent)) if sent else (sender.started, sender.started)
+        if first < listener.started or last > listener.ended:
+            return dst
+        if self._acquainted[src] != self._acquainted[dst]:
+            for agent in (dst, src):
+                if UNSYNCHRONISED in self.by_agent[agent].problems:
+                    return agent
+        return None
 
     def _agent(self, agent: int, family: int) -> str:
         """Why nothing can be concluded from an agent's silence; empty if it is healthy."""
@@ -83,7 +110,10 @@ class Evidence:
             return f"egress:{plan.agents[src].name}"
         if (plan.agents[src].zone, plan.agents[dst].zone) in self.lost_canaries:
             return f"canary:{plan.agents[dst].name}"
-        return ""
+        if (src, dst) not in self._apart:
+            self._apart[src, dst] = self.apart(src, dst)
+        agent = self._apart[src, dst]
+        return "" if agent is None else f"clock:{plan.agents[agent].name}"
 
     def loss(self, agent: int) -> float:
         """Share of in-zone beacons that an agent did not hear back."""

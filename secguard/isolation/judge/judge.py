@@ -73,7 +73,9 @@ def judge(
         results.result.append(result)
         results.detail.append(detail)
         results.outcome.append(outcome if outcome in {"pass", "unknown"} else "fail")
-    sweeps = judge_sweeps(plan, seen, evidence.lost_canaries) if plan.sweeps else SweepJudgement([], [], {})
+    sweeps = (
+        judge_sweeps(plan, seen, evidence.lost_canaries, evidence.apart) if plan.sweeps else SweepJudgement([], [], {})
+    )
     found, kinds = findings(plan, results, outcomes)
     found += sweeps.findings
     found += strangers(plan, evidence)

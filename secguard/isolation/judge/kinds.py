@@ -45,6 +45,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "health.next-hop": ("next hop silent", "下一跳无应答"),
     "health.beacon": ("beacons lost", "信标丢失"),
     "health.egress": ("probes did not leave", "探测未发出"),
+    "health.clock": ("clocks apart", "时钟不一致"),
     "health.canary": ("canaries lost", "金丝雀丢失"),
     "token.forged": ("forged tokens", "伪造令牌"),
     "token.foreign": ("tokens of another run", "其他批次的令牌"),

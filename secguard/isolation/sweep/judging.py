@@ -11,7 +11,7 @@ Health is proven round by round: an outage of ten seconds makes the probes of th
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -120,8 +120,9 @@ class SweepJudgement:
 class _Ends:
     """The observations, unpacked sweep by sweep."""
 
-    def __init__(self, plan: Plan, seen: Sequence[Seen]) -> None:
+    def __init__(self, plan: Plan, seen: Sequence[Seen], apart: Callable[[int, int], int | None]) -> None:
         self.plan = plan
+        self.apart = apart
         self.by_agent = {item.agent: item.swept for item in seen}
         self._columns = {agent: {item.sweep: item for item in swept.columns} for agent, swept in self.by_agent.items()}
         self._rounds = {agent: {item.number: item for item in swept.rounds} for agent, swept in self.by_agent.items()}
@@ -147,17 +148,23 @@ class _Ends:
         return "" if marks == HEALTHY else "beacon"
 
 
-def judge_sweeps(plan: Plan, seen: Sequence[Seen], lost_canaries: set[tuple[str, str]]) -> SweepJudgement:
+def judge_sweeps(
+    plan: Plan,
+    seen: Sequence[Seen],
+    lost_canaries: set[tuple[str, str]],
+    apart: Callable[[int, int], int | None] = lambda _src, _dst: None,
+) -> SweepJudgement:
     """Judge all sweeps of a plan.
 
     Args:
         plan: the plan.
         seen: checked observations; a missing agent makes what depends on it inconclusive.
         lost_canaries: pairs of zones whose canaries did not arrive throughout.
+        apart: which of two agents (sender, listener) has a clock that does not show that one heard the other; or None.
     """
     import numpy as np
 
-    ends, grids = _Ends(plan, seen), Grids(plan)
+    ends, grids = _Ends(plan, seen, apart), Grids(plan)
     results: list[SweepResult] = []
     tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
     named: dict[tuple[str, str, str, str], _Group] = defaultdict(_Group)
@@ -371,6 +378,9 @@ def _reasons(ends: _Ends, index: int, canaries_lost: bool) -> "dict[str, NDArray
         blame("egress", sweep.src, np.ones(sweep.size, np.bool_) if left is None else ~left)
     if canaries_lost:
         blame("canary", sweep.hearing[0], slice(0, sweep.size))
+    clocks = [ends.apart(sweep.src, agent) for agent in sweep.hearing]
+    if clocks and clocks[0] is not None and None not in clocks:
+        blame("clock", clocks[0], slice(0, sweep.size))
     return found
 
 

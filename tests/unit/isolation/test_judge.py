@@ -6,7 +6,15 @@ import msgspec
 import pytest
 
 from secguard.core import Axis, Outcome, describe
-from secguard.isolation.agent.observations import Answers, Arrivals, Beacons, Observations, Strange, open_observations
+from secguard.isolation.agent.observations import (
+    UNSYNCHRONISED,
+    Answers,
+    Arrivals,
+    Beacons,
+    Observations,
+    Strange,
+    open_observations,
+)
 from secguard.isolation.judge.judge import Judgement, judge
 from secguard.isolation.plan.compiler import compile_plan
 from secguard.isolation.plan.plan import AgentInfo, Plan
@@ -378,3 +386,30 @@ def test_observations_must_be_signed_by_their_agent_and_fit_the_plan() -> None:
         wrong = msgspec.structs.replace(world.seen[A], **change)
         with pytest.raises(FormatError):
             open_observations(wrong.seal(keys[A]), world.plan, "d", public)
+
+
+def _clock_doubts(world: World) -> set[str]:
+    return {item.where for item in world.judge().verdict.findings if item.code == "isolation.health.clock"}
+
+
+def test_by_the_clock_silence_counts_only_where_clocks_are_known() -> None:
+    """`a` reaches `b` by an allowed flow, which shows that both were awake; nothing shows it of `c`."""
+    world = World()
+    assert not _clock_doubts(world)
+    world.seen[C].problems.append(UNSYNCHRONISED)
+    assert _clock_doubts(world) == {"a -> c", "b -> c", "c -> a", "c -> b"}
+    world.plan = msgspec.structs.replace(world.plan, controller="led by orders")
+    assert not _clock_doubts(world)
+    for pair in ((A, C), (C, B)):
+        world = World()
+        world.seen[C].problems.append(UNSYNCHRONISED)
+        world.arrive(world.case(*pair))
+        assert not _clock_doubts(world), "heard once, in either direction"
+
+
+def test_by_the_clock_who_began_at_another_time_heard_nothing() -> None:
+    world = World()
+    for item, began in zip(world.seen, (100, 100, 500), strict=True):
+        item.started, item.ended = began, began + 200
+        item.witnessed = [(0, began + 10, True, ""), (0, began + 150, True, "")]
+    assert _clock_doubts(world) == {"a -> c", "b -> c", "c -> a", "c -> b"}
