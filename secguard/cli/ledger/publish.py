@@ -61,7 +61,10 @@ def key_(ctx: Context) -> Result:
         witnesses = [key.vkey() for key in ws.witnesses().keys]
         origin = ws.ledger.origin
     data = {"origin": origin, "keys": keys, "witnesses": witnesses}
-    return Result(data=data, lines=[*keys, *(f"witness: {key}" for key in witnesses)])
+    if not (ctx.json or ctx.jsonl):  # data, also where stdout is a pipe: add-log ... "$(secguard ledger key)"
+        for key in keys:
+            click.echo(key)
+    return Result(data=data, lines=[f"witness: {key}" for key in witnesses])
 
 
 @command("ledger.export", "export")

@@ -51,7 +51,7 @@ def init_(ctx: Context, *, directory: Path, name: str, key: str, passphrase_file
 @click.argument("directory", type=_FOLDER, metavar="DIR")
 @click.argument("vkey")
 def add_log_(ctx: Context, *, directory: Path, vkey: str) -> Result:
-    """Let the witness know a log by its verifier key (printed by `secguard ledger key`). A running one is restarted."""
+    """Let the witness know a log by its verifier key (printed by `secguard ledger key`); restart a running one."""
     from secguard.ledger import NoteKey
     from secguard.ledger.witness import WitnessHome
 
@@ -59,7 +59,8 @@ def add_log_(ctx: Context, *, directory: Path, vkey: str) -> Result:
     home = WitnessHome.open(directory)
     new = home.add_log(NoteKey.parse(vkey))
     data = {"directory": directory, "added": new, "logs": [key.name for key in home.logs]}
-    return Result(data=data, lines=[f"{directory}: {len(home.logs)} logs" + ("" if new else "; it knew this key")])
+    said = "a witness that runs must be restarted" if new else "it knew this key"
+    return Result(data=data, lines=[f"{directory}: {len(home.logs)} logs; {said}"])
 
 
 @command("ledger.witness.serve", "serve")

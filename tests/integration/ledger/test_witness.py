@@ -215,6 +215,8 @@ def test_tiles_are_served_to_any_client_and_bodies_to_none(place: Path) -> None:
     run("audit", "import", place / "events.jsonl", "-w", site)
     signed = run("ledger", "checkpoint", "-w", site)["data"]
     (key,) = run("ledger", "key", "-w", site)["data"]["keys"]
+    command = [sys.executable, "-m", "secguard", "ledger", "key", "-w", str(site)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{key}\n", "fit for a pipe"
     copy = place / "copy"
     assert run("ledger", "export", copy, "-w", site)["data"]["size"] == signed["size"]
     entries = read_log(lambda path: (copy / path).read_bytes(), key)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from secguard.audit.index.rows import COLUMNS, Row
+from secguard.events.ecs import CATEGORIES, ECS_VERSION
 
 __all__ = ["INDEX_FIELD", "PLACES", "TIME_FIELD", "document_of", "mapping_problems", "row_from"]
 
@@ -47,20 +48,6 @@ _TYPES: dict[str, dict[str, Any]] = {
 _HARMLESS = {"norms", "eager_global_ordinals"}  # parameters of a field that change no answer of ours
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ECS = "9.0.0"
-_CATEGORIES = {
-    "user.logged-in": ("authentication", "start"),
-    "user.logged-out": ("authentication", "end"),
-    "user.changed": ("iam", "change"),
-    "config.changed": ("configuration", "change"),
-    "device.updated": ("configuration", "change"),
-    "video.exported": ("file", "creation"),
-    "video.downloaded": ("file", "creation"),
-    "clip.made": ("file", "creation"),
-    "evidence.exported": ("file", "creation"),
-    "video.deleted": ("file", "deletion"),
-}
-"""ECS `event.category` and `event.type`; all other acts are uses of an interface."""
 
 
 def document_of(row: Row) -> dict[str, Any]:
@@ -69,7 +56,7 @@ def document_of(row: Row) -> dict[str, Any]:
     Raises:
         ValueError, OverflowError: the row's time or digest is none; rows made from events have both.
     """
-    category, kind = _CATEGORIES.get(row.kind, ("api", "access"))
+    category, kind = CATEGORIES.get(row.kind, ("api", "access"))
     denied = row.outcome == "denied"
     people = [name for name in dict.fromkeys((row.actor, row.approver)) if name]
     source = {"address": row.address} if row.address else {}
@@ -78,7 +65,7 @@ def document_of(row: Row) -> dict[str, Any]:
     words = {name: text for name, text in (("reason", row.reason), ("text", row.text)) if text}
     document: dict[str, Any] = {
         "@timestamp": (_EPOCH + timedelta(microseconds=row.time)).isoformat(timespec="microseconds"),
-        "ecs": {"version": _ECS},
+        "ecs": {"version": ECS_VERSION},
         "event": {
             "kind": "event",
             "module": "secguard",
