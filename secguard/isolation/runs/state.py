@@ -65,7 +65,7 @@ class RunState:
             raise RefusedError(
                 "isolation.resume.exists",
                 "an interrupted run is there",
-                hint=f"go on with --resume {folder}, or remove the folder",
+                hint=f"go on with: secguard isolation resume {folder}, or remove the folder",
                 where=str(folder),
             )
         return cls(folder, places, "", output)
