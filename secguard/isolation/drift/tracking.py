@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 
 from secguard.core import FormatError, UsageError, parse_time, rfc3339
-from secguard.isolation.drift.leaks import leaks_of
+from secguard.isolation.drift.leaks import cases_of, leaks_of, words_of
 from secguard.isolation.judge.result import ScanResult
 from secguard.store import open_sqlite, sqlite_failure
 
@@ -24,6 +24,9 @@ _SCHEMA = """\
 CREATE TABLE leak (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE run (id TEXT PRIMARY KEY, at TEXT NOT NULL) STRICT;"""
 _MAX_PROBES = 200
+_ADDRESS = frozenset(".:")
+_SWEPT = "swept"
+"""Stands for what a sweep was seen with: hosts and ports, the address first."""
 
 
 class Tracked(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,8 +137,8 @@ class Tracking:
     def changes(self, result: ScanResult) -> list[Change]:
         """What a scan changes; nothing if it was taken in before, or a later one was.
 
-        A leak is closed by a scan that probed its two zones again, left no case of theirs without an answer, and did
-        not find it.
+        A leak is closed by a scan that sent again what it was seen with, left no case of the two zones without answer,
+        and did not find it.
         """
         with self._guard():
             rows = self._db.execute("SELECT id, at FROM run").fetchall()
@@ -145,6 +148,7 @@ class Tracking:
         whole = {(cell.src, cell.dst) for cell in result.matrix if cell.cases and not cell.unknown}
         try:
             found = leaks_of(result)
+            asked = _asked(result)
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise FormatError("isolation.result.format", f"not a result: {str(error)[:120]}") from error
         made: list[Change] = []
@@ -166,6 +170,9 @@ class Tracking:
             made.append(Change("reopened" if again else "seen", now))
         for name, old in known.items():
             if name not in found and old.state == "open" and (old.src, old.dst) in whole:
+                words = {_SWEPT if _ADDRESS & set(word.split(" ")[0]) else word for word in old.probes}
+                if not words <= asked.get((old.src, old.dst), set()):
+                    continue  # a scan of fewer probes shows nothing of the others
                 shut = msgspec.structs.replace(
                     old, state="closed", closed_at=result.at, closed_by="scan", case="", reason="not found again"
                 )
@@ -199,3 +206,13 @@ class Tracking:
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
+
+
+def _asked(result: ScanResult) -> dict[tuple[str, str], set[str]]:
+    """What a scan sent from zone to zone, in the words of leaks."""
+    pairs: dict[tuple[str, str], set[str]] = {}
+    for case in cases_of(result):
+        pairs.setdefault((case[0], case[1]), set()).update(words_of([case]))
+    for sweep in result.sweeps:
+        pairs.setdefault((str(sweep["src"]), str(sweep["dst"])), set()).add(_SWEPT)
+    return pairs

@@ -9,7 +9,7 @@ from secguard.core import FormatError, UsageError
 from secguard.isolation.drift.leaks import leak_id
 from secguard.isolation.drift.tracking import Tracking
 from secguard.isolation.judge.result import ScanResult, open_result
-from tests.support.isolation_kit import NOW, Leak, make_run
+from tests.support.isolation_kit import NOW, POLICY, Leak, make_run
 
 SSH, DNS = ("c", "a", "tcp", 22), ("b", "a", "udp", 53)
 OPEN = leak_id("c", "a", "leak.open", "")
@@ -78,3 +78,15 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(FormatError):
         Tracking(path)
+
+
+def test_a_scan_of_fewer_probes_closes_nothing_that_it_did_not_ask(
+    tmp_path: Path, scans: dict[str, ScanResult]
+) -> None:
+    run = make_run([], policy=POLICY.replace("tcp: [22, 80]", "tcp: [80]"), at=NOW + DAY)
+    assert run.signer is not None
+    fewer = open_result(run.envelopes["result.json"], [run.signer.public_key()])
+    with Tracking(tmp_path / "findings.db") as file:
+        _take(file, scans["both"])
+        assert _take(file, fewer) == {leak_id("b", "a", "leak.open", ""): "closed"}
+        assert file.find(OPEN).state == "open"
