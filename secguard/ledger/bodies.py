@@ -16,7 +16,7 @@ from secguard.core.errors import FormatError
 from secguard.core.files import atomic_write
 from secguard.ledger.tiles import BUNDLE
 
-__all__ = ["SALT_SIZE", "commit", "commit_many", "leaf_hashes", "pack_bodies", "prune_bodies", "unpack_bodies"]
+__all__ = ["LOST", "SALT_SIZE", "commit", "commit_many", "leaf_hashes", "pack_bodies", "prune_bodies", "unpack_bodies"]
 
 SALT_SIZE = 16
 """Bytes of a salt: 128 fresh random bits an event, so that a deleted body cannot be guessed back."""
@@ -84,6 +84,10 @@ def unpack_bodies(data: bytes, where: str = "") -> tuple[bytes, list[bytes | Non
         if any(salts[at : at + SALT_SIZE]):
             raise FormatError("ledger.body.format", "a pruned body left its salt", where=f"{where} byte {1028 + at}")
     return salts, bodies
+
+
+LOST = "restore it from a backup; `secguard ledger verify` names all that is missing"
+"""What to do where a body file is gone."""
 
 
 def prune_bodies(path: Path, slots: Collection[int]) -> int:

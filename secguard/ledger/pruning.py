@@ -6,7 +6,7 @@ from itertools import groupby
 from secguard.core.errors import FormatError, RefusedError
 from secguard.core.files import translate_os_error
 from secguard.core.progress import Progress, Throttle, silent
-from secguard.ledger.bodies import prune_bodies
+from secguard.ledger.bodies import LOST, prune_bodies
 from secguard.ledger.integrate import integrate, integration_lock, load_state
 from secguard.ledger.journal import Journal
 from secguard.ledger.layout import Layout
@@ -90,8 +90,12 @@ def delete_bodies(layout: Layout, indexes: Sequence[int], progress: Progress = s
             path = layout.bodies / body_path(number)
             try:
                 gone += prune_bodies(path, slots)
+            except FileNotFoundError as error:
+                raise FormatError(
+                    "ledger.body.missing", "a file of bodies is missing", hint=LOST, where=str(path)
+                ) from error
             except OSError as error:
-                raise FormatError("ledger.body.missing", "a file of bodies is missing", where=str(path)) from error
+                raise translate_os_error(error, path) from error
             done += len(slots)
             report(done, len(indexes), "events")
     return gone

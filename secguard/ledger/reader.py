@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from secguard.core.errors import FormatError, RefusedError, UsageError
 from secguard.core.limits import read_bounded
-from secguard.ledger.bodies import SALT_SIZE, commit, unpack_bodies
+from secguard.ledger.bodies import LOST, SALT_SIZE, commit, unpack_bodies
 from secguard.ledger.ids import IdIndex
 from secguard.ledger.integrate import State, event_ids, load_state, open_ids
 from secguard.ledger.journal import Journal, Retired
@@ -118,7 +118,9 @@ class Reader:
         try:
             data = read_bounded(path, MAX_BODY_FILE)
         except UsageError as error:
-            raise FormatError("ledger.body.missing", "a file of bodies is missing", where=str(path)) from error
+            raise FormatError(
+                "ledger.body.missing", "a file of bodies is missing", hint=LOST, where=str(path)
+            ) from error
         self._block = Block(number * BUNDLE, *unpack_bodies(data, str(path)))
         return self._block
 
