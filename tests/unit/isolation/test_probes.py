@@ -469,10 +469,10 @@ def test_hostile_probes_are_told_in_the_report(tight: Plan) -> None:
 
 
 def test_clocks_that_differ_change_no_result(tight: Plan) -> None:
-    """No result compares times of two agents: skewed by hours, the same observations say the same."""
+    """Led by orders, no result compares times of two agents: skewed by hours, the same observations say the same."""
     results = []
     for skew in (0, 3_600_000_000_000, -7_200_000_000_000):
-        run = Run(tight)
+        run = Run(msgspec.structs.replace(tight, controller="led"))
         (case,) = _rows(tight, profile="dns", src=1, dst=0, family=4)
         run.arrive(case)
         run.seen[0].arrivals.time = [at + skew for at in run.seen[0].arrivals.time]
