@@ -123,9 +123,7 @@ def _report(rows: "list[tuple[object, ...]]", verdict: "Verdict") -> "Report":
 
 
 @command("audit.rejected", "rejected")
-@click.option(
-    "--raw", "digest", metavar="SHA256", help="Print the raw bytes of this one; they may hold secrets."
-)
+@click.option("--raw", "digest", metavar="SHA256", help="Print the raw bytes of this one; they may hold secrets.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="The newest so many.")
 def rejected(ctx: Context, *, digest: str | None, limit: int) -> Result | None:
     """List records that were put aside and kept; the ledger holds reason and SHA-256 of each (`record.rejected`)."""
