@@ -4,6 +4,8 @@ SHELL := /bin/sh
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 PYTEST_ARGS ?=
+# Many tests wait for processes: one worker more than there are processors keeps them busy.
+PYTEST_WORKERS ?= $$(($$(nproc) + 1))
 DEMO_ARGS ?=
 
 .PHONY: help demo test lint format bench docs lock clean
@@ -23,7 +25,7 @@ demo: .venv/.run-ready ## Run the main job end to end, on the embedded default
 
 test: .venv/.dev-ready ## Run all tests (as root on Debian it installs the system parts, too)
 	@.ci/install-parts test
-	@$(RUN) pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	@$(RUN) pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/.dev-ready ## ruff, mypy --strict, the floors, module size
 	@$(BIN)/ruff check .
