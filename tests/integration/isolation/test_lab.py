@@ -115,7 +115,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", [name for name in BROKEN if NIGHTLY or name not in {"unplugged", "blackhole route"}])
 def test_broken_is_inconclusive_never_a_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
     action, code = BROKEN[name]
@@ -205,9 +205,9 @@ def test_five_percent_loss_hides_no_leak_and_invents_none() -> None:
     lossy = run_lab("leaky", actions=[action], policy=policy)
     codes = {finding.code for finding in lossy.verdict.findings}
     assert codes >= set(PLANTED)
-    # All probes with a token of one case may get lost while a bare SYN arrives: unknown, and said so.
-    invented = {code for code in codes - set(PLANTED) if not code.startswith("isolation.health.")}
-    assert invented <= {"isolation.case.hint"}
+    # All probes with a token of one case may get lost while a bare SYN arrives or is answered: unknown, and said so.
+    invented = {item.code for item in lossy.verdict.findings if item.outcome is Outcome.FAIL} - set(PLANTED)
+    assert not invented
     tight = run_lab("tight", actions=[action])
     assert "fail" not in tight.columns["outcome"]
 
