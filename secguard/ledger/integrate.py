@@ -37,6 +37,7 @@ __all__ = [
     "catch_up",
     "event_ids",
     "integrate",
+    "integrate_once",
     "integration_lock",
     "load_state",
     "open_ids",
@@ -396,18 +397,31 @@ def write_partials(layout: Layout, state: State, tail: Tail) -> bytes:
     return state.root(hashes)
 
 
+def integrate_once(layout: Layout) -> tuple[int, int]:
+    """Turn what the journal holds now into files, under the lock.
+
+    Returns:
+        Entries in files before and after.
+
+    Raises:
+        SecguardError: see `integrate`.
+    """
+    with integration_lock(layout):
+        state = load_state(layout)
+        before = state.size
+        journal = Journal(layout.journal)
+        try:
+            journal.load(before)
+            integrate(layout, journal, state)
+        finally:
+            journal.close()
+    return before, state.size
+
+
 def catch_up(root: Path) -> int:
     """Integrate until nothing is left, and return the size reached."""
     layout = Layout(root)
     while True:
-        with integration_lock(layout):
-            state = load_state(layout)
-            before = state.size
-            journal = Journal(layout.journal)
-            try:
-                journal.load(state.size)
-                integrate(layout, journal, state)
-            finally:
-                journal.close()
-        if state.size - before < BUNDLE:
-            return state.size
+        before, size = integrate_once(layout)
+        if size - before < BUNDLE:
+            return size

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -16,6 +17,7 @@ from secguard.keys import Algorithm, Signer
 __all__ = [
     "Checkpoint",
     "NoteKey",
+    "VerifierKey",
     "check_name",
     "format_checkpoint",
     "open_checkpoint",
@@ -27,7 +29,6 @@ __all__ = [
 MAX_NOTE = 64 << 10
 """Bytes of a note, signatures included."""
 _MAX_SIGNATURES = 100
-_ED25519 = b"\x01"
 _DASH = "\u2014 "
 
 
@@ -47,8 +48,13 @@ def check_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class NoteKey:
-    """A log's public key and the name it signs under."""
+class VerifierKey:
+    """An Ed25519 public key and the name it signs under; the kind says which type of signature it makes."""
+
+    kind: ClassVar[bytes]
+    _code: ClassVar[str]
+    _what: ClassVar[str]
+    _hint: ClassVar[str] = ""
 
     name: str
     public_key: Ed25519PublicKey
@@ -60,31 +66,40 @@ class NoteKey:
 
     @property
     def key_id(self) -> bytes:
-        """The first four bytes of SHA-256(name || LF || 0x01 || key)."""
-        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.raw).digest()[:4]
+        """The first four bytes of SHA-256(name || LF || kind || key)."""
+        return hashlib.sha256(self.name.encode() + b"\n" + self.kind + self.raw).digest()[:4]
 
     def vkey(self) -> str:
-        """The key as one line of text: `name+id+base64(0x01 || key)`."""
-        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(_ED25519 + self.raw).decode()}"
+        """The key as one line of text: `name+id+base64(kind || key)`."""
+        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(self.kind + self.raw).decode()}"
 
     @classmethod
-    def parse(cls, text: str) -> "NoteKey":
+    def parse(cls, text: str) -> Self:
         """Read what `vkey` writes.
 
         Raises:
-            FormatError: it is no Ed25519 verifier key, or its ID does not match.
+            FormatError: it is no Ed25519 verifier key of this kind, or its ID does not match.
         """
         try:
             name, number, blob = text.strip().split("+", 2)
             data = base64.b64decode(blob, validate=True)
-            if data[:1] != _ED25519:
-                raise ValueError("not an Ed25519 key")
+            if data[:1] != cls.kind:
+                raise ValueError("not a key of this kind")
             key = cls(check_name(name), Ed25519PublicKey.from_public_bytes(data[1:]))
         except (ValueError, UsageError) as error:
-            raise FormatError("ledger.key.format", f"not a note verifier key: {text[:60]!r}") from error
+            raise FormatError(cls._code, f"not {cls._what} verifier key: {text[:60]!r}", hint=cls._hint) from error
         if key.key_id.hex() != number:
-            raise FormatError("ledger.key.format", "the verifier key's ID does not belong to its name and key")
+            raise FormatError(cls._code, "the verifier key's ID does not belong to its name and key")
         return key
+
+
+@dataclass(frozen=True, slots=True)
+class NoteKey(VerifierKey):
+    """A log's public key and the name it signs under (type 0x01)."""
+
+    kind = b"\x01"
+    _code = "ledger.key.format"
+    _what = "a note"
 
 
 @dataclass(frozen=True, slots=True)

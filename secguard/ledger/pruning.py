@@ -7,7 +7,7 @@ from secguard.core.errors import FormatError, RefusedError
 from secguard.core.files import translate_os_error
 from secguard.core.progress import Progress, Throttle, silent
 from secguard.ledger.bodies import LOST, prune_bodies
-from secguard.ledger.integrate import integrate, integration_lock, load_state
+from secguard.ledger.integrate import integrate_once, integration_lock, load_state
 from secguard.ledger.journal import Journal
 from secguard.ledger.layout import Layout
 from secguard.ledger.tiles import BUNDLE, body_path
@@ -53,15 +53,7 @@ def settle_journal(layout: Layout) -> int:
     Raises:
         SecguardError: see `integrate`.
     """
-    with integration_lock(layout):
-        state = load_state(layout)
-        journal = Journal(layout.journal)
-        try:
-            journal.load(state.size)
-            integrate(layout, journal, state)
-        finally:
-            journal.close()
-    return state.size
+    return integrate_once(layout)[1]
 
 
 def delete_bodies(layout: Layout, indexes: Sequence[int], progress: Progress = silent) -> int:

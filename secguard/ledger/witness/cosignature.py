@@ -1,22 +1,19 @@
 """Cosignatures of checkpoints (C2SP tlog-cosignature, Ed25519): a key, a time, and what was seen at that time."""
 
 import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secguard.core.errors import FormatError, RefusedError, UsageError
 from secguard.keys import Algorithm, Signer
-from secguard.ledger.note import NoteKey, check_name, read_note
+from secguard.ledger.note import NoteKey, VerifierKey, check_name, read_note
 
 __all__ = ["Cosignature", "WitnessKey", "add_cosignatures", "cosign", "cosignatures", "parse_verifier"]
 
-_TYPE = b"\x04"
 _DASH = "\u2014 "
 _SIGNATURE = 4 + 8 + 64
 _LATEST = 253402300799
@@ -24,48 +21,13 @@ _LATEST = 253402300799
 
 
 @dataclass(frozen=True, slots=True)
-class WitnessKey:
-    """A witness's public key and the name it cosigns under."""
+class WitnessKey(VerifierKey):
+    """A witness's public key and the name it cosigns under (type 0x04)."""
 
-    name: str
-    public_key: Ed25519PublicKey
-
-    @property
-    def raw(self) -> bytes:
-        """The 32 bytes of the key."""
-        return self.public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-
-    @property
-    def key_id(self) -> bytes:
-        """The first four bytes of SHA-256(name || LF || 0x04 || key)."""
-        return hashlib.sha256(self.name.encode() + b"\n" + _TYPE + self.raw).digest()[:4]
-
-    def vkey(self) -> str:
-        """The key as one line of text: `name+id+base64(0x04 || key)`."""
-        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(_TYPE + self.raw).decode()}"
-
-    @classmethod
-    def parse(cls, text: str) -> "WitnessKey":
-        """Read what `vkey` writes.
-
-        Raises:
-            FormatError: it is no Ed25519 cosigner's verifier key, or its ID does not match.
-        """
-        try:
-            name, number, blob = text.strip().split("+", 2)
-            data = base64.b64decode(blob, validate=True)
-            if data[:1] != _TYPE:
-                raise ValueError("not an Ed25519 cosigner key")
-            key = cls(check_name(name), Ed25519PublicKey.from_public_bytes(data[1:]))
-        except (ValueError, UsageError) as error:
-            raise FormatError(
-                "ledger.witness.key",
-                f"not a witness's verifier key: {text[:60]!r}",
-                hint="name+id+base64, of signature type 4",
-            ) from error
-        if key.key_id.hex() != number:
-            raise FormatError("ledger.witness.key", "the verifier key's ID does not belong to its name and key")
-        return key
+    kind = b"\x04"
+    _code = "ledger.witness.key"
+    _what = "a witness's"
+    _hint = "name+id+base64, of signature type 4"
 
 
 def parse_verifier(text: str) -> WitnessKey | NoteKey:
