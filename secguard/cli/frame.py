@@ -103,6 +103,14 @@ class Context:
             return None
         return Workspace.find(self.workspace_option)
 
+    def say(self, en: str, zh: str) -> str:
+        """The one of two texts that is in the language that was asked for."""
+        return zh if self.lang == "zh" else en
+
+    def heads(self, *columns: tuple[str, str]) -> list[str]:
+        """Heads of a table, each given in English and Chinese."""
+        return [self.say(*column) for column in columns]
+
     def progress(self, title: str) -> Progress:
         """A callback that draws a bar on a terminal's stderr, or says nothing (quiet, piped)."""
         if self.quiet or not sys.stderr.isatty():

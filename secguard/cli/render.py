@@ -14,7 +14,7 @@ from secguard.cli.frame import Context, Result, Table
 from secguard.core.clock import rfc3339
 from secguard.core.findings import describe, hint
 from secguard.core.progress import Progress, Throttle
-from secguard.core.verdict import Finding, Outcome
+from secguard.core.verdict import Axis, Finding, Outcome
 
 __all__ = ["bar", "finding_document", "plain", "set_logging", "show", "write_json"]
 
@@ -110,10 +110,11 @@ def _write_report(context: Context, result: Result) -> None:
         raise UsageError("cli.report.none", "this command makes no report", hint="leave out --report")
     write_report(context.report, result.report(context.lang), context.lang)
     if not context.quiet:
-        click.echo(f"report: {context.report}", err=True)
+        click.echo(context.say(f"report: {context.report}", f"报告：{context.report}"), err=True)
 
 
 def _show_people(context: Context, result: Result) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -131,13 +132,21 @@ def _show_people(context: Context, result: Result) -> None:
         if advice := hint(item, context.lang):
             console.print(f"     [dim]{escape(advice)}[/]")
     if len(result.findings) > _MAX_SHOWN:
-        console.print(f"... and {len(result.findings) - _MAX_SHOWN} more; --json shows all")
+        more = len(result.findings) - _MAX_SHOWN
+        console.print(context.say(f"... and {more} more; --json shows all", f"……另有 {more} 项；--json 显示全部"))
     for axis, outcome in result.axes.items():
-        console.print(f"  {axis:<14}[{_STYLE[outcome]}]{words[outcome]}[/]")
+        name = _axis_word(axis) if context.lang == "zh" else axis.value
+        console.print(f"  {name}{' ' * (14 - cell_len(name))}[{_STYLE[outcome]}]{words[outcome]}[/]")
     for line in result.lines:
         console.print(escape(line))
     if result.outcome is not None:
         console.print(f"[{_STYLE[result.outcome]}]{words[result.outcome]}[/]")
+
+
+def _axis_word(axis: Axis) -> str:
+    from secguard.report.words import AXES
+
+    return AXES[axis].zh
 
 
 def _show_table(console: Any, make: Any, table: Table) -> None:

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["import_"]
 
+_COLUMNS = (
+    ("file", "文件"),
+    ("lines", "行数"),
+    ("recorded", "新记录"),
+    ("duplicates", "重复"),
+    ("rejected", "搁置"),
+)
+
 
 @command("audit.import", "import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.jsonl...")
@@ -53,7 +61,7 @@ def import_(ctx: Context, *, files: tuple[Path, ...], encoding: str, case: str, 
         try:
             catch_up(ws.index, ws.ledger, ctx.progress("indexing"))
         except SystemPartError as error:  # what is in the ledger is in; the index follows when it can
-            behind = f"not searchable yet: {error}"
+            behind = ctx.say(f"not searchable yet: {error}", f"暂时无法检索：{error}")
         position, size = ws.index.position, ws.ledger.size
     findings = [item for one in done for item in one.findings()]
     counts = ("lines", "recorded", "duplicates", "rejected")
@@ -69,9 +77,12 @@ def import_(ctx: Context, *, files: tuple[Path, ...], encoding: str, case: str, 
         outcome=outcome,
         axes={Axis.COMPLETENESS: outcome},
         findings=findings,
-        tables=[Table("", ("file", *counts), table)],
+        tables=[Table("", ctx.heads(*_COLUMNS), table)],
         lines=[
-            f"{one.file}: all {one.lines} events were in the ledger before; nothing was added"
+            ctx.say(
+                f"{one.file}: all {one.lines} events were in the ledger before; nothing was added",
+                f"{one.file}：{one.lines} 条事件此前均已入账，本次没有新增",
+            )
             for one in done
             if one.lines and one.duplicates == one.lines
         ]
@@ -84,13 +95,7 @@ def _import_report(table: "Sequence[tuple[str | int, ...]]", findings: Sequence[
     from secguard.report import Findings, Report, Text
     from secguard.report import Table as ReportTable
 
-    heads = (
-        Text("file", "文件"),
-        Text("lines", "行数"),
-        Text("recorded", "新记录"),
-        Text("duplicates", "重复"),
-        Text("rejected", "搁置"),
-    )
+    heads = [Text(en, zh) for en, zh in _COLUMNS]
     return Report(
         Text("Import of access events", "访问事件导入"),
         [ReportTable(Text("Files", "文件"), heads, table), Findings(findings)],

@@ -74,8 +74,8 @@ def _run(ctx: Context, passphrase_file: Path | None) -> Result:
     def ready(places: dict[str, list[str]]) -> None:
         if not ctx.quiet:
             for name, where in places.items():
-                click.echo(f"{name}: {', '.join(where) or '(no file yet)'}", err=True)
-            click.echo("collecting; stop with Ctrl-C", err=True)
+                click.echo(f"{name}: {', '.join(where) or ctx.say('(no file yet)', '（尚无文件）')}", err=True)
+            click.echo(ctx.say("collecting; stop with Ctrl-C", "正在采集；按 Ctrl-C 停止"), err=True)
             sys.stderr.flush()
 
     with ctx.workspace() as ws:
@@ -89,8 +89,8 @@ def _run(ctx: Context, passphrase_file: Path | None) -> Result:
         sources = asyncio.run(main())
     return Result(
         data={"sources": sources},
-        tables=[Table("", [en for en, _ in _COLUMNS], [_row(item) for item in sources])],
-        lines=["stopped; all that was taken in is recorded"],
+        tables=[Table("", ctx.heads(*_COLUMNS), [_row(item) for item in sources])],
+        lines=[ctx.say("stopped; all that was taken in is recorded", "已停止；已接收的记录均已入账")],
     )
 
 
@@ -107,7 +107,7 @@ def _status(ctx: Context) -> Result:
     return Result.of(
         verdict,
         data={"service": said},
-        tables=[Table("", [en if ctx.lang == "en" else zh for en, zh in _COLUMNS], rows)] if rows else (),
+        tables=[Table("", ctx.heads(*_COLUMNS), rows)] if rows else (),
         report=lambda _: _report(rows, verdict),
     )
 
@@ -146,8 +146,13 @@ def rejected(ctx: Context, *, digest: str | None, limit: int) -> Result | None:
     names = ("received", "source", "size", "sha256")
     return Result(
         data={"records": [dict(zip(names, row, strict=True)) for row in rows]},
-        tables=[Table("", names, rows)],
-        lines=[f"{len(rows)} records; why: secguard audit search kind:record.rejected"],
+        tables=[Table("", ctx.heads(*zip(names, ("接收时间", "来源", "字节数", "SHA-256"), strict=True)), rows)],
+        lines=[
+            ctx.say(
+                f"{len(rows)} records; why: secguard audit search kind:record.rejected",
+                f"{len(rows)} 条搁置记录；原因见：secguard audit search kind:record.rejected",
+            )
+        ],
     )
 
 
@@ -173,7 +178,15 @@ def _add(ctx: Context, *, name: str, source: str, out: Path) -> Result:
             name, source, out, recorder=ws.ledger, clock=ws.clock, actor=ws.actor()
         )
     data = {"name": made.name, "source": made.source, "created": made.created, "out": out}
-    return Result(data=data, lines=[f"{out}: token for {name}; send it as `Authorization: Bearer ...`"])
+    return Result(
+        data=data,
+        lines=[
+            ctx.say(
+                f"{out}: token for {name}; send it as `Authorization: Bearer ...`",
+                f"{out}：{name} 的令牌；请求头写 `Authorization: Bearer ...`",
+            )
+        ],
+    )
 
 
 @command("audit.token", "list")
@@ -185,8 +198,9 @@ def _list(ctx: Context) -> Result:
         tokens = Tokens(ws.state / "audit" / "tokens.json").all()
     rows = [(item.name, item.source, item.created) for item in tokens]
     names = ("name", "source", "created")
+    heads = ctx.heads(*zip(names, ("名称", "来源", "创建时间"), strict=True))
     return Result(
-        data={"tokens": [dict(zip(names, row, strict=True)) for row in rows]}, tables=[Table("", names, rows)]
+        data={"tokens": [dict(zip(names, row, strict=True)) for row in rows]}, tables=[Table("", heads, rows)]
     )
 
 
@@ -200,7 +214,10 @@ def _withdraw(ctx: Context, *, name: str) -> Result:
         gone = Tokens(ws.state / "audit" / "tokens.json").withdraw(
             name, recorder=ws.ledger, clock=ws.clock, actor=ws.actor()
         )
-    return Result(data={"name": gone.name, "source": gone.source}, lines=[f"withdrawn: {gone.name}"])
+    return Result(
+        data={"name": gone.name, "source": gone.source},
+        lines=[ctx.say(f"withdrawn: {gone.name}", f"已撤销：{gone.name}")],
+    )
 
 
 for _command in (_add, _list, _withdraw):

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["index", "reconcile", "reindex"]
 
+_COUNTS = (
+    ("size", "账本事件数"),
+    ("position", "已索引事件数"),
+    ("missing", "缺失行"),
+    ("extra", "多余行"),
+    ("altered", "被改动行"),
+)
+
 
 @command("audit.index", "index")
 @click.option("--follow", is_flag=True, help="Go on until SIGTERM or SIGINT; outages are waited for.")
@@ -30,7 +38,10 @@ def index(ctx: Context, *, follow: bool) -> Result:
         else:
             position, size = ws.catch_up(ctx.progress("indexing")), ws.ledger.size
             position = ws.index.position
-    return Result(data={"position": position, "size": size}, lines=[f"index {position} of {size} events"])
+    return Result(
+        data={"position": position, "size": size},
+        lines=[ctx.say(f"index {position} of {size} events", f"账本 {size} 条事件中已索引 {position} 条")],
+    )
 
 
 def _follow(ctx: Context, workspace: "Workspace") -> None:
@@ -43,7 +54,10 @@ def _follow(ctx: Context, workspace: "Workspace") -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if not ctx.quiet:
-        click.echo(f"following {workspace.ledger.origin}; stop with Ctrl-C", err=True)
+        origin = workspace.ledger.origin
+        click.echo(
+            ctx.say(f"following {origin}; stop with Ctrl-C", f"正在跟随 {origin} 建索引；按 Ctrl-C 停止"), err=True
+        )
     follow(workspace, stop)
 
 
@@ -70,7 +84,7 @@ def reconcile(ctx: Context) -> Result:
     return Result.of(
         done.verdict,
         data={**counts, "recorded": done.recorded, "witnesses": done.witnesses},
-        tables=[Table("", tuple(counts), [tuple(counts.values())])],
+        tables=[Table("", ctx.heads(*_COUNTS), [tuple(counts.values())])],
         report=lambda _: _reconcile_report(done),
     )
 
@@ -107,5 +121,5 @@ def reindex(ctx: Context) -> Result:
     return Result(
         data={"events": count, "position": position, "size": size},
         outcome=Outcome.PASS,
-        lines=[f"{count} events indexed"],
+        lines=[ctx.say(f"{count} events indexed", f"已索引 {count} 条事件")],
     )

@@ -70,7 +70,15 @@ def report(
         (name, *(counts[group] for group in ("watched", "searched", "taken", "deleted", "controlled", "missing")))
         for name, counts in list(found.by_actor().items())[:20]
     ]
-    heads = ("person", "watched", "searched", "taken", "deleted", "controlled", "no case or approver")
+    heads = ctx.heads(
+        ("person", "人员"),
+        ("watched", "观看"),
+        ("searched", "检索"),
+        ("taken", "调取"),
+        ("deleted", "删除"),
+        ("controlled", "控制"),
+        ("no case or approver", "缺案件编号或批准人"),
+    )
     return Result(
         data={
             "total": len(found.rows),
@@ -88,8 +96,14 @@ def report(
         findings=found.findings,
         tables=[Table("", heads, people)] if people else (),
         lines=[
-            f"{len(found.rows)} accesses, {len(found.exceptions)} without case number or approver",
-            f"ledger: {found.size} events, {found.pruned} deleted by retention",
+            ctx.say(
+                f"{len(found.rows)} accesses, {len(found.exceptions)} without case number or approver",
+                f"访问 {len(found.rows)} 次，其中 {len(found.exceptions)} 次缺案件编号或批准人",
+            ),
+            ctx.say(
+                f"ledger: {found.size} events, {found.pruned} deleted by retention",
+                f"账本共 {found.size} 条事件，其中 {found.pruned} 条已按留存策略删除",
+            ),
         ],
         jsonl=rows_as_json(found),
         report=lambda _: access_report(found),

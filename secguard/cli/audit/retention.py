@@ -42,7 +42,7 @@ def prune(ctx: Context, *, dry_run: bool, approver: str, case: str, reason: str,
         if dry_run:
             plan = plan_prune(ws.ledger, policy, ws.clock.now(), bar)
             data = {**_facts(plan), "policy": policy.digest, "deleted": 0, "dry_run": True}
-            return _result(plan, data, findings, "would be deleted")
+            return _result(ctx, plan, data, findings)
         done = delete(
             ws.ledger,
             ws.index,
@@ -66,7 +66,7 @@ def prune(ctx: Context, *, dry_run: bool, approver: str, case: str, reason: str,
         "records": list(done.records),
         "dry_run": False,
     }
-    return _result(done.plan, data, [*findings, *done.findings], "deleted")
+    return _result(ctx, done.plan, data, [*findings, *done.findings])
 
 
 def _facts(plan: "Plan") -> dict[str, object]:
@@ -83,18 +83,32 @@ def _facts(plan: "Plan") -> dict[str, object]:
     }
 
 
-def _result(plan: "Plan", data: dict[str, object], findings: list[Finding], verb: str) -> Result:
-    count = len(plan.expired) + len(plan.unfinished)
+def _result(ctx: Context, plan: "Plan", data: dict[str, object], findings: list[Finding]) -> Result:
+    count, held = len(plan.expired) + len(plan.unfinished), sum(plan.held.values())
+    en, zh = ("would be deleted", "将删除") if data["dry_run"] else ("deleted", "已删除")
     unknown = any(item.outcome is Outcome.UNKNOWN for item in findings)
-    lines = [f"{count} of {plan.size} events {verb}; {sum(plan.held.values())} are kept by {len(plan.held)} holds"]
+    lines = [
+        ctx.say(
+            f"{count} of {plan.size} events {en}; {held} are kept by {len(plan.held)} holds",
+            f"账本 {plan.size} 条事件中{zh} {count} 条；{held} 条到期事件因 {len(plan.held)} 项封存而保留",
+        )
+    ]
     if plan.unfinished:
-        lines.append(f"{len(plan.unfinished)} of them an earlier run had recorded and not finished")
+        rest = len(plan.unfinished)
+        lines.append(
+            ctx.say(
+                f"{rest} of them an earlier run had recorded and not finished",
+                f"其中 {rest} 条为上次中断的清理：已登记、未删完",
+            )
+        )
     return Result(
         data=data,
         outcome=Outcome.UNKNOWN if unknown else Outcome.PASS,
         axes={Axis.COMPLETENESS: Outcome.UNKNOWN} if unknown else {},
         findings=findings,
-        tables=[Table("", ("kind", "events"), list(plan.kinds.items()))] if plan.kinds else (),
+        tables=[Table("", ctx.heads(("kind", "操作"), ("events", "事件数")), list(plan.kinds.items()))]
+        if plan.kinds
+        else (),
         lines=lines,
     )
 
@@ -146,7 +160,11 @@ def add(
             approver=approver,
             zone=int(offset.total_seconds() // 60) if offset else 0,
         )
-    return Result(data={"hold": made}, lines=[f"{made.id}: {made.query} is kept for case {made.case}"])
+    line = ctx.say(
+        f"{made.id}: {made.query} is kept for case {made.case}",
+        f"{made.id}：符合 {made.query} 的事件已为案件 {made.case} 封存",
+    )
+    return Result(data={"hold": made}, lines=[line])
 
 
 @command("audit.hold.release", "release")
@@ -160,7 +178,7 @@ def release(ctx: Context, *, name: str, approver: str, case: str, reason: str, y
     del yes, case  # the hold's own case is recorded
     with ctx.workspace() as ws:
         ended = release_hold(ws.ledger, ws.clock, ws.actor(), name, reason=reason, approver=approver)
-    return Result(data={"hold": ended}, lines=[f"{ended.id}: released"])
+    return Result(data={"hold": ended}, lines=[ctx.say(f"{ended.id}: released", f"{ended.id}：已解除封存")])
 
 
 @command("audit.hold.list", "list")
@@ -171,11 +189,20 @@ def list_(ctx: Context, *, everything: bool) -> Result:
 
     with ctx.workspace() as ws:
         holds = [one for one in read_holds(ws.ledger) if everything or one.released is None]
-    columns = ("hold", "case", "query", "since", "by", "approver", "reason", "released")
+    columns = ctx.heads(
+        ("hold", "封存编号"),
+        ("case", "案件号"),
+        ("query", "封存范围"),
+        ("since", "起始时间"),
+        ("by", "操作人"),
+        ("approver", "批准人"),
+        ("reason", "事由"),
+        ("released", "解除时间"),
+    )
     return Result(
         data={"holds": holds},
         tables=[Table("", columns, [_row(one) for one in holds])] if holds else (),
-        lines=[f"{len(holds)} holds"],
+        lines=[ctx.say(f"{len(holds)} holds", f"共 {len(holds)} 项封存")],
     )
 
 

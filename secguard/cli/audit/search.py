@@ -31,6 +31,16 @@ _COLUMNS = (
     ("outcome", "结果"),
     ("reason", "事由"),
 )
+_COUNTED = {
+    **dict(_COLUMNS),
+    "role": "角色",
+    "org": "单位",
+    "address": "地址",
+    "approver": "批准人",
+    "hour": "小时",
+    "day": "日期",
+    "month": "月份",
+}
 _BAR = 40
 
 
@@ -122,12 +132,11 @@ def _events(  # noqa: PLR0917 - what one answer says
     ctx: Context, reach: "Reach", hits: "Sequence[Hit]", following: str | None, origin: str, made: datetime
 ) -> Result:
     documents = [hit.document() for hit in hits]
-    heads = [column[0 if ctx.lang == "en" else 1] for column in _COLUMNS]
     result = Result(
         data={**reach.facts(), "hits": documents, "next": following},
         outcome=reach.outcome,
         findings=reach.findings,
-        tables=[Table("", heads, _rows(hits))] if hits else (),
+        tables=[Table("", ctx.heads(*_COLUMNS), _rows(hits))] if hits else (),
         lines=[_reach(reach, len(hits), following, ctx.lang)],
         report=lambda _: _search_report(reach, hits, origin, made),
     )
@@ -185,12 +194,12 @@ def _counts(ctx: Context, counts: "Counts", origin: str, made: datetime) -> Resu
     lines = [_reach(counts, shown, None, ctx.lang)]
     more = counts.distinct - len(counts.groups)
     if more > 0:
-        lines.insert(0, f"... {more}" if ctx.lang == "zh" else f"{more} more values; --limit shows more")
+        lines.insert(0, ctx.say(f"{more} more values; --limit shows more", f"另有 {more} 个取值；用 --limit 显示更多"))
     result = Result(
         data={**counts.facts(), "by": counts.by, "distinct": counts.distinct, "groups": groups},
         outcome=counts.outcome,
         findings=counts.findings,
-        tables=[Table("", (counts.by, "事件数" if ctx.lang == "zh" else "events", ""), rows)] if rows else (),
+        tables=[Table("", (_by(counts, ctx.lang), ctx.say("events", "事件数"), ""), rows)] if rows else (),
         lines=lines,
         report=lambda _: _counts_report(counts, origin, made),
     )
@@ -215,6 +224,11 @@ def _reach(reach: "Reach", shown: int, following: str | None, lang: str) -> str:
     more = f"; next page: --after {following}" if following else ""
     known = f"index {reach.position} of {reach.size} events, {signed}"
     return f"{reach.total} events match, {shown} shown; {known}{more}"
+
+
+def _by(counts: "Counts", lang: str) -> str:
+    """What was counted by."""
+    return _COUNTED.get(counts.by, counts.by) if lang == "zh" else counts.by
 
 
 def _facts(reach: "Reach", origin: str) -> "list[tuple[Any, Any]]":
@@ -250,7 +264,7 @@ def _counts_report(counts: "Counts", origin: str, made: datetime) -> "Report":
     from secguard.report import BarPlot, Code, Findings, Report, Text
     from secguard.report import Table as ReportTable
 
-    heads = [Text(counts.by, counts.by), Text("events", "事件数")]
+    heads = [Text(counts.by, _by(counts, "zh")), Text("events", "事件数")]
     bars = [(value or "-", count) for value, count in counts.groups[:60]]
     return Report(
         Text("Access events, counted", "访问事件统计"),

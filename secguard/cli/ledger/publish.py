@@ -34,11 +34,15 @@ def checkpoint_(ctx: Context, *, passphrase_file: Path | None, no_witness: bool)
         signed = parse_checkpoint(note)
         anchor = ws.ledger.anchor
     data = {"origin": signed.origin, "size": signed.size, "root": signed.root, "anchor": anchor, "note": note.decode()}
-    line = f"{signed.origin}: {signed.size} entries signed, root {signed.root.hex()[:16]}…"
-    return cosigned_result(asked, data, line) if asked is not None else Result(data=data, lines=[line])
+    root = signed.root.hex()[:16]
+    line = ctx.say(
+        f"{signed.origin}: {signed.size} entries signed, root {root}…",
+        f"{signed.origin}：已签名 {signed.size} 个条目，根哈希 {root}…",
+    )
+    return cosigned_result(ctx, asked, data, line) if asked is not None else Result(data=data, lines=[line])
 
 
-def cosigned_result(asked: "Cosigned", data: dict[str, object], line: str) -> Result:
+def cosigned_result(ctx: Context, asked: "Cosigned", data: dict[str, object], line: str) -> Result:
     """Who cosigned, and why others did not."""
     outcomes = {item.outcome for item in asked.findings}
     outcome = next((one for one in (Outcome.FAIL, Outcome.UNKNOWN) if one in outcomes), Outcome.PASS)
@@ -48,7 +52,7 @@ def cosigned_result(asked: "Cosigned", data: dict[str, object], line: str) -> Re
         data={**data, "cosignatures": cosigned},
         outcome=outcome,
         findings=asked.findings,
-        tables=[Table("", ("cosigned by", "at"), rows)] if rows else (),
+        tables=[Table("", ctx.heads(("cosigned by", "联署的见证方"), ("at", "联署时间")), rows)] if rows else (),
         lines=[line],
     )
 
@@ -64,7 +68,7 @@ def key_(ctx: Context) -> Result:
     if not (ctx.json or ctx.jsonl):  # data, also where stdout is a pipe: add-log ... "$(secguard ledger key)"
         for key in keys:
             click.echo(key)
-    return Result(data=data, lines=[f"witness: {key}" for key in witnesses])
+    return Result(data=data, lines=[ctx.say(f"witness: {key}", f"见证方：{key}") for key in witnesses])
 
 
 @command("ledger.export", "export")
@@ -81,5 +85,10 @@ def export_(ctx: Context, directory: Path) -> Result:
         done = export_log(ws.state / "ledger", directory, ctx.progress("exporting"))
     return Result(
         data={"directory": directory, "size": done.size, "written": done.written},
-        lines=[f"{directory}: {done.size} entries, {done.written} files written"],
+        lines=[
+            ctx.say(
+                f"{directory}: {done.size} entries, {done.written} files written",
+                f"{directory}：共 {done.size} 个条目，写入 {done.written} 个文件",
+            )
+        ],
     )

@@ -69,8 +69,11 @@ def prove_(ctx: Context, *, event: str, output: Path, passphrase_file: Path | No
         record = log.event(index)
     atomic_write(output, receipt)
     data = {"file": output, "index": index, "event_id": record.id, "bytes": len(receipt)}
-    line = f"{output}: entry {index}, {record.kind} {record.subject}"
-    return cosigned_result(asked, data, line) if asked is not None else Result(data=data, lines=[line])
+    line = ctx.say(
+        f"{output}: entry {index}, {record.kind} {record.subject}",
+        f"{output}：条目 {index}，{record.kind} {record.subject}",
+    )
+    return cosigned_result(ctx, asked, data, line) if asked is not None else Result(data=data, lines=[line])
 
 
 def _cosigned(ws: "Workspace") -> "Cosigned | None":
@@ -162,16 +165,22 @@ def check_receipt_(
                 default.append(Axis.COMPLETENESS)
                 examined.add(Axis.COMPLETENESS)
             rows = [
-                ("event", event.id),
-                ("kind", event.kind),
-                ("time (claimed)", rfc3339(event.time)),
-                ("actor", f"{event.actor.name} ({event.actor.assurance})"),
-                ("subject", event.subject),
-                ("case", event.case),
-                ("entry", f"{checked.index} of {checked.size} in {origin}"),
-                *((f"cosigned by {item.name}", rfc3339(item.time)) for item in given),
+                (ctx.say("event", "事件编号"), event.id),
+                (ctx.say("kind", "操作"), event.kind),
+                (ctx.say("time (claimed)", "时间（来源自述）"), rfc3339(event.time)),
+                (ctx.say("actor", "用户"), f"{event.actor.name} ({event.actor.assurance})"),
+                (ctx.say("subject", "对象"), event.subject),
+                (ctx.say("case", "案件号"), event.case),
+                (
+                    ctx.say("entry", "账本条目"),
+                    ctx.say(
+                        f"{checked.index} of {checked.size} in {origin}",
+                        f"{origin} 共 {checked.size} 条，序号 {checked.index}",
+                    ),
+                ),
+                *((ctx.say("cosigned by", "联署") + f" {item.name}", rfc3339(item.time)) for item in given),
             ]
-            tables.append(Table("", ("the receipt proves", ""), rows))
+            tables.append(Table("", (ctx.say("the receipt proves", "回执所证明的事项"), ""), rows))
     except RefusedError as error:
         findings.append(finding("ledger.receipt.invalid", str(file), reason=error.message))
     verdict = judge(str(file), at, examined=examined, findings=findings, default=default)

@@ -36,15 +36,16 @@ def init_(ctx: Context, *, directory: Path, name: str, key: str, passphrase_file
     from secguard.keys import find_passphrase
     from secguard.ledger.witness import WitnessHome
 
-    del ctx
     passphrase = None if clear else find_passphrase(passphrase_file)
     home = WitnessHome.create(directory, name, passphrase, key)
     request = directory / "witness.csr"
-    lines = [f"key: {home.verifier(passphrase).vkey()}"]
+    vkey = home.verifier(passphrase).vkey()
+    lines = [ctx.say(f"key: {vkey}", f"公钥：{vkey}")]
     if not key.startswith("pkcs11:"):
         atomic_write(request, home.request(passphrase))
-        lines.append(f"to be certified: secguard identity issue {name} --profile witness --csr {request}")
-    return Result(data={"directory": directory, "name": name, "key": home.verifier(passphrase).vkey()}, lines=lines)
+        command = f"secguard identity issue {name} --profile witness --csr {request}"
+        lines.append(ctx.say(f"to be certified: {command}", f"申请证书：{command}"))
+    return Result(data={"directory": directory, "name": name, "key": vkey}, lines=lines)
 
 
 @command("ledger.witness.add-log", "add-log")
@@ -55,12 +56,15 @@ def add_log_(ctx: Context, *, directory: Path, vkey: str) -> Result:
     from secguard.ledger import NoteKey
     from secguard.ledger.witness import WitnessHome
 
-    del ctx
     home = WitnessHome.open(directory)
     new = home.add_log(NoteKey.parse(vkey))
     data = {"directory": directory, "added": new, "logs": [key.name for key in home.logs]}
-    said = "a witness that runs must be restarted" if new else "it knew this key"
-    return Result(data=data, lines=[f"{directory}: {len(home.logs)} logs; {said}"])
+    count = len(home.logs)
+    line = ctx.say(
+        f"{directory}: {count} logs; {'a witness that runs must be restarted' if new else 'it knew this key'}",
+        f"{directory}：共登记 {count} 个日志；{'正在运行的见证服务须重启' if new else '该密钥此前已登记'}",
+    )
+    return Result(data=data, lines=[line])
 
 
 @command("ledger.witness.serve", "serve")
@@ -94,7 +98,7 @@ def serve_(
 
     def announce(url: str) -> None:
         if not ctx.quiet:
-            click.echo(f"witness: {url}", err=True)
+            click.echo(ctx.say(f"witness: {url}", f"见证方：{url}"), err=True)
 
     serve_witness(
         directory,
@@ -104,7 +108,7 @@ def serve_(
         tls=(certificate, certificate_key) if certificate is not None and certificate_key is not None else None,
         announce=announce,
     )
-    return Result(lines=["stopped"])
+    return Result(lines=[ctx.say("stopped", "已停止")])
 
 
 @command("ledger.witness.ask", "ask")
@@ -119,8 +123,9 @@ def ask_(ctx: Context) -> Result:
         if not ws.config.ledger.witnesses:
             raise UsageError("ledger.witness.unconfigured", "no witness is configured", hint="[[ledger.witnesses]]")
         asked = ws.ask_witnesses()
-    line = f"{len(asked.cosignatures)} of {len(ws.config.ledger.witnesses)} witnesses have cosigned"
-    return cosigned_result(asked, {"note": asked.note.decode()}, line)
+    given, all_ = len(asked.cosignatures), len(ws.config.ledger.witnesses)
+    line = ctx.say(f"{given} of {all_} witnesses have cosigned", f"{all_} 个见证方中已有 {given} 个联署")
+    return cosigned_result(ctx, asked, {"note": asked.note.decode()}, line)
 
 
 for _command in (init_, add_log_, serve_, ask_):
