@@ -13,13 +13,13 @@ from cryptography import x509
 from loguru import logger
 
 from secguard.core import SecguardError
+from secguard.core.listening import listen
 from secguard.isolation.agent.app import Door, agent_app
 from secguard.isolation.agent.credentials import fingerprint
 from secguard.isolation.agent.peer import private_pem, server_context
 from secguard.keys import load_signer
 from secguard.service.gate import Gate
 from secguard.service.network import parse_place
-from secguard.service.office import listen
 from secguard.trust import chain_pem, read_certificates
 
 if TYPE_CHECKING:

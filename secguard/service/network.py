@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secguard.core import UsageError
+from secguard.core.listening import listen
 from secguard.service.gate import Gate
-from secguard.service.office import Office, listen
+from secguard.service.office import Office
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -1,6 +1,6 @@
 """Enrolment in two processes: this one certifies and holds the CA keys, another one (`front`) talks to devices.
 
-The listening sockets are opened here and stay open, so that connections wait while a front that has crashed is started
+The listening sockets are handed in and stay open, so that connections wait while a front that has crashed is started
 again. What the front has asked for while one batch was on its way makes the next.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from secguard.identity.enrol.registrar import Desk
     from secguard.workspace import Workspace
 
-__all__ = ["Office", "listen"]
+__all__ = ["Office"]
 
 _BATCH = 256
 _START_SECONDS = 60
@@ -33,37 +33,6 @@ _STOP_SECONDS = 20
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 _SECRET = ("SECGUARD_PASSPHRASE_FILE", "CREDENTIALS_DIRECTORY")
 _LONG = 30.0  # a front that has served so long may start again at once
-
-
-def listen(host: str, port: int, where: str) -> list[socket.socket]:
-    """Listen on all addresses of a host; with port 0 on a free one.
-
-    Raises:
-        SystemPartError: `service.listen`.
-    """
-    found: list[socket.socket] = []
-    try:
-        places = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(places):
-            one = socket.socket(family, kind, protocol)
-            found.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            chosen = port or (found[0].getsockname()[1] if len(found) > 1 else 0)
-            one.bind((address[0], chosen, *address[2:]))
-            one.listen(512)
-            one.setblocking(False)
-    except OSError as error:
-        for one in found:
-            one.close()
-        raise SystemPartError(
-            "service.listen",
-            f"cannot listen on {host}:{port}: {error.strerror or error}",
-            hint="is another service there? choose another port",
-            where=where,
-        ) from error
-    return found
 
 
 class Office:

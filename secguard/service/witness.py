@@ -9,11 +9,11 @@ from pathlib import Path
 
 from secguard.core.clock import SystemClock
 from secguard.core.errors import UsageError
+from secguard.core.listening import listen
 from secguard.keys import check_private
 from secguard.ledger.witness import WitnessHome
 from secguard.service.gate import Gate
 from secguard.service.network import parse_place
-from secguard.service.office import listen
 
 __all__ = ["serve_witness"]
 

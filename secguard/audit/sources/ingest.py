@@ -16,7 +16,7 @@ from secguard.audit.sources.feeds import Desk, Peers
 from secguard.audit.sources.identities import Revoked, certificate_names
 from secguard.audit.sources.intake import Committer, Delivery, Settled
 from secguard.audit.sources.settings import HttpSource
-from secguard.audit.sources.sockets import listen, name_of
+from secguard.audit.sources.sockets import name_of, open_place
 from secguard.audit.sources.tokens import Tokens
 from secguard.core import FormatError
 
@@ -89,7 +89,7 @@ class HttpFeed:
         """Listen.
 
         Raises:
-            SystemPartError: `audit.source.listen`.
+            SystemPartError: `service.listen`.
         """
         import socket
 
@@ -97,7 +97,7 @@ class HttpFeed:
         self._door = self._opener(
             self.application(), (lambda: context) if context is not None else None, self._settings.connections
         )
-        sockets = listen(self._settings.listen, socket.SOCK_STREAM)
+        sockets = open_place(self._settings.listen, socket.SOCK_STREAM)
         scheme = "https" if context is not None else "http"
         self._desk.meter.health.places = [f"{scheme}://{name_of(one)}/v1/events" for one in sockets]
         await self._door.open(sockets)

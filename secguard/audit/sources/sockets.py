@@ -19,16 +19,15 @@ from secguard.audit.sources.intake import Delivery
 from secguard.audit.sources.reading import Read
 from secguard.audit.sources.sequences import Sequences
 from secguard.audit.sources.settings import SyslogSource
-from secguard.core import FormatError, SystemPartError, UsageError
+from secguard.core import FormatError, UsageError
+from secguard.core.listening import listen
 
-__all__ = ["SyslogFeed", "listen", "parse_place"]
+__all__ = ["SyslogFeed", "open_place", "parse_place"]
 
 _DATAGRAM = 65_536
 _TURN = 256
 _FRAMES = 512
 _DRAIN = 5.0
-
-_SO_RCVBUFFORCE = 33
 
 
 def parse_place(text: str) -> tuple[str, int]:
@@ -43,43 +42,15 @@ def parse_place(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def listen(place: str, kind: socket.SocketKind, buffer: int = 0) -> list[socket.socket]:
-    """Bind on all addresses of a host; port 0 takes a free one.
+def open_place(place: str, kind: socket.SocketKind, buffer: int = 0) -> list[socket.socket]:
+    """The sockets of a `host:port`, see `core.listening.listen`.
 
     Raises:
-        SystemPartError: `audit.source.listen`.
+        UsageError: `audit.source.place`.
+        SystemPartError: `service.listen`.
     """
     host, port = parse_place(place)
-    found: list[socket.socket] = []
-    try:
-        places = socket.getaddrinfo(host or None, port, type=kind, flags=socket.AI_PASSIVE)
-        for family, _, protocol, _, address in dict.fromkeys(places):
-            one = socket.socket(family, kind, protocol)
-            found.append(one)
-            if kind == socket.SOCK_STREAM:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            elif buffer:
-                try:
-                    one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
-                except OSError:  # only root passes net.core.rmem_max
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            chosen = port or (found[0].getsockname()[1] if len(found) > 1 else 0)
-            one.bind((address[0], chosen, *address[2:]))
-            if kind == socket.SOCK_STREAM:
-                one.listen(512)
-            one.setblocking(False)
-    except OSError as error:
-        for one in found:
-            one.close()
-        raise SystemPartError(
-            "audit.source.listen",
-            f"cannot listen: {error.strerror or error}",
-            hint="is another service there? choose another port",
-            where=place,
-        ) from error
-    return found
+    return listen(host, port, place, kind, buffer)
 
 
 def name_of(one: socket.socket) -> str:
@@ -119,18 +90,18 @@ class SyslogFeed:
         """Listen.
 
         Raises:
-            SystemPartError: `audit.source.listen`.
+            SystemPartError: `service.listen`.
         """
         loop = asyncio.get_running_loop()
         settings, places = self.settings, self.desk.meter.health.places
         if settings.udp:
-            self._udp = listen(settings.udp, socket.SOCK_DGRAM, settings.buffer_mb << 20)
+            self._udp = open_place(settings.udp, socket.SOCK_DGRAM, settings.buffer_mb << 20)
             for one in self._udp:
                 places.append(f"udp {name_of(one)}")
                 loop.add_reader(one, self._datagrams, one)
         for kind, place, context in (("tcp", settings.tcp, None), ("tls", settings.tls, self._context)):
             if place:
-                for one in listen(place, socket.SOCK_STREAM):
+                for one in open_place(place, socket.SOCK_STREAM):
                     places.append(f"{kind} {name_of(one)}")
                     patience = 10.0 if context else None
                     self._servers.append(

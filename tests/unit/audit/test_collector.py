@@ -451,7 +451,7 @@ def test_one_source_that_cannot_start_keeps_no_other_from_it(tmp_path: Path, fla
 
         with pytest.raises(SystemPartError) as caught:
             asyncio.run(alone())
-        assert caught.value.code == "audit.source.listen"
+        assert caught.value.code == "service.listen"
 
     async def none() -> None:
         async with collecting(tmp_path, flaky):
