@@ -39,7 +39,7 @@ def converse(session: Session) -> None:
                 case, number = talking[channel]
                 if channel in waiting:
                     waiting.discard(channel)
-                    _, there = session.plan.ends(case)
+                    there = session.plan.wanted(case)
                     token = session.tokens.make(Kind.PROBE, [case], [number])[0]
                     _send(channel, opening(number, there, session.plan.relay_port, token))
                     selector.modify(channel, selectors.EVENT_READ)

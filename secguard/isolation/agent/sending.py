@@ -19,8 +19,12 @@ def frame(
     isn: int = 0,
     ident: int = 0,
     source: str = "",
+    inner: str = "",
 ) -> bytes:
-    """A finished frame; empty if the next hop is unknown. The last guard: never outside the policy's blocks."""
+    """A finished frame; empty if the next hop is unknown. The last guard: never outside the policy's blocks.
+
+    `inner` is where a tunnel's content goes, if elsewhere than its outer packet.
+    """
     if destination not in session.permitted:
         near = session.beacon_targets[6 if ":" in destination else 4]
         if not (session.plan.permits(destination) or destination in near):
@@ -32,14 +36,15 @@ def frame(
         return b""
     there = headers.packed(destination)
     family = 4 if len(there) == 4 else 6
-    ends = {len(there): (headers.packed(source or session.info.address(family)), there)}
-    other = next((a for a in session.plan.agents if destination in a.addresses), None)
+    within = inner or destination
+    ends = {len(there): (headers.packed(source or session.info.address(family)), headers.packed(within))}
+    other = next((a for a in session.plan.agents if within in a.addresses), None)
     rest = 6 if family == 4 else 4
     if other is not None and other.address(rest) and session.info.address(rest):
-        inner = headers.packed(other.address(rest))
-        ends[len(inner)] = (headers.packed(session.info.address(rest)), inner)
+        far = headers.packed(other.address(rest))
+        ends[len(far)] = (headers.packed(session.info.address(rest)), far)
     form = session.plan.templates[f"{kind}/{family}"]
-    body = packets.fill(form, ends, token, ports=ports, isn=isn, ident=ident, via=hop)
+    body = packets.fill(form, ends, token, ports=ports, isn=isn, ident=ident, via=hop, outer=there if inner else b"")
     return mac + session.wire.interface.mac + (b"\x08\x00" if family == 4 else b"\x86\xdd") + body
 
 
@@ -57,6 +62,7 @@ def probes(session: Session, phase: int, cases: list[int]) -> Iterator[bytes]:
             ident = (case * 16 + attempt * 4 + phase) & 0xFFFF
             ports = table.sport[case], table.dport[case]
             hint, source = session.tokens.hint(case), table.source[case]
-            made = frame(session, name, there, token, ports=ports, isn=hint, ident=ident, source=source)
+            inner = session.plan.inner(case)
+            made = frame(session, name, there, token, ports=ports, isn=hint, ident=ident, source=source, inner=inner)
             if made:
                 yield made

@@ -177,6 +177,11 @@ class Sensor:
                 if word == "syn-ack":
                     self._accepting.add((header.source, header.sport))
                 self._answer(case, word, header)
+        elif header.protocol == _NUMBERS["udp"]:
+            # A service between the ends that speaks for the far one: it says no token, but it answers the probe.
+            key = (header.protocol, header.destination, header.source, header.dport, header.sport)
+            if (case := self._mine.get(key)) is not None:
+                self._answer(case, "answered", header)
         else:
             self._bare(packet, self._theirs)
 
@@ -187,6 +192,8 @@ class Sensor:
             return
         case = table.get((6, header.source, header.destination, header.sport, header.dport))
         isn = int.from_bytes(packet[header.start + 4 : header.start + 8])
+        if case is None and table is self._theirs:
+            case = self._changed(header, isn)
         if case is None or packet[header.start + 13] & 0x17 != 2 or isn != self._tokens.hint(case):
             return
         if table is self._mine:
@@ -194,6 +201,17 @@ class Sensor:
             self._witness(case, left=True)
         else:
             self._hints.add(case)
+
+    def _changed(self, header: Header, isn: int) -> int | None:
+        """The case of a bare SYN for this agent that bears other addresses than it left with, by its number."""
+        cases, case = self._plan.cases, self._tokens.hinted(isn)
+        if (
+            case >= len(cases)
+            or cases.dst[case] != self._me
+            or transport(cases.profile[case], cases.protocol[case]) != "tcp"
+        ):
+            return None
+        return case if header.sport == cases.sport[case] or header.dport == cases.dport[case] else None
 
     def _answer(self, case: int, word: str, header: Header) -> None:
         key = (case, word, header.source)

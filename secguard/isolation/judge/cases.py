@@ -13,6 +13,7 @@ __all__ = ["REACHED", "CaseResults", "against", "result_of"]
 
 _BOTH_WAYS = frozenset({"syn-ack", "reply-open", "echo"})
 _CLOSED = frozenset({"rst", "port-unreachable", "reply-closed"})
+_ANSWERED = frozenset({"syn-ack", "echo", "reflected", "answered"})
 _REFUSED = frozenset({"rst", "port-unreachable", "prohibited", "unreachable"})
 REACHED = frozenset({"open", "closed", "one-way", "tunnel", "fragment", "quote", "translated", "relay", "stray"})
 """Results that say that something got through."""
@@ -39,18 +40,27 @@ def result_of(evidence: Evidence, case: int) -> tuple[str, str]:
     plan, cases = evidence.plan, evidence.plan.cases
     words = evidence.words.get(case, set())
     rows = evidence.arrived.get(case, [])
+    target = cases.target[case]
+    published = cases.profile[case] == "published"
+    if published:
+        # Every agent of another zone has a case of its own to this address: what arrived there is that one's. And
+        # where the device itself serves, its answer says nothing.
+        home = plan.agents[cases.src[case]].zone
+        elsewhere = any(plan.agents[item.agent].zone != home for item, _ in rows)
+        rows = [(item, row) for item, row in rows if item.agent == cases.dst[case]]
+        if not rows and (elsewhere or cases.dport[case] in plan.serves.get(target, ())):
+            words = words - _ANSWERED
     said = ", ".join(sorted(words))
     if rows:
         return _arrived(evidence, case, rows, words)
     if words & {"reply-open", "reply-closed"}:
         # Only the far agent can make these: it heard the probe, whatever became of its report.
         return ("open" if "reply-open" in words else "closed"), said
-    if words & {"syn-ack", "echo", "reflected"}:
+    if words & _ANSWERED:
         return "accepted", said
     if case in evidence.hints:
         return "inconclusive", "hint"
-    target = cases.target[case]
-    if target and not plan.agents[cases.dst[case]].hears(target):
+    if target and not published and not plan.agents[cases.dst[case]].hears(target):
         # Whoever refused may have spoken in the target's name, and nobody was there to hear.
         return "unheard", "one-sided"
     if reason := evidence.unhealthy(case):
@@ -67,6 +77,8 @@ def _arrived(evidence: Evidence, case: int, rows: list[tuple[Observations, int]]
     carried = [evidence.carried(item, row) for item, row in here]
     said = ", ".join(sorted(words))
     usual = plan.ends(case)
+    if inner := plan.inner(case):
+        usual = usual[0], inner
     seqs = [item.arrivals.seq[row] for item, row in here]
     direct = any((source, destination) == usual for _, source, destination in carried)
     way = f"{carried[0][1]} -> {carried[0][2]}"

@@ -13,7 +13,9 @@ __all__ = ["findings", "pair_of", "strangers"]
 _SHOWN = 12
 _EVERYTHING = 10  # denied cases that say "everything"
 _PLAIN = frozenset({"open", "closed", "one-way", "tunnel", "fragment"})
-_DETAILED = frozenset(f"isolation.leak.{word}" for word in ("tunnel", "stray", "translated", "relay", "quote"))
+_DETAILED = frozenset(
+    f"isolation.leak.{word}" for word in ("tunnel", "stray", "translated", "published", "relay", "quote")
+)
 _THROUGHOUT = 0.9  # a lossy line may swallow a case or two
 
 
@@ -56,7 +58,7 @@ class _Explained:
     def throughout(self, case: int) -> str:
         """`ipv6` or `unfiltered` where all that is denied passes; else empty."""
         cases = self._plan.cases
-        if cases.expect[case] != "deny":
+        if cases.expect[case] != "deny" or cases.profile[case] == "published":
             return ""
         return self._unfiltered.get((*pair_of(self._plan, case), cases.family[case]), "")
 
@@ -71,7 +73,8 @@ def _unfiltered(plan: Plan, results: CaseResults) -> dict[tuple[str, str, int], 
     """Pairs and families where what is denied passes throughout: no rules at all, or rules that forgot IPv6."""
     counts: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for case, expect in enumerate(plan.cases.expect):
-        if expect == "deny" and results.outcome[case] != "unknown":
+        # What a published address leads to is a matter of its own, filter or no filter.
+        if expect == "deny" and results.outcome[case] != "unknown" and plan.cases.profile[case] != "published":
             entry = counts[(*pair_of(plan, case), plan.cases.family[case])]
             entry[0] += 1
             entry[1] += results.result[case] in REACHED
@@ -97,12 +100,12 @@ def _code(plan: Plan, case: int, result: str, outcome: str, explained: _Explaine
         return "isolation.leak.return"
     if result in {"relay", "stray", "quote"}:
         return f"isolation.leak.{result}"
-    if word := explained.throughout(case):
-        return f"isolation.leak.{word}"
     row = probe(plan.cases.profile[case], plan.cases.protocol[case])
     leak = row.leak if row is not None else ""
+    if word := explained.throughout(case):
+        return f"isolation.leak.{word}"
     if result == "translated" and leak != "dns":
-        return "isolation.leak.translated"
+        return f"isolation.leak.{'published' if leak == 'published' else result}"
     if result == "tunnel":
         return "isolation.leak.tunnel"
     if not leak:

@@ -8,9 +8,9 @@ A is an authenticated token at the destination, R an answer at the source.
 | yes | RST, port unreachable, authenticated reply of the agent | closed (but reachable) |
 | yes | none | one-way |
 | yes, inside a tunnel, a fragment, an ICMP error's quote | any | tunnel, fragment, quote |
-| yes, with other addresses | any | translated, or relay after a handshake |
+| yes, with other addresses, or behind a published one | any | translated, or relay after a handshake |
 | yes, in a third zone | any | stray |
-| no | SYN-ACK, echo | accepted: something between answered; never a pass |
+| no | SYN-ACK, echo, a datagram | accepted: something between answered; never a pass |
 | no | RST, ICMP error | rejected, if both ends are healthy |
 | unheard of: no sensor covers the target | RST, ICMP error, none | unheard: silence proves nothing |
 | no | none | filtered, if both ends are healthy; else inconclusive |

@@ -16,6 +16,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "leak.fragment": ("fragments", "分片"),
     "leak.source-port": ("trusted source port", "信任源端口"),
     "leak.translated": ("address translation", "地址转换"),
+    "leak.published": ("published across the boundary", "端口映射越界"),
     "leak.relay": ("relay", "中继"),
     "leak.stray": ("arrives elsewhere", "到达他处"),
     "leak.return": ("answers on a one-way flow", "单向流有返回"),

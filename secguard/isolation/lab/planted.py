@@ -34,6 +34,7 @@ PLANTED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "isolation.leak.pinhole": (_EXT_INT,),
     "isolation.leak.translated": (_DMZ_INT,),
     "isolation.leak.stray": (_EXT_INT,),
+    "isolation.leak.published": (_EXT_INT,),
 }
 """Code -> pairs (source, destination); the rules of `rules/leaky.nft` have the last word of their code as comment."""
 

@@ -1,6 +1,6 @@
 """The relays that stand on the leaky lab's firewall: each passes on only what speaks its language.
 
-`sip`: TCP 5060, forwards a request that begins like SIP as a datagram. `connect`: TCP 3128, an HTTP proxy that obeys
+`sip`: TCP 15060, forwards a request that begins like SIP as a datagram. `connect`: TCP 13128, an HTTP proxy that obeys
 CONNECT. `dns`: UDP 5353, forwards what parses as a query. All of them forward into `int` and end with the lab.
 """
 
@@ -88,8 +88,8 @@ def _is_query(data: bytes) -> bool:
 
 
 RELAYS: dict[str, Callable[[], Callable[[], None]]] = {
-    "sip": lambda: _streams(5060, _sip),
-    "connect": lambda: _streams(3128, _connect),
+    "sip": lambda: _streams(15060, _sip),
+    "connect": lambda: _streams(13128, _connect),
     "dns": _dns,
 }
 """What each relay opens; the answer serves it for ever."""

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from secguard.core.errors import UsageError
 from secguard.isolation.plan.plan import MAX_CASES, AgentInfo, CaseTable
 from secguard.isolation.policy.policy import Flow, Policy
+from secguard.isolation.policy.targets import port_ranges
 from secguard.isolation.probes.profiles import PROBES, Probe, probe
 
-__all__ = ["Builder", "add_pair", "add_targets", "ports_of"]
+__all__ = ["Builder", "add_pair", "add_published", "add_targets", "ports_of"]
 
 _SAMPLE_ABOVE = 8
 _WANTED_DENIED = 3
 _MAX_SPOOFED = 3
 _TRIED = 16
-_SPECIAL = frozenset({"l4", "source-port", "icmp", "spoof", "pinhole", "outbound"})
+_SPECIAL = frozenset({"l4", "source-port", "icmp", "spoof", "pinhole", "outbound", "published"})
 Ends = tuple[int, int, int]
 """Family, source agent, destination agent."""
 
@@ -57,20 +58,20 @@ class Builder:
         self.table = CaseTable()
         self.policy = policy
         self.agents = agents
-        self._flows = flows
+        self.live = flows
         self._taken: set[tuple[object, ...]] = set()
         self._next = first_port
 
     def flows(self, src: int, dst: int) -> list[Flow]:
         """What may pass from one agent's zone to another's."""
         ends = self.agents[src].zone, self.agents[dst].zone
-        return [flow for flow in self._flows if (flow.src, flow.dst) == ends]
+        return [flow for flow in self.live if (flow.src, flow.dst) == ends]
 
     def allowed_to(self, src: int, dst: int) -> Iterator[Flow]:
         """Flows into the zone of `dst` from zones other than that of `src`."""
         return (
             flow
-            for flow in self._flows
+            for flow in self.live
             if flow.dst == self.agents[dst].zone and flow.src not in {self.agents[src].zone, flow.dst}
         )
 
@@ -80,9 +81,9 @@ class Builder:
         self._next = port + 1 if port < 59_999 else 20_000
         return port
 
-    def _free(self, here: tuple[int, int, str, int, str, int, int]) -> bool:
-        src, dst, protocol, family, target, sport, dport = here
-        if here in self._taken or (dst, src, protocol, family, target, dport, sport) in self._taken:
+    def _free(self, protocol: str, source: str, target: str, sport: int, dport: int) -> bool:
+        here = (protocol, source, target, sport, dport)
+        if here in self._taken or (protocol, target, source, dport, sport) in self._taken:
             return False
         self._taken.add(here)
         return True
@@ -116,13 +117,14 @@ class Builder:
         family, src, dst = ends
         row = probe(profile, protocol)
         carried = (row.transport if row else "") or protocol
+        here, there = self.agents[src].address(family), target or self.agents[dst].address(family)
         if again:
             pass
         elif sport:
-            if not self._free((src, dst, carried, family, target, sport, dport)):
+            if not self._free(carried, here, there, sport, dport):
                 return 0
         else:
-            while not sport or not self._free((src, dst, carried, family, target, sport, dport)):
+            while not sport or not self._free(carried, here, there, sport, dport):
                 sport = self.port()
         values = (
             profile, protocol, family, src, dst, sport, dport,
@@ -288,6 +290,33 @@ def add_targets(build: Builder, ends: Ends) -> None:
                     _add_target(build, ends, denied, str(address))
                     break
             break
+
+
+def add_published(build: Builder, ends: Ends) -> None:
+    """Add cases to every published address, for the chance that the agent's host stands behind it.
+
+    Ports that may pass between the two zones anyway are left out, and those that may pass to the address itself.
+    """
+    family, src, dst = ends
+    agents = build.agents
+    if "published" not in build.policy.profiles:
+        return
+    _, denied = _denied(build, build.flows(src, dst))
+    for zone in build.policy.zones:
+        allowed = [flow for flow in build.live if (flow.src, flow.dst) == (agents[src].zone, zone.name)]
+        for item in zone.published:
+            address = ipaddress.ip_address(item.address)
+            target = str(address)
+            if address.version != family or build.spared(address) or any(target in agent.addresses for agent in agents):
+                continue
+            for protocol, own in (("tcp", item.tcp), ("udp", item.udp)):
+                wanted = [*denied[protocol], *(port for a, b in port_ranges(own) for port in range(a, b + 1))]
+                for port in dict.fromkeys(wanted):
+                    if _flow_for([*allowed, *build.flows(src, dst)], protocol.upper(), port) is None:
+                        build.add("published", protocol, ends, port, target=target)
+            for row in PROBES:
+                if row.profile == "published" and not row.transport and family in row.families:
+                    build.add("published", row.name, ends, 9, target=target)
 
 
 def _add_target(build: Builder, ends: Ends, denied: dict[str, list[int]], target: str) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from secguard.core.errors import UsageError
-from secguard.isolation.plan.case_compiler import Builder, add_pair, add_targets, ports_of
+from secguard.isolation.plan.case_compiler import Builder, add_pair, add_published, add_targets, ports_of
 from secguard.isolation.plan.plan import AgentInfo, CaseTable, Plan
 from secguard.isolation.plan.sweep_compiler import compile_sweeps
 from secguard.isolation.plan.sweeps import KINDS as SWEEP_KINDS
@@ -64,6 +64,7 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
                 if a.address(family) and b.address(family):
                     add_pair(build, (family, src, dst))
                     add_targets(build, (family, src, dst))
+                    add_published(build, (family, src, dst))
                 elif _wants(policy, a.zone, family) and _wants(policy, b.zone, family):
                     uncovered.append((a.zone, b.zone, family))
     sweeps = compile_sweeps(policy, agents, live, len(build.table))
@@ -95,6 +96,12 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
         expired=tuple(flow.name for flow in policy.flows if flow not in live),
         sweeps=sweeps,
         hostile=policy.hostile == "allowed",
+        serves={
+            str(ipaddress.ip_address(item.address)): item.serves
+            for zone in policy.zones
+            for item in zone.published
+            if item.serves
+        },
     )
 
 

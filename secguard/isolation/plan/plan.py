@@ -16,7 +16,7 @@ from secguard.core.errors import FormatError, RefusedError, UsageError
 from secguard.isolation.plan.sweeps import Sweep, check_sweeps
 from secguard.isolation.plan.tokens import Tokens
 from secguard.isolation.probes.packets import Template, kinds
-from secguard.isolation.probes.profiles import probe
+from secguard.isolation.probes.profiles import probe, transport
 from secguard.keys import Signer, seal, unseal
 
 __all__ = ["MAX_CASES", "PLAN_TYPE", "AgentInfo", "CaseTable", "Plan", "open_plan", "seal_plan"]
@@ -107,6 +107,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         hostile: whether hostile probes may go to other addresses than the agents' own.
         sweeps: blocks of hosts times ports; their probes are numbered after the cases.
         labels: what people call the zones.
+        serves: published address -> ports on which the device that has it answers itself.
     """
 
     run: str
@@ -132,6 +133,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     chain: tuple[str, ...] = ()
     hostile: bool = False
     labels: dict[str, str] = {}
+    serves: dict[str, tuple[int, ...]] = {}
     v: int = 1
 
     @property
@@ -156,6 +158,19 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         family = cases.family[case]
         source = cases.source[case] or self.agents[cases.src[case]].address(family)
         return source, cases.target[case] or self.agents[cases.dst[case]].address(family)
+
+    def inner(self, case: int) -> str:
+        """Where the content of a case's tunnel goes, if the tunnel itself ends at a published address; else empty."""
+        return "" if transport(self.cases.profile[case], self.cases.protocol[case]) else self._far(case)
+
+    def wanted(self, case: int) -> str:
+        """The address that a relay is asked for: the far agent's own, wherever the relay stands."""
+        return self._far(case) or self.ends(case)[1]
+
+    def _far(self, case: int) -> str:
+        """The far agent's own address where a case goes to a published address; else empty."""
+        cases = self.cases
+        return self.agents[cases.dst[case]].address(cases.family[case]) if cases.profile[case] == "published" else ""
 
     def permits(self, address: str) -> bool:
         """Whether agents may send to an address: inside a zone's blocks and not excluded."""

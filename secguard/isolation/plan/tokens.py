@@ -32,6 +32,8 @@ SIZE = len(MAGIC) + _TAG + 16
 """Bytes of a payload."""
 _BLOCK = struct.Struct(">8sBIHB")
 _MAX_FOUND = 4
+_HINT_STEP = 0x9E3779B1
+_HINT_BACK = pow(_HINT_STEP, -1, 1 << 32)
 # A DNS label says the payload in base32; resolvers may change its case. Six characters hold 30 of the mark's 32 bits.
 _LABEL_HEAD = base64.b32encode(MAGIC)[:6].lower()
 _LABEL = -(-SIZE * 8 // 5)
@@ -140,11 +142,15 @@ class Tokens:
         """The `hint` of each case."""
         import numpy as np
 
-        return np.uint32(self._hint) ^ np.asarray(cases).astype(np.uint32) * np.uint32(0x9E3779B1)
+        return np.uint32(self._hint) ^ np.asarray(cases).astype(np.uint32) * np.uint32(_HINT_STEP)
 
     def hint(self, case: int) -> int:
         """A 32-bit initial sequence number for a TCP probe without payload: a reason to look, never a proof."""
-        return (self._hint ^ case * 0x9E3779B1) & 0xFFFFFFFF
+        return (self._hint ^ case * _HINT_STEP) & 0xFFFFFFFF
+
+    def hinted(self, isn: int) -> int:
+        """The case whose `hint` a sequence number is; any number is that of some case, in the plan or not."""
+        return (isn ^ self._hint) * _HINT_BACK & 0xFFFFFFFF
 
     def find(self, packet: bytes) -> list[Token]:
         """Every payload in a packet, wherever it stands; at most four."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from secguard.isolation.policy.targets import Target
+from secguard.isolation.policy.targets import Published, Target
 from secguard.isolation.probes.profiles import PROFILES
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "PolicyDocument",
     "Port",
     "Probes",
+    "Published",
     "Zone",
 ]
 
@@ -69,13 +70,23 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Zone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A zone: a label for people, its blocks and its agents, and what is swept in it besides the agents' addresses."""
+    """A zone.
+
+    Attributes:
+        label: what people call it.
+        ipBlocks: its addresses.
+        agents: one at least.
+        targets: what is swept in it besides the agents' addresses.
+        published: addresses in it behind which other zones' hosts may stand (port forwarding, NAT): the firewall's
+            own, above all. What is sent to one and arrives in another zone is a leak.
+    """
 
     name: Name = ""
     label: Text = ""
     ip_blocks: tuple[Block, ...] = msgspec.field(name="ipBlocks")
     agents: tuple[AgentSpec, ...]
     targets: Annotated[tuple[Target, ...], msgspec.Meta(max_length=256)] = ()
+    published: Annotated[tuple[Published, ...], msgspec.Meta(max_length=64)] = ()
 
     def covers(self, address: Address) -> bool:
         """Whether the address belongs to the zone."""

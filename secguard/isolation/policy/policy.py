@@ -29,7 +29,7 @@ from secguard.isolation.policy.model import (
     Zone,
 )
 from secguard.isolation.policy.reader import Network, Reader
-from secguard.isolation.policy.targets import check_target, within
+from secguard.isolation.policy.targets import check_published, check_target, within
 
 __all__ = [
     "PROFILES",
@@ -55,6 +55,9 @@ def _zone(reader: Reader, name: str, value: Any) -> Zone | None:
     if isinstance(value, dict) and isinstance(value.get("agents"), list):
         named = [{"name": item} if isinstance(item, str) else item for item in value["agents"]]
         value = {**value, "agents": named}
+    if isinstance(value, dict) and isinstance(value.get("published"), list):
+        listed = [{"address": item} if isinstance(item, str) else item for item in value["published"]]
+        value = {**value, "published": listed}
     if isinstance(value, dict) and "name" in value:
         reader.add("field", f"zones.{name}: the name stands before the colon", *path, "name")
         value = {key: item for key, item in value.items() if key != "name"}
@@ -86,6 +89,13 @@ def _zone(reader: Reader, name: str, value: Any) -> Zone | None:
     for number, target in enumerate(zone.targets):
         if problem := check_target(target, [block.cidr for block in zone.ip_blocks]):
             reader.add("target", problem, *path, "targets", number)
+    taken = [text for agent in zone.agents for text in agent.addresses]
+    for number, item in enumerate(zone.published):
+        problem = check_published(item, taken)
+        if not problem and not zone.covers(ipaddress.ip_address(item.address)):
+            problem = f"{item.address} is not in zone {name}"
+        if problem:
+            reader.add("published", problem, *path, "published", number)
     return zone
 
 

@@ -22,11 +22,14 @@ def policy_schema() -> dict[str, Any]:
         for key, value in properties.items():
             if key in about:
                 properties[key] = {**value, "description": about[key]}
-    # What the reader does besides converting: a zone's name stands before its colon, an agent may be its name alone.
+    # What the reader does besides converting: a zone's name stands before its colon, an agent may be its name alone,
+    # a published address its address.
     zone = found["Zone"]["properties"]
     zone.pop("name")
     zone["ipBlocks"]["minItems"] = zone["agents"]["minItems"] = 1
     zone["agents"]["items"] = {"anyOf": [found["AgentSpec"]["properties"]["name"], zone["agents"]["items"]]}
+    listed = zone["published"]
+    listed["items"] = {"anyOf": [found["Published"]["properties"]["address"], listed["items"]]}
     body["properties"]["profiles"]["items"] = {"enum": list(PROFILES)}
     return {**body, "$defs": found}
 

@@ -7,11 +7,21 @@ from typing import Annotated, Any
 
 import msgspec
 
-__all__ = ["MAX_HOSTS", "Target", "check_target", "merge_ports", "port_ranges", "within"]
+__all__ = [
+    "MAX_HOSTS",
+    "Published",
+    "Target",
+    "check_published",
+    "check_target",
+    "merge_ports",
+    "port_ranges",
+    "within",
+]
 
 MAX_HOSTS = 1 << 24
 """Hosts of one target, after sampling: a whole IPv4 /8."""
 _MAX_ITEMS = 4096
+_MAX_PUBLISHED = 1024
 _RANGE = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -34,6 +44,22 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     udp: Annotated[tuple[Item, ...], msgspec.Meta(max_length=_MAX_ITEMS)] = ()
     icmp: bool = False
     sample: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+
+
+class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An address in a zone behind which another zone's host may stand: a firewall's own, or one that it translates.
+
+    Attributes:
+        address: inside the zone, and no agent's.
+        tcp: ports probed besides the policy's, as numbers or ranges ("8000-8100").
+        udp: the same.
+        serves: ports on which the device itself answers: there an answer alone says nothing.
+    """
+
+    address: str
+    tcp: Annotated[tuple[Item, ...], msgspec.Meta(max_length=_MAX_ITEMS)] = ()
+    udp: Annotated[tuple[Item, ...], msgspec.Meta(max_length=_MAX_ITEMS)] = ()
+    serves: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...], msgspec.Meta(max_length=256)] = ()
 
 
 def merge_ports(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -67,6 +93,25 @@ def within(network: Network, blocks: Iterable[str]) -> bool:
     """Whether a network lies inside one of the blocks."""
     same = [block for block in map(ipaddress.ip_network, blocks) if block.version == network.version]
     return any(network.subnet_of(block) for block in same)  # type: ignore[arg-type] # of one version, by the line above
+
+
+def check_published(item: Published, taken: Iterable[str]) -> str:
+    """What is wrong with a published address, in words, apart from its zone; `taken` are the agents' addresses."""
+    try:
+        address = ipaddress.ip_address(item.address)
+        named = sum(last - first + 1 for ports in (item.tcp, item.udp) for first, last in port_ranges(ports))
+    except ValueError as error:
+        return str(error)[:160]
+    if named > _MAX_PUBLISHED:
+        return f"{item.address}: at most {_MAX_PUBLISHED} ports"
+    return f"{item.address} is an agent's" if address in map(_address, taken) else ""
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None  # said elsewhere
 
 
 def check_target(target: Target, blocks: Iterable[str]) -> str:

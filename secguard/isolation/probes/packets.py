@@ -127,6 +127,7 @@ def fill(
     isn: int = 0,
     ident: int = 0,
     via: bytes = b"",
+    outer: bytes = b"",
 ) -> bytes:
     """A finished packet.
 
@@ -138,6 +139,7 @@ def fill(
         isn: TCP sequence number.
         ident: IP identification; fragments of one datagram share it.
         via: packed address of the next hop, where the template asks for it; else the destination stands there.
+        outer: packed destination of the outermost header, where a tunnel ends elsewhere than what it carries.
     """
     data = bytearray(form.data)
     for at, size in form.sources:
@@ -146,6 +148,9 @@ def fill(
     for at, size in form.destinations:
         if size in ends:
             data[at : at + size] = ends[size][1]
+    if outer:
+        at = 16 if len(outer) == 4 else 24
+        data[at : at + len(outer)] = outer
     if form.sport >= 0:
         struct.pack_into(">H", data, form.sport, ports[0])
     if form.dport >= 0:

@@ -259,6 +259,31 @@ def _disguises() -> Iterable[Probe]:
                 sends="a datagram of 1,280 bytes", hit="large packets take a way past the filter")  # fmt: skip
 
 
+def _published() -> Iterable[Probe]:
+    """To an address that the policy says may stand for a host of another zone."""
+    stands = "a host is published there: translation (port forwarding), or a relay, leads into its zone"
+    for name, kinds, sends in (
+        ("tcp", (("syn-data",), ("syn",)), "SYN, as `l4`"),
+        ("udp", _one("udp"), "a datagram"),
+    ):
+        yield Probe(
+            profile="published", name=name, transport=name, rounds=kinds, leak="published",
+            sends=f"{sends}, to a published address", hit=stands,
+        )  # fmt: skip
+    for name, families, sends in (
+        ("gre", (4, 6), "GRE"),
+        ("ipip", (4,), "IPv4 in IPv4"),
+        ("6in4", (4,), "IPv6 in IPv4"),
+        ("ip6ip6", (6,), "IPv6 in IPv6"),
+        ("4in6", (6,), "IPv4 in IPv6"),
+    ):
+        yield Probe(
+            profile="published", name=name, families=families, rounds=_one(name), leak="tunnel",
+            sends=f"{sends} to a published address; inside, a packet for the far agent",
+            hit="the device takes tunnels apart and forwards what was inside",
+        )  # fmt: skip
+
+
 def _reverse() -> Iterable[Probe]:
     for carried, kind in (("tcp", "syn-data"), ("udp", "udp")):
         yield Probe(
@@ -280,7 +305,8 @@ def _reverse() -> Iterable[Probe]:
 
 
 PROBES: tuple[Probe, ...] = (
-    *_l4(), *_tcp_flags(), *_icmp(), *_protocols(), *_fragments(), *_headers(), *_tunnels(), *_disguises(), *_reverse(),
+    *_l4(), *_tcp_flags(), *_icmp(), *_protocols(), *_fragments(), *_headers(), *_tunnels(), *_disguises(),
+    *_published(), *_reverse(),
 )  # fmt: skip
 """Every probe."""
 

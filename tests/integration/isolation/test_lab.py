@@ -56,8 +56,12 @@ def test_leaky_results_by_case(leaky: LabResult) -> None:
     assert _results(leaky, "ext", "int", family=4, protocol="tcp", dport=47808, profile="l4") == ["closed"]
     assert _results(leaky, "ext", "int", family=4, protocol="tcp", dport=22, profile="l4") == ["filtered"]
     assert _results(leaky, "ext", "int", family=4, protocol="tcp", dport=22, profile="source-port") == ["closed"]
-    assert _results(leaky, "ext", "int", family=4, protocol="ipip") == ["filtered"]
+    assert _results(leaky, "ext", "int", family=4, protocol="ipip", profile="tunnels") == ["filtered"]
     assert _results(leaky, "int", "dmz", family=4, protocol="tcp", dport=9200, profile="l4") == ["open"]
+    # The same camera: filtered under its own address, reached under the firewall's.
+    assert _results(leaky, "ext", "int", family=4, protocol="tcp", dport=554, profile="l4") == ["filtered"]
+    assert "translated" in _results(leaky, "ext", "int", family=4, protocol="tcp", dport=554, profile="published")
+    assert "translated" not in _results(leaky, "ext", "dmz", family=4, protocol="tcp", dport=554, profile="published")
 
 
 def test_the_result_is_signed_and_holds_no_secret() -> None:
@@ -139,7 +143,7 @@ def test_probes_that_do_not_leave_are_inconclusive() -> None:
     assert result.verdict.outcome is Outcome.UNKNOWN
     assert ("ext", "int") in _pairs(result, "isolation.health.egress")
     assert set(_results(result, "ext", "int", family=4, protocol="udp", profile="l4")) == {"inconclusive"}
-    assert set(_results(result, "ext", "int", family=4, protocol="tcp")) == {"filtered"}
+    assert set(_results(result, "ext", "int", family=4, protocol="tcp", profile="l4")) == {"filtered"}
 
 
 def test_lost_canaries_make_the_pair_inconclusive() -> None:

@@ -25,7 +25,7 @@ apiVersion: secguard/v1alpha1
 kind: IsolationPolicy
 zones:
   a: {ipBlocks: [{cidr: 10.1.0.0/16}, {cidr: "fd00:1::/64"}], agents: [a-a]}
-  b: {ipBlocks: [{cidr: 10.2.0.0/16}], agents: [{name: a-b, addresses: [10.2.0.9]}]}
+  b: {ipBlocks: [{cidr: 10.2.0.0/16}], agents: [{name: a-b, addresses: [10.2.0.9]}], published: [10.2.0.1]}
   c: {ipBlocks: [{cidr: "fd00:3::/64"}], agents: [{name: a-c, addresses: ["fd00:3::9"]}]}
 flows:
 - {name: sip, src: a, dst: b, ports: [{protocol: UDP, port: 5060, endPort: 5070}], owner: 张伟}
@@ -154,7 +154,7 @@ def _plain(value: Any) -> Any:
 SCHEMA = policy_schema()
 # What a schema cannot say: how values relate to each other.
 _BEYOND = {"address", "block-wide", "except", "agent-outside", "agent-twice", "overlap", "zone-unknown", "flow", "port"}
-_BEYOND |= {"flow-twice", "targets", "target"}
+_BEYOND |= {"flow-twice", "targets", "target", "published"}
 
 
 @pytest.mark.parametrize(
