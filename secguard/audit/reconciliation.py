@@ -143,12 +143,12 @@ def _strays(index: Index, log: Log, position: int, size: int) -> list[Difference
     rows = index.stray(min(max(reach, position), max(size, log.size)))
     # A file's rows and position move together; a server's documents are there before the position moves.
     still = index.file is not None and index.position == position
-    return [Difference("extra", row.seq, row.id) for row in rows if still or not _explained(row, log, position)]
+    return [Difference("extra", row.seq, row.id) for row in rows if still or not _explained(row, index, log, position)]
 
 
-def _explained(row: Row, log: Log, position: int) -> bool:
+def _explained(row: Row, index: Index, log: Log, position: int) -> bool:
     body = body_of(log, row.seq) if position <= row.seq < log.size else None
-    return body is not None and rows_of(row.seq, [body]) == [row]
+    return body is not None and rows_of(row.seq, [body], ecs=index.ecs) == [row]
 
 
 def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[Finding], dict[str, int], int, int]:
@@ -172,7 +172,7 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
         checking = _Checking(index)
         for first, bodies in batches(log, 0, stop):
             after = first + len(bodies)
-            tally.note(differences(rows_of(first, bodies), index.rows(first, after)))
+            tally.note(differences(rows_of(first, bodies, ecs=index.ecs), index.rows(first, after)))
             progress(after, stop, "events")
         damage = checking.result()
     tally.note(_strays(index, log, position, size))

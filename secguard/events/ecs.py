@@ -1,6 +1,7 @@
 """An event as a document of the Elastic Common Schema 9; what ECS has no field for stands under `secguard.*`."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
@@ -29,9 +30,12 @@ CATEGORIES: dict[str, tuple[str, str]] = {
 """ECS `event.category` and `event.type`; all other acts are uses of an interface."""
 
 
+_GB_ID = re.compile(r"[0-9]{20}")
+
+
 def _address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.ip_address(text)).partition("%")[0]  # no field of the type holds a zone
     except ValueError:
         return ""
 
@@ -42,6 +46,17 @@ def _filled(**values: Any) -> dict[str, Any]:
 
 def _distinct(values: Iterable[str | None]) -> list[str]:
     return [value for value in dict.fromkeys(values) if value]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _cameras(event: Event, access: Access) -> list[str]:
+    """The cameras an act names, else its subject, if that is an ID of GB/T 28181."""
+    named = _distinct((access.camera, *access.cameras))
+    own = event.kind in ACCESS_KINDS and _GB_ID.fullmatch(event.subject)
+    return named or ([event.subject] if own else [])
 
 
 def _access(event: Event) -> Access:
@@ -77,8 +92,8 @@ def ecs(event: Event) -> dict[str, Any]:
             outcome="failure" if denied else event.outcome.value,
             id=event.id,
             reason=event.reason,
-            provider=via.get("source"),
-            created=via.get("received"),
+            provider=_text(via.get("source")),
+            created=_text(via.get("received")),
             duration=round(access.seconds * 1e9) if access.seconds is not None and access.seconds < 9e9 else None,
         ),
         user=_filled(name=actor.name, roles=[actor.role] if actor.role else []),
@@ -93,7 +108,7 @@ def ecs(event: Event) -> dict[str, Any]:
         ),
         related=_filled(
             user=_distinct((actor.name, event.approver, access.recipient)),
-            ip=_distinct((ip, _address(str(via.get("peer", ""))))),
+            ip=_distinct((ip, _address(_text(via.get("peer"))))),
             hash=digests,
         ),
         secguard=_filled(
@@ -102,9 +117,10 @@ def ecs(event: Event) -> dict[str, Any]:
             approver=event.approver,
             outcome=event.outcome.value,
             assurance=actor.assurance.value,
-            camera=_distinct((access.camera, *access.cameras)),
+            camera=_cameras(event, access),
             start=access.start.isoformat() if access.start else None,
             end=access.end.isoformat() if access.end else None,
+            expires=access.expires.isoformat() if access.expires else None,
             bytes=access.bytes,
             hits=access.hits,
             session=access.session,

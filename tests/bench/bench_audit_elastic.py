@@ -111,7 +111,7 @@ def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
 def bulk(running: Running, events: list[Event], threads: int) -> float:
     """Seconds to store the documents of events: prepared before, no refresh, two connections, as fast as it goes."""
     index = "secguard-audit-bench-raw-0-000000"
-    rows = (row_of(number, encode(event)) for number, event in enumerate(events))
+    rows = (row_of(number, encode(event), ecs=True) for number, event in enumerate(events))
     prepared = []
     for chunk in chunks(list(rows), _BULK):
         operations: list[Any] = []

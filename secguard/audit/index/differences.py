@@ -1,8 +1,10 @@
 """What differs between the rows that events give and the rows that an index holds."""
 
+import json
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from secguard.audit.index.places import fields_of, rest_text
 from secguard.audit.index.rows import COLUMNS, Row
 
 __all__ = ["Difference", "differences"]
@@ -15,6 +17,16 @@ class Difference(NamedTuple):
     seq: int
     id: str
     columns: str = ""
+
+
+def _fields(expected: str, actual: str) -> list[str]:
+    """Names of the fields that differ, at most 10."""
+    if expected == actual:
+        return []
+    here, there = (
+        {name: rest_text(value) for name, value in fields_of(json.loads(text or "{}"))} for text in (expected, actual)
+    )
+    return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))[:10]
 
 
 def differences(expected: Sequence[Row], actual: Sequence[Row]) -> list[Difference]:
@@ -34,7 +46,8 @@ def differences(expected: Sequence[Row], actual: Sequence[Row]) -> list[Differen
         if other is None or (not other.id and row.id):
             found.append(Difference("missing", row.seq, row.id))
         elif other != row:
-            columns = [name for name, a, b in zip(COLUMNS, row, other, strict=True) if a != b]
+            columns = [name for name, a, b in zip(COLUMNS, row, other, strict=False) if a != b]
+            columns += _fields(row.ecs, other.ecs)
             found.append(Difference("altered", row.seq, row.id, ", ".join(columns)))
     found += [Difference("extra", row.seq, row.id) for row in there.values()]
     return found

@@ -60,7 +60,7 @@ def catch_up(index: Index, log: Log, progress: Progress = silent) -> int:
 
     index.prepare(total)
     while start < stop:
-        for first, after, rows in _ahead(log, start, stop):
+        for first, after, rows in _ahead(log, start, stop, ecs=index.ecs):
             if not index.add(log.origin, first, after, rows, put_aside):
                 break  # another process indexes too: go on from where it is
             progress(total - (stop - after), total, "events")
@@ -89,15 +89,15 @@ def _put_aside(log: Log, events: Sequence[Refused]) -> None:
     )
 
 
-def _ahead(log: Log, start: int, stop: int) -> Iterator[tuple[int, int, list[Row]]]:
+def _ahead(log: Log, start: int, stop: int, *, ecs: bool) -> Iterator[tuple[int, int, list[Row]]]:
     """The rows of the events [start, stop) in ranges; where there are many, a helper computes them ahead."""
     root = getattr(log, "root", None)
     if root is None or stop - start < MANY or cores() < 2:
         for first, bodies in batches(log, start, stop):
-            yield first, first + len(bodies), rows_of(first, bodies)
+            yield first, first + len(bodies), rows_of(first, bodies, ecs=ecs)
         return
     spans = [(first, min(first + _LONG_BATCH, stop)) for first in range(start, stop, _LONG_BATCH)]
-    answers = in_order(("rows", str(root), *span) for span in spans)
+    answers = in_order(("rows", str(root), *span, ecs) for span in spans)
     with closing(answers):
         for (first, after), rows in zip(spans, answers, strict=True):
             yield first, after, list(starmap(Row, rows))

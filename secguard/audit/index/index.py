@@ -136,6 +136,11 @@ class Index(Protocol):
         ...
 
     @property
+    def ecs(self) -> bool:
+        """Whether its rows hold the other fields of ECS too (`Row.ecs`)."""
+        ...
+
+    @property
     def file(self) -> Path | None:
         """The SQLite file that other processes may open to read the same rows; None if there is none."""
         ...

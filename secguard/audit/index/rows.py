@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from secguard.audit.index.places import rest_of
 from secguard.audit.index.words import document, document_of, person_of
 from secguard.events import decode_stored
 
@@ -35,6 +36,7 @@ class Row(NamedTuple):
         digest: SHA-256 of the event's stored bytes (32 bytes).
         reason: the words of the reason.
         text: the words of everything else that people write.
+        ecs: the other fields of the event's ECS document, as JSON, in an index that holds documents; else empty.
     """
 
     seq: int
@@ -53,6 +55,7 @@ class Row(NamedTuple):
     digest: bytes
     reason: str
     text: str
+    ecs: str = ""
 
     @classmethod
     def blank(cls, seq: int, id: str = "", reason: str = "", text: str = "") -> "Row":  # noqa: A002 - the field's name
@@ -60,8 +63,8 @@ class Row(NamedTuple):
         return cls(seq, id, "", 0, "", "", "", "", "", "", "", "", 0, b"", reason, text)
 
 
-COLUMNS = Row._fields
-"""Names of the columns."""
+COLUMNS = Row._fields[:-1]
+"""Names of the columns that every index has."""
 
 
 def microseconds(time: datetime) -> int:
@@ -84,8 +87,13 @@ def _collect(values: Iterable[Any], texts: list[str]) -> None:
             _collect(value, texts)
 
 
-def row_of(seq: int, body: bytes) -> Row:
+def row_of(seq: int, body: bytes, *, ecs: bool = False) -> Row:
     """The row of the event whose stored bytes are `body`.
+
+    Args:
+        seq: its ledger index.
+        body: its stored bytes.
+        ecs: with what its document holds beside the columns.
 
     Raises:
         FormatError: the bytes are no event.
@@ -120,9 +128,10 @@ def row_of(seq: int, body: bytes) -> Row:
         _sha256(body).digest(),
         reason,
         text,
+        rest_of(event) if ecs else "",
     )
 
 
-def rows_of(first: int, bodies: Sequence[bytes | None]) -> list[Row]:
+def rows_of(first: int, bodies: Sequence[bytes | None], *, ecs: bool = False) -> list[Row]:
     """The rows of a batch that begins at `first`; a pruned body has none."""
-    return [row_of(seq, body) for seq, body in enumerate(bodies, first) if body is not None]
+    return [row_of(seq, body, ecs=ecs) for seq, body in enumerate(bodies, first) if body is not None]

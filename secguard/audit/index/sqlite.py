@@ -175,6 +175,11 @@ class SqliteIndex:
         return frozenset()
 
     @property
+    def ecs(self) -> bool:
+        """No: columns and words alone."""
+        return False
+
+    @property
     def file(self) -> Path:
         """The database file."""
         return self._path
@@ -308,7 +313,7 @@ class SqliteIndex:
         words = f"words_content WHERE id {span} ORDER BY id {limit}"
         both = f"event JOIN words_content ON words_content.id = seq WHERE seq {span} ORDER BY seq {limit}"
         with self._guard(transaction="BEGIN"):
-            query = f"SELECT event.*, c0, c1 FROM {both}"  # noqa: S608 - our own constants, here and below
+            query = f"SELECT event.*, c0, c1, '' FROM {both}"  # noqa: S608 - our own constants, here and below
             joined = self._db.execute(query, bounds).fetchall()
             counts = [
                 self._db.execute(f"SELECT count(*) FROM (SELECT 1 FROM {table})", bounds).fetchone()[0]  # noqa: S608
@@ -318,7 +323,7 @@ class SqliteIndex:
                 return joined
             rows = self._db.execute(f"SELECT * FROM {events}", bounds).fetchall()  # noqa: S608
             texts = {row[0]: row[1:] for row in self._db.execute(f"SELECT id, c0, c1 FROM {words}", bounds)}  # noqa: S608
-        found: dict[int, tuple[Any, ...]] = {row[0]: (*row, *texts.pop(row[0], ("", ""))) for row in rows}
+        found: dict[int, tuple[Any, ...]] = {row[0]: (*row, *texts.pop(row[0], ("", "")), "") for row in rows}
         found |= {seq: Row.blank(seq, "", reason, text) for seq, (reason, text) in texts.items()}
         return [found[seq] for seq in sorted(found)]
 

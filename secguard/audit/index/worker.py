@@ -33,8 +33,9 @@ def _index(path: str) -> SqliteIndex:
     return SqliteIndex.open(Path(path))
 
 
-def _rows(root: str, start: int, stop: int) -> list[tuple[Any, ...]]:
-    return [tuple(row) for first, bodies in batches(_ledger(root), start, stop) for row in rows_of(first, bodies)]
+def _rows(root: str, start: int, stop: int, ecs: bool) -> list[tuple[Any, ...]]:
+    read = batches(_ledger(root), start, stop)
+    return [tuple(row) for first, bodies in read for row in rows_of(first, bodies, ecs=ecs)]
 
 
 def _compare(root: str, path: str, start: int, stop: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:

@@ -34,7 +34,7 @@ def test_elasticsearch_finds_what_the_query_means(
         origin = f"test.example/{secrets.token_hex(5)}"
         index = ElasticIndex.open(tmp_path / f"{origin[-10:]}.json", elastic.as_user("admin"), origin, epoch=16)
         try:
-            rows = [row_of(seq, encode(event)) for seq, event in enumerate(happened)]
+            rows = [row_of(seq, encode(event), ecs=True) for seq, event in enumerate(happened)]
             assert index.add(origin, 0, len(rows), rows)
             assert index.rows(0, len(rows)) == rows
             for query in asked:
@@ -74,7 +74,7 @@ def test_hard_queries(elastic: Any, tmp_path: Path) -> None:
         )
         for n, text in enumerate((words[:4000], words[4000:8000], "", "摄像"))
     ]
-    rows = [row_of(seq, encode(event)) for seq, event in enumerate(made)]
+    rows = [row_of(seq, encode(event), ecs=True) for seq, event in enumerate(made)]
     try:
         assert index.add(origin, 0, len(rows), rows)
         deep: Node = Range("seq", 0, 1)

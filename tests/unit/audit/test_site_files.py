@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from secguard.audit.index.elastic.documents import PLACES
+from secguard.audit.index.places import BESIDE, PLACES
 from secguard.audit.index.rows import COLUMNS
 
 _TYPES = {"keyword", "text", "ip", "date", "long", "boolean", "flattened"}
@@ -32,7 +32,8 @@ def test_the_mapping_is_strict_and_holds_every_column() -> None:
     found = dict(fields(mapping))
     assert {value["type"] for value in found.values()} <= _TYPES
     assert PLACES.keys() == set(COLUMNS)
-    assert {".".join(path) for path in PLACES.values()} <= found.keys()
+    assert {".".join(path) for path in PLACES.values()} | BESIDE.keys() == found.keys()
+    assert all(found[name]["type"] == kind for name, kind in BESIDE.items())
     for name in ("reason", "text"):
         assert found[f"secguard.words.{name}"]["analyzer"] == "whitespace"
     assert set(template["template"]["settings"]["index"]["sort.field"]) <= found.keys()

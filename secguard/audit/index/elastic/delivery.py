@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from secguard.audit.index.elastic.client import BUSY, Server, TransientError, pauses, reason_of
-from secguard.audit.index.elastic.documents import document_of
+from secguard.audit.index.elastic.documents import document_of, row_from
 from secguard.audit.index.index import Refused, refuse
 from secguard.audit.index.rows import Row
 from secguard.core import RefusedError, SystemPartError
@@ -144,7 +144,7 @@ def _compare(server: Server, index: str, there: list[_Item]) -> list[_Item]:
     for item, found in zip(there, answer.body["docs"], strict=True):
         if not found.get("found"):
             gone.append(item)
-        elif found["_source"] != document_of(item.row):
+        elif row_from(found.get("_source")) != item.row:
             raise RefusedError(
                 "audit.index.conflict",
                 f"another document stands where event {item.row.id} (ledger index {item.row.seq}) belongs",

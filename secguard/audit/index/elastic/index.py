@@ -22,10 +22,11 @@ from msgspec.structs import replace
 
 from secguard.audit.index.elastic.client import ElasticServer, Server, reason_of
 from secguard.audit.index.elastic.delivery import deliver, name_of
-from secguard.audit.index.elastic.documents import INDEX_FIELD, PLACES, TIME_FIELD, mapping_problems, row_from
+from secguard.audit.index.elastic.documents import INDEX_FIELD, TIME_FIELD, mapping_problems, row_from
 from secguard.audit.index.elastic.position import PositionFile, State
 from secguard.audit.index.elastic.query import compile_dsl
 from secguard.audit.index.index import Counted, Cursor, Damage, Found, Health, Refused, refuse
+from secguard.audit.index.places import PLACES
 from secguard.audit.index.rows import Row
 from secguard.audit.query.groups import ByField, Grouping, check_groups, groups_of
 from secguard.audit.query.query import Node
@@ -101,6 +102,11 @@ class ElasticIndex:
     def refused(self) -> frozenset[int]:
         """Ledger indices of the events that the server did not take."""
         return frozenset(self._file.read().refused)
+
+    @property
+    def ecs(self) -> bool:
+        """Yes: whole documents."""
+        return True
 
     @property
     def file(self) -> None:

@@ -24,7 +24,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         generation: counts the times the index was built anew.
         indices: names on the server, with their UUIDs.
         refused: ledger indices of the events that the server did not take.
-        v: version of this structure.
+        v: version of this structure and of the documents.
     """
 
     origin: str
@@ -33,7 +33,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: int = 0
     indices: dict[str, str] = {}
     refused: list[int] = []
-    v: int = 1
+    v: int = 2
 
 
 class PositionFile:
@@ -56,11 +56,13 @@ class PositionFile:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._unreadable("the file with the index's position is damaged") from error
         if (state.v, state.epoch) != (self._empty.v, self._empty.epoch) or min(state.position, state.generation) < 0:
-            raise self._unreadable("another version wrote the index's position")
+            raise self._unreadable(
+                "another version made the index",
+                "install audit/elasticsearch/index-template.json on the server, then: secguard audit reindex",
+            )
         return state
 
-    def _unreadable(self, message: str) -> FormatError:
-        hint = "rebuild the index: secguard audit reindex"
+    def _unreadable(self, message: str, hint: str = "rebuild the index: secguard audit reindex") -> FormatError:
         return FormatError("audit.index.unreadable", message, hint=hint, where=str(self._path))
 
     def write(self, state: State) -> None:

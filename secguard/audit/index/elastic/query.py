@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from secguard.audit.index.elastic.documents import PLACES
+from secguard.audit.index.places import PLACES
 from secguard.audit.index.words import Phrase
 from secguard.audit.query.query import All, And, Equals, Node, Not, Or, Range, Wildcard, Words, wildcard_parts
 
