@@ -17,6 +17,8 @@ _MAX_STRANGE = 1000
 _MAX_PACKETS = 100_000
 _MAX_WITNESSED = 20_000
 _PACKET_HEAD = 512
+_TAGS = frozenset({b"\x81\x00", b"\x88\xa8", b"\x91\x00"})
+_MAX_TAGGED = 14 + 4 * 4
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
@@ -62,8 +64,9 @@ class Sensor:
         """Take one Ethernet frame at `at` nanoseconds."""
         kind = frame[12:14]
         start = 14
-        if kind == b"\x81\x00":
-            kind, start = frame[16:18], 18
+        # A mirror port shows trunks: IEEE 802.1Q and 802.1ad tags, stacked; as deep as the ring looks for sweeps.
+        while kind in _TAGS and start < _MAX_TAGGED:
+            kind, start = frame[start + 2 : start + 4], start + 4
         if kind == b"\x08\x06":
             if not outgoing:
                 self._arp(frame[start:])

@@ -463,6 +463,39 @@ def _hostile(chance: random.Random, count: int) -> list[bytes]:
 
 
 @cache
+def test_probes_under_stacked_tags_are_heard_frame_by_frame_and_in_blocks() -> None:
+    plan = _plan()
+    mine = [case for case in range(len(plan.cases)) if plan.cases.dst[case] == 0 and plan.cases.family[case] == 4][:6]
+    ends = {4: (b"\x0a\2\0\2", b"\x0a\1\0\2")}
+    tokens = plan.tokens().make(Kind.PROBE, mine, [0x200] * len(mine))
+    q, ad, old = (struct.pack(">HH", kind, 0x2007) for kind in (0x8100, 0x88A8, 0x9100))
+    # The kernel takes the first tag off; four more are looked past, and no fifth.
+    stacks = [b"", q, ad + q, old + old + q, ad + q * 4, q * 6]
+    frames = [
+        _OTHER + tags + b"\x08\0" + fill(template("udp", 4), ends, token, ports=(53, 1024))
+        for tags, token in zip(stacks, tokens, strict=True)
+    ]
+
+    def body() -> None:
+        sensor = Sensor(plan, 0)
+        wire = Wire(Interface("right", b"\0" * 6, ()), sensor.hear)
+        wire.start()
+        with Ring("right") as ring, Sender("left") as sender:
+            sender.send(frames)
+            starts: list[bytes] = []
+            while len(starts) < len(frames) and (block := ring.read(2)) is not None:
+                kind, start = block.network()
+                starts += [
+                    block.memory[at : at + 1].tobytes() if k == 0x0800 else b""
+                    for k, at in zip(kind, start, strict=True)
+                ]
+        assert wire.stop() == 0
+        assert starts == [b"\x45"] * 5 + [b""]
+        assert sorted(sensor.arrivals().case) == mine[:5]
+
+    _inside(body)
+
+
 def _plan() -> Plan:
     policy = load_policy(
         b"apiVersion: secguard/v1alpha1\nkind: IsolationPolicy\nzones:\n"
