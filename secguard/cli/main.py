@@ -1,6 +1,9 @@
 """The entry point: lazily loaded groups, and the one wrapper that turns every error into an exit code."""
 
+import contextlib
+import errno
 import os
+import select
 import sys
 
 import click
@@ -10,6 +13,8 @@ from secguard.cli.lazy import LazyGroup
 from secguard.core.errors import SecguardError
 
 __all__ = ["cli", "main"]
+
+_UNREAD = 141
 
 # name -> (module, attribute, one-line help): `secguard --help` imports none of them.
 _ROOT = {
@@ -58,60 +63,105 @@ def _typed() -> list[str]:
 
 
 def _fail(error: SecguardError) -> int:
-    if any(word in sys.argv for word in ("--json", "--jsonl")):
-        from secguard.cli.frame import error_document
-        from secguard.cli.render import write_json
+    with contextlib.suppress(OSError):  # a full disk, or nobody there: the exit code still says it
+        if any(word in sys.argv for word in ("--json", "--jsonl")):
+            from secguard.cli.frame import error_document
+            from secguard.cli.render import write_json
 
-        write_json(error_document(f"secguard.{'.'.join(_typed()) or 'error'}/1", error, 2))
+            write_json(error_document(f"secguard.{'.'.join(_typed()) or 'error'}/1", error, 2))
     text = f"error: {error}"
     if error.hint:
         text += f" ({error.hint})"
-    click.echo(text.replace("\n", " "), err=True)
+    _tell(text.replace("\n", " "))
     return 2
 
 
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
 def main() -> None:
-    """Run the command line and exit; a crash is 2, never click's 1, which would read as a violation."""
+    """Run the command line and exit; a crash is 2, never click's 1, which would read as a violation.
+
+    Whose answer nobody reads any more (`| head`) ends without a word, with 141, as by SIGPIPE: it has no verdict.
+    """
+    for number in (0, 1, 2):
+        _occupy(number)
+    code = _run()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # what is still buffered must not be tried again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            code = _UNREAD if _unread() else code or 2
+    sys.exit(code)
+
+
+def _occupy(number: int) -> None:
+    """Have something stand where a standard stream was closed: the next file would take its place, and its output."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)
+        name = ("stdin", "stdout", "stderr")[number]
+        setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open
+
+
+def _unread() -> bool:
+    """Whether whoever read stdout or stderr is gone."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _run() -> int:
+    streams = sys.stdout, sys.stderr
     try:
         code = cli.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as ended:
+        # click covers the streams and makes a 1 of a broken pipe, rich raises one; 1 is a violation's.
+        if sys.stdout is not streams[0] or isinstance(ended.__context__, BrokenPipeError):
+            sys.stdout, sys.stderr = streams
+            return _broken(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+        return ended.code if isinstance(ended.code, int) else 2 if ended.code else 0
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _tell("interrupted")
+        return 130
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         usage = isinstance(error, click.UsageError) and error.ctx is not None
         hint = f"see: {error.ctx.command_path} --help" if usage and error.ctx else ""  # type: ignore[attr-defined]
-        sys.exit(_fail(SecguardError("cli.usage", error.format_message(), hint=hint)))
+        return _fail(SecguardError("cli.usage", error.format_message(), hint=hint))
     except SecguardError as error:
         if os.environ.get("SECGUARD_TRACEBACK"):
             raise
-        sys.exit(_fail(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(2)
+        return _fail(error)
     except OSError as error:
-        from secguard.core.files import translate_os_error
-
-        sys.exit(_fail(translate_os_error(error, error.filename or "")))
+        return _broken(error)
     except MemoryError:
-        sys.exit(_fail(SecguardError("cli.memory", "out of memory")))
+        return _fail(SecguardError("cli.memory", "out of memory"))
     except Exception as error:  # noqa: BLE001 - the last line of defence; SECGUARD_TRACEBACK shows the stack
         if os.environ.get("SECGUARD_TRACEBACK"):
             import traceback
 
             traceback.print_exc()
-            sys.exit(2)
-        sys.exit(
-            _fail(
-                SecguardError(
-                    "cli.internal",
-                    f"internal error: {type(error).__name__}: {error}",
-                    hint="this is a bug; SECGUARD_TRACEBACK=1 shows where",
-                )
+            return 2
+        return _fail(
+            SecguardError(
+                "cli.internal",
+                f"internal error: {type(error).__name__}: {error}",
+                hint="this is a bug; SECGUARD_TRACEBACK=1 shows where",
             )
         )
+    return code if isinstance(code, int) else 0
+
+
+def _broken(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError) and _unread():
+        return _UNREAD
+    from secguard.core.files import translate_os_error
+
+    return _fail(translate_os_error(error, error.filename or ""))

@@ -182,7 +182,10 @@ def _written(ctx: Context, answer: "Answer", output: Path) -> Result:
         data={**answer.facts(), "file": str(output), "written": count},
         outcome=answer.outcome,
         findings=answer.findings,
-        lines=[f"{output}: {count}", _reach(answer, count, None, ctx.lang)],
+        lines=[
+            ctx.say(f"{output}: {count} events", f"{output}：{count} 条事件"),
+            _reach(answer, count, None, ctx.lang),
+        ],
     )
 
 

@@ -47,7 +47,7 @@ folder_option = click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Also write plan, observations and result here, signed: a new folder for each run.",
+    help="Write plan, observations and result here too, signed: a new folder for each run. A workspace keeps its own.",
 )
 hostile_option = click.option(
     "--allow-hostile",
@@ -109,7 +109,7 @@ def new_folder(folder: Path | None) -> None:
         raise RefusedError(
             "isolation.output.exists",
             "the folder is not empty; a scan never overwrites another",
-            hint="name a new one, or leave -o away: a workspace keeps its scans by itself",
+            hint="name a new one, or leave -o away: a workspace keeps every scan by itself",
             where=str(folder),
         )
 

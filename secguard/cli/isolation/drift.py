@@ -8,17 +8,29 @@ import click
 from secguard.cli.frame import Context, Result, Table, act_options, command
 from secguard.cli.isolation.folders import find_run, kept_runs
 from secguard.core.errors import SecguardError, UsageError
+from secguard.core.limits import MAX_CONFIG, read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from secguard.isolation.drift.tracking import Change, Tracking
+    from secguard.isolation.judge.result import ScanResult
     from secguard.report import Report
     from secguard.workspace import Workspace
 
 __all__ = ["baseline", "close", "diff", "findings", "tracking", "update"]
 
 _BASELINE = "baseline"
+_NAMED, _MARKED = "named", "baseline"
+_WHY = {
+    _NAMED: ("", ""),
+    _MARKED: ("the baseline", "基线"),
+    "same-policy": ("the scan before by the same policy", "同一策略的上一次扫描"),
+    "same-zones": (
+        "the scan before between the same zones, by another policy file",
+        "相同区域的上一次扫描，策略文件不同",
+    ),
+}
 
 
 def tracking(site: "Workspace") -> "Tracking":
@@ -42,10 +54,11 @@ def update(site: "Workspace") -> "Sequence[Change]":
                 result = read_result(folder)
             except SecguardError:
                 continue  # a damaged folder keeps no later scan from being taken in; `list` and `verify` show it
-            changes = file.changes(result)
-            new = [change for change in changes if change.verb != "seen"]
-            _record(site, new, result.run)
-            file.apply(changes, result)
+            with file.turn():
+                changes = file.changes(result)
+                new = [change for change in changes if change.verb != "seen"]
+                _record(site, new, result.run)
+                file.apply(changes, result)
             acts += new
     return acts
 
@@ -72,34 +85,55 @@ def _record(site: "Workspace", changes: "Sequence[Change]", run: str, *, case: s
         site.ledger.record(events)
 
 
-def _baseline(site: "Workspace") -> Path | None:
+def _baselines(site: "Workspace") -> list[Path]:
+    """The scans that were made baselines, one a policy, the latest first."""
     from secguard.isolation.evidence.folder import is_run
 
     path = site.state / "isolation" / _BASELINE
     if not path.is_file():
-        return None
-    folder = path.parent / path.read_text(encoding="utf-8").strip()
-    return folder if folder.parent == path.parent and is_run(folder) else None
+        return []
+    names = read_bounded(path, MAX_CONFIG).decode("utf-8", "replace").split()
+    folders = [path.parent / name for name in reversed(names)]
+    return [folder for folder in folders if folder.parent == path.parent and is_run(folder)]
 
 
-def _both(ctx: Context, old: str | None, new: str | None) -> tuple[Path, Path]:
-    """The two scans that were named: `OLD NEW`, `NEW` against the baseline, or the last against the baseline."""
+def _both(ctx: Context, old: str | None, new: str | None) -> tuple[Path, Path, str]:
+    """The two scans, and why the earlier one: `OLD NEW`, `NEW` against the baseline, or the last against it."""
+    from secguard.isolation.drift.earlier import earlier_of
+    from secguard.isolation.evidence.summary import read_result
+
     if old is not None and new is not None:
-        return find_run(ctx, old), find_run(ctx, new)
+        return find_run(ctx, old), find_run(ctx, new), _NAMED
     with ctx.workspace() as site:
         runs = kept_runs(site)
-        later = find_run(ctx, old or "last")
-        earlier = _baseline(site)
-    if earlier is None:
-        before = [folder for folder in runs if folder.name < later.name]
-        if not before:
+        if old is None and not runs:
             raise UsageError(
-                "isolation.baseline.none",
-                "there is nothing to compare with",
-                hint="name two scans, or set one with `secguard isolation baseline SCAN`",
+                "isolation.baseline.none", "no scan was kept yet", hint="secguard isolation run POLICY ..."
             )
-        earlier = before[-1]
-    return earlier, later
+        later = find_run(ctx, old or "last")
+        marked = _baselines(site)
+    result = read_result(later)
+    if found := earlier_of(result, marked):
+        return found[0], later, _MARKED
+    name = f"{result.at:%Y%m%dT%H%M%SZ}-{result.run[:8]}"
+    if found := earlier_of(result, (folder for folder in reversed(runs) if folder.name < name)):
+        return found[0], later, found[1]
+    raise UsageError(
+        "isolation.baseline.none",
+        f"no scan before {later.name} was by the same policy, or between the same zones",
+        hint="name two scans of `secguard isolation list`: diff OLD NEW",
+    )
+
+
+def _same(folder: Path, result: "ScanResult") -> bool:
+    """Whether a scan takes the place of a baseline; a damaged one vanishes."""
+    from secguard.isolation.drift.earlier import akin
+    from secguard.isolation.evidence.summary import read_result
+
+    try:
+        return akin(read_result(folder), result)
+    except SecguardError:
+        return True
 
 
 @command("isolation.diff", "diff")
@@ -109,22 +143,24 @@ def diff(ctx: Context, *, old: str | None, new: str | None) -> Result:
     """Compare two scans: new leaks, closed ones, and what can no longer be said.
 
     Each is a folder, or a scan of `isolation list` by name. With one name, that scan is compared with the baseline;
-    with none, the last one. Without a baseline, the scan before is taken. Exit 1 when something became worse, 0 when
-    all is the same or better, 3 when something cannot be compared.
+    with none, the last one. Without a baseline of its policy, the scan before it by the same policy is taken. Exit 1
+    when something became worse, 0 when all is the same or better, 3 when something cannot be compared.
     """
     from secguard.core.clock import SystemClock
     from secguard.isolation.drift.compare import compare
     from secguard.isolation.evidence.summary import read_result
 
-    before, after = _both(ctx, old, new)
+    before, after, why = _both(ctx, old, new)
     earlier, later = read_result(before), read_result(after)
     drift = compare(earlier, later, SystemClock().now())
+    said = _WHY[why][ctx.lang == "zh"]
 
     def report(_: str) -> "Report":
         from secguard.report import Code, Facts, Report, Text, Value
 
         rows: list[tuple[Text, Value]] = [
-            (Text("Baseline", "基线"), Code(before.name)),
+            (Text("Compared with", "对比基准"), Code(before.name)),
+            (Text("Why that one", "选取依据"), Text(*_WHY[why]) if why != _NAMED else Text("named", "由用户指定")),
             (Text("Judged at", "基线判定时间"), earlier.at),
             (Text("Compared scan", "对比扫描"), Code(after.name)),
             (Text("Judged at", "对比判定时间"), later.at),
@@ -138,6 +174,7 @@ def diff(ctx: Context, *, old: str | None, new: str | None) -> Result:
     return Result.of(
         drift.verdict,
         data={
+            "chosen": why,
             "old": {"scan": before.name, "run": earlier.run, "at": earlier.at, "policy": earlier.policy},
             "new": {"scan": after.name, "run": later.run, "at": later.at, "policy": later.policy},
             "new_leaks": drift.new,
@@ -147,7 +184,7 @@ def diff(ctx: Context, *, old: str | None, new: str | None) -> Result:
         },
         report=report,
         lines=[
-            f"{after.name} against {before.name}; {drift.compared} cases compared",
+            f"{after.name} against {before.name}{f' ({said})' if said else ''}; {drift.compared} cases compared",
             f"{len(drift.new)} new, {len(drift.closed)} closed, {len(drift.same)} as before",
         ],
     )
@@ -157,16 +194,19 @@ def diff(ctx: Context, *, old: str | None, new: str | None) -> Result:
 @click.argument("run", required=False, metavar="[SCAN]")
 @act_options
 def baseline(ctx: Context, *, run: str | None, case: str, reason: str, yes: bool) -> Result:
-    """Make a kept scan the baseline that `diff` compares with; without SCAN, say which one it is."""
+    """Make a kept scan the baseline of its policy, which `diff` compares with; without SCAN, say which one it is."""
     del yes
     from secguard.core.files import atomic_write
     from secguard.isolation.evidence.summary import read_result
 
     with ctx.workspace() as site:
+        marked = _baselines(site)
         if run is None:
-            current = _baseline(site)
-            name = current.name if current else None
-            return Result(data={"baseline": name}, lines=[name or "no baseline; the scan before is taken"])
+            names = [folder.name for folder in marked]
+            return Result(
+                data={"baseline": names[0] if names else None, "baselines": names},
+                lines=names or ["no baseline; the scan before by the same policy is taken"],
+            )
         folder = find_run(ctx, run)
         if folder not in kept_runs(site):
             raise UsageError("isolation.baseline.kept", "only a scan that the workspace keeps", where=str(folder))
@@ -178,7 +218,8 @@ def baseline(ctx: Context, *, run: str | None, case: str, reason: str, yes: bool
             reason=reason,
             data={"scan": folder.name, "outcome": result.outcome},
         )
-        atomic_write(folder.parent / _BASELINE, f"{folder.name}\n".encode(), mode=0o600)
+        others = [other.name for other in reversed(marked) if other != folder and not _same(other, result)]
+        atomic_write(folder.parent / _BASELINE, "\n".join([*others, folder.name, ""]).encode(), mode=0o600)
     return Result(
         data={"baseline": folder.name, "recorded": receipt.index}, lines=[f"baseline: {folder.name} ({result.outcome})"]
     )
@@ -262,7 +303,7 @@ def close(ctx: Context, *, finding: str, case: str, reason: str, yes: bool) -> R
         raise UsageError(
             "isolation.close.case", "closing needs a case number and a reason", hint="add --case C-17 --reason '...'"
         )
-    with ctx.workspace() as site, tracking(site) as file:
+    with ctx.workspace() as site, tracking(site) as file, file.turn():
         change = file.closing(finding, by=site.actor().name, at=site.clock.now(), case=case, reason=reason)
         _record(site, [change], "", case=case, reason=reason)
         file.apply([change])

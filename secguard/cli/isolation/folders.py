@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, command, require_option
-from secguard.core.errors import FormatError, UsageError
+from secguard.core.errors import FormatError, RefusedError, SecguardError, SystemPartError, UsageError
 from secguard.core.verdict import Axis
 
 if TYPE_CHECKING:
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from secguard.isolation.runs.conclude import RunResult
+    from secguard.isolation.runs.state import RunState
     from secguard.report import Report
     from secguard.workspace import Workspace
 
-__all__ = ["find_run", "judge_folder", "keep", "kept_runs", "list_", "read_key", "verify"]
+__all__ = ["find_run", "judge_folder", "keep", "kept_runs", "list_", "not_kept", "read_key", "verify"]
 
 _MAX_KEY = 1 << 16
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -40,23 +41,58 @@ def read_key(path: Path) -> "PublicKeyTypes":
         raise FormatError("isolation.key.format", "not a public key in PEM", where=str(path)) from None
 
 
-def keep(ctx: Context, result: "RunResult", output: Path | None) -> Path | None:
-    """Write a run to `-o`, else into the workspace (`state/isolation/<time>-<run>`); returns the folder, if any."""
+def keep(ctx: Context, result: "RunResult", output: Path | None, state: "RunState | None" = None) -> dict[str, Path]:
+    """Keep a run in the workspace (`state/isolation/<time>-<run>`), if one is open, and write it to `-o`.
+
+    What it takes to go on with the run is removed once the run is kept somewhere.
+
+    Returns:
+        `folder`, where it is kept, and `copy`, where else; empty if nowhere.
+    """
     from secguard.isolation.evidence.folder import run_name, save_run
 
-    if output is not None:
-        save_run(result, output)
-        return output
+    places: dict[str, Path] = {}
     site = ctx.workspace_or_none()
-    if site is None:
-        return None
-    with site:
-        from secguard.cli.isolation.drift import update
+    if site is not None:
+        with site:
+            from secguard.cli.isolation.drift import update
 
-        folder = site.state / "isolation" / run_name(result)
-        save_run(result, folder, fresh=True)
-        update(site)
-    return folder
+            places["folder"] = site.state / "isolation" / run_name(result)
+            save_run(result, places["folder"], fresh=True)
+            if state is not None:
+                state.end()
+            update(site)
+    if output is not None:
+        try:
+            save_run(result, output)
+        except SecguardError as error:
+            if places:
+                raise SystemPartError(
+                    error.code, error.message, hint=f"the scan is kept: {places['folder']}", where=error.where
+                ) from error
+            raise
+        places["copy" if places else "folder"] = output
+    if state is not None:
+        state.end()
+    return places
+
+
+def not_kept(ctx: Context, run: str) -> None:
+    """Refuse to keep a run twice.
+
+    Raises:
+        UsageError: there is no workspace.
+        RefusedError: the workspace has it.
+    """
+    with ctx.workspace() as site:
+        for folder in kept_runs(site):
+            if folder.name.endswith(f"-{run[:8]}"):
+                raise RefusedError(
+                    "isolation.folder.exists",
+                    "this run was kept before",
+                    hint=f"secguard isolation judge {folder}",
+                    where=str(folder),
+                )
 
 
 def recorded(site: "Workspace") -> "Callable[[str], str | None]":
@@ -106,7 +142,6 @@ def judge_folder(ctx: Context, folder: Path, trust: Path | None, require: tuple[
     Raises:
         RefusedError: something in it is not as it was signed, or another key signed it.
     """
-    from secguard.core.errors import RefusedError
     from secguard.core.findings import describe
     from secguard.core.verdict import Outcome
     from secguard.isolation.evidence.folder import check_folder, judged

@@ -64,6 +64,5 @@ def resume_(
     with acts(ctx, case, reason) as act:
         signer = signer_of(ctx, key, passphrase_file)
         result = resume_run(state, signer=signer, caller=caller, progress=ctx.progress("isolation"), act=act)
-    kept = keep(ctx, result, output)
-    state.end()
-    return show(result, ctx.lang, verdict=None, **({"folder": kept} if kept else {}))
+    kept = keep(ctx, result, output, state)
+    return show(result, ctx.lang, verdict=None, **kept)

@@ -253,14 +253,12 @@ def run_(
                     act=act,
                     state=state,
                 )
-            kept = keep(ctx, result, output)
-            if state is not None:
-                state.end()
+            kept = keep(ctx, result, output, state)
         except SecguardError as error:
             row.fail(error)
             _complain(row)
             raise
         verdict = row.settle(result.verdict, result.plan.run)
         _complain(row)
-    shown = show(result, ctx.lang, verdict=verdict, **({"folder": kept} if kept else {}))
+    shown = show(result, ctx.lang, verdict=verdict, **kept)
     return _with_alerts(shown, row)

@@ -129,3 +129,33 @@ def test_an_interrupt_is_130(tmp_path):
     assert process.returncode == 130
     assert rest.splitlines()[-1] == "interrupted"
     assert time.monotonic() - began < 5  # a second on a quiet machine
+
+
+@pytest.mark.parametrize(
+    ("args", "stream"),
+    [(("--help",), "stdout"), (("status", "--json"), "stdout"), (("status",), "stderr"), (("nonsense",), "stderr")],
+)
+def test_a_reader_that_is_gone_gets_no_verdict_and_no_talk(secguard, tmp_path, args, stream):
+    secguard("init", tmp_path / "ws", "-q")
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = "stderr" if stream == "stdout" else "stdout"
+    done = subprocess.run(
+        [sys.executable, "-m", "secguard", *args], cwd=tmp_path / "ws", **{stream: writer, other: subprocess.PIPE}
+    )
+    os.close(writer)
+    assert done.returncode == (141 if args != ("nonsense",) else 2), "a wrong command is wrong, heard or not"
+    assert getattr(done, other) == b""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"), [(">/dev/full", 2, "error: "), ("2>/dev/full", 2, ""), (">&-", 0, "")]
+)
+def test_an_answer_that_cannot_be_written_is_no_verdict(secguard, tmp_path, end, code, said):
+    secguard("init", tmp_path / "ws", "-q")
+    option = "" if end.startswith("2") else "--json"
+    line = f"{sys.executable} -m secguard status {option} {end}"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path / "ws", capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == bool(said)
