@@ -1,7 +1,7 @@
 """Leaks tracked from scan to scan: since when, until when, closed by whom and why, opened again when seen again.
 
-A small SQLite file beside the kept scans. Acts are recorded in the ledger first (`changes`, record, `apply`): should
-the file be lost, the kept scans make it anew, but for what people closed, which the ledger tells.
+A small SQLite file beside the kept scans. Acts are recorded in the ledger first (in one `turn`: `changes`, record,
+`apply`): should the file be lost, the kept scans make it anew, but for what people closed, which the ledger tells.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from typing import Self
 
 import msgspec
 
-from secguard.core import FormatError, UsageError, parse_time, rfc3339
+from secguard.core import FormatError, UsageError, rfc3339
 from secguard.isolation.drift.leaks import cases_of, leaks_of, words_of
 from secguard.isolation.judge.result import ScanResult
 from secguard.store import open_sqlite, sqlite_failure
@@ -25,6 +25,7 @@ CREATE TABLE leak (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE run (id TEXT PRIMARY KEY, at TEXT NOT NULL) STRICT;"""
 _MAX_PROBES = 200
 _ADDRESS = frozenset(".:")
+_BY_SCAN = "scan"
 _SWEPT = "swept"
 """Stands for what a sweep was seen with: hosts and ports, the address first."""
 
@@ -134,15 +135,37 @@ class Tracking:
             )
         return found[0]
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep other processes from changing the file until what was read here is stored: all of it, or nothing.
+
+        Raises:
+            SystemPartError: another process does not let go of the file, or it cannot be written.
+        """
+        if self._db.in_transaction:
+            yield
+        else:
+            yield from self._transaction()
+
+    def _transaction(self) -> Iterator[None]:
+        with self._guard():
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        with self._guard():
+            self._db.execute("COMMIT")
+
     def changes(self, result: ScanResult) -> list[Change]:
-        """What a scan changes; nothing if it was taken in before, or a later one was.
+        """What a scan changes; nothing if it was taken in before.
 
         A leak is closed by a scan that sent again what it was seen with, left no case of the two zones without answer,
-        and did not find it.
+        and did not find it. Scans may come late, as two that end at once do: one from before another
+        saw a leak, or found it gone, counts as seen, and neither opens nor closes it.
         """
-        with self._guard():
-            rows = self._db.execute("SELECT id, at FROM run").fetchall()
-        if any(run == result.run or parse_time(at) > result.at for run, at in rows):
+        if result.run in self.runs():
             return []
         known = {item.id: item for item in self.all()}
         whole = {(cell.src, cell.dst) for cell in result.matrix if cell.cases and not cell.unknown}
@@ -162,6 +185,11 @@ class Tracking:
                 )  # fmt: skip
                 made.append(Change("opened", new))
                 continue
+            ended = old.closed_at if old.closed_by == _BY_SCAN else None
+            if result.at < max(old.last_seen, ended or old.last_seen):
+                first = min(old.first_seen, result.at)
+                made.append(Change("seen", msgspec.structs.replace(old, first_seen=first, seen=old.seen + 1)))
+                continue
             again = old.state == "closed"
             now = msgspec.structs.replace(
                 old, probes=probes, last_seen=result.at, last_run=result.run, seen=old.seen + 1, state="open",
@@ -169,12 +197,14 @@ class Tracking:
             )  # fmt: skip
             made.append(Change("reopened" if again else "seen", now))
         for name, old in known.items():
-            if name not in found and old.state == "open" and (old.src, old.dst) in whole:
+            if name in found or old.state != "open" or result.at < old.last_seen:
+                continue
+            if (old.src, old.dst) in whole:
                 words = {_SWEPT if _ADDRESS & set(word.split(" ")[0]) else word for word in old.probes}
                 if not words <= asked.get((old.src, old.dst), set()):
                     continue  # a scan of fewer probes shows nothing of the others
                 shut = msgspec.structs.replace(
-                    old, state="closed", closed_at=result.at, closed_by="scan", case="", reason="not found again"
+                    old, state="closed", closed_at=result.at, closed_by=_BY_SCAN, case="", reason="not found again"
                 )
                 made.append(Change("closed", shut))
         return made
@@ -195,17 +225,11 @@ class Tracking:
 
     def apply(self, changes: Sequence[Change], result: ScanResult | None = None) -> None:
         """Store changes, in one step; with the scan that they come from."""
-        with self._guard():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                rows = [(change.leak.id, msgspec.json.encode(change.leak).decode()) for change in changes]
-                self._db.executemany("INSERT OR REPLACE INTO leak VALUES (?, ?)", rows)
-                if result is not None:
-                    self._db.execute("INSERT OR IGNORE INTO run VALUES (?, ?)", (result.run, rfc3339(result.at)))
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+        rows = [(change.leak.id, msgspec.json.encode(change.leak).decode()) for change in changes]
+        with self.turn(), self._guard():
+            self._db.executemany("INSERT OR REPLACE INTO leak VALUES (?, ?)", rows)
+            if result is not None:
+                self._db.execute("INSERT OR IGNORE INTO run VALUES (?, ?)", (result.run, rfc3339(result.at)))
 
 
 def _asked(result: ScanResult) -> dict[tuple[str, str], set[str]]:

@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import fcntl
 import hashlib
+import os
 import shutil
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from secguard.core import Axis, Clock, SecguardError, SystemClock, UsageError, Verdict
 from secguard.core import judge as conclude_verdict
 from secguard.core.errors import FormatError
-from secguard.core.files import atomic_write, translate_os_error
+from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.core.findings import finding
 from secguard.core.limits import read_bounded
 from secguard.core.verdict import Finding
@@ -84,20 +86,39 @@ def save_run(result: RunResult, folder: Path, *, fresh: bool = False) -> None:
         if pem != files.get(_SIGNER):
             files[_JUDGE] = pem
         files[MANIFEST] = seal_manifest(result.plan.run, result.digest, files, result.signer)
-    place = folder.with_name(f".{folder.name}.tmp") if fresh else folder
     try:
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name, data in files.items():
-            atomic_write(place / name, data, mode=0o600)
-        if fresh:
-            if folder.exists():
-                raise UsageError("isolation.folder.exists", "this run was kept before", where=str(folder))
-            place.rename(folder)
+        with _beside(folder) if fresh else contextlib.nullcontext(folder) as place:
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name, data in files.items():
+                atomic_write(place / name, data, mode=0o600)
+            if fresh:
+                if folder.exists():
+                    raise UsageError("isolation.folder.exists", "this run was kept before", where=str(folder))
+                place.rename(folder)
+                fsync_directory(folder.parent)
     except OSError as error:
         raise translate_os_error(error, folder) from error
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A place to write a folder in before it gets its name; what runs left there that were killed is removed.
+
+    Whoever writes shares the lock, so that runs do not wait for each other; whoever holds it alone may remove.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place = folder.with_name(f".{folder.name}.tmp")
+    lock = os.open(folder.with_name(".saving.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in folder.parent.glob(".*.tmp"):
+                shutil.rmtree(left, ignore_errors=True)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield place
     finally:
-        if fresh:
-            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
 
 
 def signer_of(folder: Path) -> PublicKeyTypes:

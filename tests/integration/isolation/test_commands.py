@@ -117,7 +117,7 @@ def test_run_between_two_namespaces_is_recorded(secguard: Run, tmp_path: Path) -
     with _two_namespaces() as (left, right):
         done = secguard(
             "isolation", "run", policy, "--in-namespaces", f"left={left}", f"right={right}",
-            "-w", site, "--case", "A-7", "--json",
+            "-w", site, "--case", "A-7", "--json", "-o", tmp_path / "copy",
         )  # fmt: skip
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
@@ -136,6 +136,10 @@ def test_run_between_two_namespaces_is_recorded(secguard: Run, tmp_path: Path) -
     assert Path(document["data"]["folder"]).parent == site / "state" / "isolation"
     verified = secguard("isolation", "verify", "last", "-w", site, "--json")
     assert verified.returncode == 0, verified.stdout
+    # -o is one copy more.
+    assert document["data"]["copy"] == str(tmp_path / "copy")
+    kept = {path.name: path.read_bytes() for path in Path(document["data"]["folder"]).iterdir()}
+    assert kept == {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
     assert {event.kind for event in events if event.kind.startswith("finding.")} == {"finding.opened"}
 
 

@@ -20,9 +20,10 @@ from secguard.isolation.judge.matrix import Cell
 from secguard.isolation.judge.show import report
 from secguard.isolation.runs.conclude import RunResult
 from secguard.report import write_report
-from tests.support.isolation_kit import make_run
+from tests.support.isolation_kit import POLICY, make_run
 
 POLICY_FILE = Path(__file__).parents[3] / "policies" / "isolation" / "example.yaml"
+OTHER_ZONES = "".join(line for line in POLICY.splitlines(keepends=True) if not line.startswith("  c: "))
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium")
 FLAGS = [
@@ -215,6 +216,21 @@ def test_commands_on_kept_scans(
     listed = call("list")["data"]
     assert [(row["name"], row["outcome"]) for row in listed["scans"]] == [(name, "fail") for name in names]  # type: ignore[index]
 
+    # Without a baseline it is the scan before by the same policy, though one by another policy came between.
+    between = make_run(policy=OTHER_ZONES, at=NOW + timedelta(days=1, hours=1))
+    kept = site / "state" / "isolation" / run_name(between)
+    save_run(between, kept, fresh=True)
+    drift = call("diff")["data"]
+    assert isinstance(drift, dict)
+    assert (drift["chosen"], drift["old"]["scan"]) == ("same-policy", names[1])
+    assert call("diff", names[1], code=1)["data"]["old"]["scan"] == names[0]  # type: ignore[index]
+    error = call("diff", kept.name, code=2)["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == "isolation.baseline.none"
+    assert error["hint"]
+    call("baseline", kept.name)
+    assert call("diff")["data"]["chosen"] == "same-policy", "a baseline of another policy is none of ours"  # type: ignore[index]
+
     pem = folders[0] / "signer.pem"
     assert call("verify", "last", "--trust", pem)["outcome"] == "pass"
     assert call("verify", names[0], code=3)["axes"] == {"integrity": "pass", "provenance": "unknown"}
@@ -238,8 +254,12 @@ def test_commands_on_kept_scans(
     assert done.returncode == 0, done.stderr
     assert secguard("isolation", "verify", signed, "--root", root).returncode == 3, "nobody knows what was revoked"
 
+    call("baseline", names[1])
     call("baseline", names[0], "--case", "C-1")
-    assert call("baseline")["data"] == {"baseline": names[0]}
+    assert call("baseline")["data"] == {"baseline": names[0], "baselines": [names[0], kept.name]}
+    (site / "state" / "isolation" / "baseline").write_text(f"{names[0]}\n")
+    shutil.rmtree(kept)
+    assert call("baseline")["data"] == {"baseline": names[0], "baselines": [names[0]]}
     drift = call("diff", code=1)["data"]
     assert isinstance(drift, dict)
     assert (drift["old"]["scan"], drift["new"]["scan"]) == (names[0], names[2])
@@ -268,7 +288,25 @@ def test_commands_on_kept_scans(
     with Workspace.find(site) as workspace:
         events = [workspace.ledger.event(seq) for seq in range(workspace.ledger.size)]
     acts = [event.kind for event in events if event.kind.startswith(("finding.", "baseline."))]
-    assert acts == ["finding.opened", "finding.opened", "finding.closed", "baseline.set", "finding.closed",
+    assert acts == ["finding.opened", "finding.opened", "finding.closed", *["baseline.set"] * 3, "finding.closed",
                     "finding.reopened"]  # fmt: skip
     assert next(event for event in reversed(events) if event.kind == "finding.closed").case == "C-2"
+
+    # A scan that was carried here as files is kept like one that was run here, once.
+    carried = make_run([("c", "a", "tcp", 80)], at=NOW + timedelta(days=4))
+    for name, data in carried.envelopes.items():
+        (tmp_path / name).write_bytes(data)
+    seen = sorted(tmp_path.glob("observations-*.json"))
+    words = ["judge", tmp_path / "plan.json", *seen, "--trust", tmp_path / "signer.pem"]
+    assert "folder" not in call(*words, code=1)["data"]  # type: ignore[operator]
+    data = call(*words, "--keep", "--case", "C-4", "-o", tmp_path / "copy", code=1)["data"]
+    assert isinstance(data, dict)
+    assert Path(data["folder"]).parent == folders[0].parent
+    assert data["copy"] == str(tmp_path / "copy")
+    assert call("verify", "last")["outcome"] == "pass", "the ledger vouches for it"
+    assert call("verify", tmp_path / "copy")["outcome"] == "pass"
+    assert [item["probes"] for item in call("findings")["data"]["findings"]][0] == ["TCP 80"]  # type: ignore[index]
+    error = call(*words, "--keep", code=2)["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == "isolation.folder.exists"
     assert (site / "state" / "isolation" / "baseline").stat().st_mode & 0o077 == 0

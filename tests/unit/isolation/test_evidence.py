@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -166,10 +167,53 @@ def test_a_run_is_kept_whole_or_not_at_all(run: RunResult, tmp_path: Path) -> No
     save_run(run, folder, fresh=True)
     with pytest.raises(UsageError, match="kept before"):
         save_run(run, folder, fresh=True)
-    assert [path.name for path in folder.parent.iterdir()] == ["run"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".saving.lock", "run"]
     assert summary_of(folder).outcome == "fail"
     assert read_result(folder).matrix == run.matrix
     assert summary_of(tmp_path).outcome == "unreadable"
+
+
+def _forked_save(run: RunResult, folder: Path, after: int, signal_: int) -> int:
+    """Save in a process of its own that sends itself a signal while its `after`-th file is written; its process ID."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fsync, left = os.fsync, [after]
+
+            def stop(descriptor: int) -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal_)
+                fsync(descriptor)
+
+            os.fsync = stop
+            save_run(run, folder, fresh=True)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def test_what_a_killed_run_left_is_private_and_removed_by_the_next(run: RunResult, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for after in (1, 4, 9):
+        os.waitpid(_forked_save(run, state / f"killed-{after}", after, signal.SIGKILL), 0)
+        assert not (state / f"killed-{after}").exists()
+        (left,) = [path for path in state.iterdir() if path.name.endswith(".tmp")]
+        assert stat.S_IMODE(left.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in left.iterdir()} == {0o600}
+        assert any("plan.json" in path.name for path in left.iterdir()) or after == 1
+    save_run(run, state / "next", fresh=True)
+    assert {path.name for path in state.iterdir()} == {".saving.lock", "next"}
+
+
+def test_a_run_that_is_being_saved_is_left_alone_by_others(run: RunResult, tmp_path: Path) -> None:
+    pid = _forked_save(run, tmp_path / "slow", 4, signal.SIGSTOP)
+    os.waitpid(pid, os.WUNTRACED)
+    save_run(run, tmp_path / "quick", fresh=True)
+    os.kill(pid, signal.SIGCONT)
+    os.waitpid(pid, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {".saving.lock", "quick", "slow"}
+    assert _check(tmp_path / "slow", run).verdict.outcome is Outcome.PASS
 
 
 # --- captures -------------------------------------------------------------------------------------------------------
