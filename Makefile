@@ -7,6 +7,8 @@ PYTEST_ARGS ?=
 # Many tests wait for processes: one worker more than there are processors keeps them busy.
 PYTEST_WORKERS ?= $$(($$(nproc) + 1))
 DEMO_ARGS ?=
+# Set in many containers; the tests start over a thousand processes, and each would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test lint format bench docs lock clean
 
