@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from secguard.core import FixedClock
+from secguard.core.listening import listen
 from secguard.events import Actor, Event, Receipt
 from secguard.gbid import Scope
 from secguard.identity import Authority, IdentityConfig, Registry, create_authority
@@ -26,7 +27,6 @@ from secguard.isolation.agent.peer import private_pem, server_context
 from secguard.isolation.runs.remote import Caller
 from secguard.keys import KeySigner, Signer, load_signer, save_private_key
 from secguard.service.gate import Gate
-from secguard.service.office import listen
 from secguard.trust import chain_pem
 
 __all__ = ["POLICY", "Pki", "cable", "make_pki", "make_stranger", "serving"]

@@ -20,7 +20,6 @@ from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app, refusals
 from secguard.identity.enrol.enrolment import Enrolment
 from secguard.identity.enrol.sender import Doorkeeper
 from secguard.service.gate import Gate
-from secguard.service.office import listen
 from secguard.service.tls import credentials, find_server, server_context
 
 CAMERA = "32011600001320000001"
