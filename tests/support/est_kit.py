@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
 from cryptography.x509.oid import AttributeOID, NameOID
 
+from secguard.core.listening import listen
 from secguard.identity import Authority, Certified, Order, Request
 from secguard.identity.enrol.app import DOORKEEPER, ENROLMENT, est_app, refusals
 from secguard.identity.enrol.enrolment import Enrolment
