@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from datetime import UTC
+from functools import lru_cache
 from typing import Any
 
 from secguard.core.errors import FormatError
@@ -33,6 +34,7 @@ CATEGORIES: dict[str, tuple[str, str]] = {
 _GB_ID = re.compile(r"[0-9]{20}")
 
 
+@lru_cache(maxsize=1 << 14)
 def _address(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text)).partition("%")[0]  # no field of the type holds a zone
@@ -41,7 +43,7 @@ def _address(text: str) -> str:
 
 
 def _filled(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value not in ("", None, [], {})}
+    return {name: value for name, value in values.items() if value or value == 0}
 
 
 def _distinct(values: Iterable[str | None]) -> list[str]:

@@ -47,9 +47,12 @@ BESIDE: dict[str, str] = {
 """The other fields and their types on the server; Kibana and people search them, queries of ours do not."""
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
+
 def rest_text(document: Any) -> str:
     """Part of a document as text: equal if, and only if, the parts are; a server may hold numbers of any size."""
-    return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _encode(document)
 
 
 def take(document: dict[str, Any], path: tuple[str, ...], fits: type) -> Any:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import ssl
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from elasticsearch import ApiError, Elasticsearch
 
-__all__ = ["BUSY", "DELAYS", "ElasticServer", "Server", "TransientError", "pauses", "reason_of"]
+__all__ = ["BUSY", "DELAYS", "ElasticServer", "Server", "TooLargeError", "TransientError", "pauses", "reason_of"]
 
 T = TypeVar("T")
 
@@ -95,9 +96,10 @@ class Server:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        with self._opening:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
 
     def call(self, act: "Callable[[Elasticsearch], T]") -> T:
         """Ask the server once.
@@ -109,7 +111,11 @@ class Server:
             SystemPartError: it is not to be trusted, or it failed.
         """
         with self._guard():
-            return act(self._client())
+            answer = act(self._client())
+        meta = getattr(answer, "meta", None)
+        if meta is not None and meta.headers.get("x-elastic-product") != "Elasticsearch":  # the client looks once only
+            raise self._other()
+        return answer
 
     @contextmanager
     def _guard(self) -> "Iterator[None]":
@@ -120,10 +126,13 @@ class Server:
         try:
             yield
         except SSLError as error:
+            self.close()  # the next attempt reads the CA file again
+            why = re.search(r"verify failed: ([^(]*[^( ])", str(error.message))
             raise SystemPartError(
                 "audit.elastic.tls",
-                "the server's certificate is not to be trusted, or it does not speak TLS",
-                hint="index.ca must hold the CA that issued it, and index.url the name it is issued for",
+                "the server's certificate is not to be trusted, or it does not speak TLS"
+                f"{f' ({why[1]})' if why else ''}",
+                hint="index.ca must hold the CA that issued it, index.url the name it is issued for; check the clocks",
                 where=self.url,
             ) from error
         except (Unreachable, ConnectionTimeout) as error:
@@ -134,15 +143,16 @@ class Server:
                 where=self.url,
             ) from error
         except UnsupportedProductError as error:
-            raise UsageError(
-                "audit.elastic.product", "this is no Elasticsearch", hint="check index.url", where=self.url
-            ) from error
+            raise self._other() from error
         except ApiError as error:
             raise self._answer(error) from error
         except TransportError as error:
             raise SystemPartError(
                 "audit.elastic.failed", f"the request failed: {str(error)[:200]}", where=self.url
             ) from error
+
+    def _other(self) -> UsageError:
+        return UsageError("audit.elastic.product", "this is no Elasticsearch", hint="check index.url", where=self.url)
 
     def _answer(self, error: "ApiError") -> SecguardError:
         status, reason = error.status_code, reason_of(error.body)
@@ -173,6 +183,20 @@ class Server:
                 f"the server refuses so complex a query: {reason}",
                 hint="use fewer parentheses and longer beginnings of words",
             )
+        if "media_type_header_exception" in str(error.body):
+            return UsageError(
+                "audit.elastic.version",
+                "the server is older than version 9",
+                hint="use a server of 9.x; the ledger keeps the events meanwhile",
+                where=self.url,
+            )
+        if status == 413:
+            return TooLargeError(
+                "audit.elastic.large",
+                "the server, or a proxy before it, takes no request of that size",
+                hint="let it take 1 MB at least",
+                where=self.url,
+            )
         if status in BUSY:
             hint = "nothing is lost; the next run goes on from here"
             return TransientError(
@@ -183,6 +207,10 @@ class Server:
 
 class TransientError(SystemPartError):
     """Another attempt may succeed."""
+
+
+class TooLargeError(SystemPartError):
+    """A smaller request may succeed."""
 
 
 def reason_of(body: Any, *, whole: bool = False) -> str:

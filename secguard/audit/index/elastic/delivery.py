@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from secguard.audit.index.elastic.client import BUSY, Server, TransientError, pauses, reason_of
+from secguard.audit.index.elastic.client import BUSY, Server, TooLargeError, TransientError, pauses, reason_of
 from secguard.audit.index.elastic.documents import document_of, row_from
 from secguard.audit.index.index import Refused, refuse
 from secguard.audit.index.rows import Row
@@ -19,6 +19,7 @@ _CHUNK_ROWS = 2048
 _CHUNK_BYTES = 8 << 20
 _CONNECTIONS = 2  # a third brings nothing on a server of two processors
 _NEVER = 400  # it is about the document; 403 and 404 are about the index, and others may change
+_CLOSED = "index_closed_exception"  # an answer 400 that is about the index
 
 
 class _Item(NamedTuple):
@@ -76,6 +77,15 @@ def _send(server: Server, index: str, chunk: list[_Item], refused: dict[int, Ref
                 hint="nothing is lost; the next run goes on from here",
                 where=server.url,
             )
+        except TooLargeError as error:  # the limit may be that of a proxy
+            half = len(pending) // 2
+            if not half:
+                (item,) = pending
+                refused[item.row.seq] = Refused(item.row.seq, item.row.id, error.message)
+                return
+            for part in (pending[:half], pending[half:]):
+                _send(server, index, part, refused, refresh=refresh)
+            return
         except TransientError as error:  # whatever was delivered is found and compared by the next attempt
             problem = error
         wait = next(waits, None)
@@ -124,7 +134,7 @@ def _attempt(
         elif status in BUSY:
             again.append(item)
             reason = reason_of(result)
-        elif status == _NEVER:
+        elif status == _NEVER and result.get("error", {}).get("type") != _CLOSED:
             refused[item.row.seq] = Refused(item.row.seq, item.row.id, reason_of(result, whole=True))
         elif status != 201:
             failed.append(Refused(item.row.seq, item.row.id, reason_of(result)))

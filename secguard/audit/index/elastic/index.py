@@ -41,6 +41,8 @@ _MAX_REFUSED = 10_000
 _VERIFY_SECONDS = 30.0
 _HEALTH_SECONDS = 5.0
 _BUCKETS = 5000
+_CLOSED = "is closed on the server"
+_ALL: dict[str, Any] = {"allow_no_indices": True, "expand_wildcards": ["open", "closed"]}
 _PAGE = 5000  # documents a search hands over; a server's limit is 10,000
 
 
@@ -128,16 +130,14 @@ class ElasticIndex:
         return f"{self._stem}-{state.generation}-{seq // self._epoch:06d}"
 
     def _survey(self, pattern: str) -> dict[str, Any]:
-        found = self._server.call(lambda client: client.indices.get(index=pattern, allow_no_indices=True))
+        found = self._server.call(lambda client: client.indices.get(index=pattern, **_ALL))
         return dict(found.body)
 
     def _replaced(self, problem: str) -> RefusedError:
-        return RefusedError(
-            "audit.index.replaced",
-            problem,
-            hint="install audit/elasticsearch/index-template.json on the server, then: secguard audit reindex",
-            where=self._server.url,
-        )
+        hint = "install audit/elasticsearch/index-template.json on the server, then: secguard audit reindex"
+        if problem.endswith(_CLOSED):
+            hint = "open it again, then all goes on; nothing is lost"
+        return RefusedError("audit.index.replaced", problem, hint=hint, where=self._server.url)
 
     def _verify(self, state: State) -> None:
         """Refuse to work on indices that are not what this process or an earlier one made.
@@ -161,7 +161,9 @@ class ElasticIndex:
             # 400: another process was faster; the mapping comes from the installed template.
             self._server.call(lambda client: client.options(ignore_status=400).indices.create(index=name))
         there = self._survey(f"{name}*")
-        uuid = there[name]["settings"]["index"]["uuid"] if name in there else ""
+        if name not in there:
+            raise self._replaced(f"{name} is no index of its own on the server, but an alias or none")
+        uuid = there[name]["settings"]["index"]["uuid"]
         problems = _problems({name: uuid}, there)
         if problems:
             raise self._replaced(problems[0])
@@ -367,7 +369,7 @@ class ElasticIndex:
             state = self._file.read()
             there = self._server.call(
                 lambda client: client.options(request_timeout=_HEALTH_SECONDS).indices.get(
-                    index=self._pattern(state), allow_no_indices=True
+                    index=self._pattern(state), **_ALL
                 )
             )
         except SecguardError as error:
@@ -426,6 +428,8 @@ def _problems(expected: dict[str, str], there: dict[str, Any]) -> list[str]:
             problems.append(f"the index {name} was deleted on the server")
             continue
         settings = there[name].get("settings", {}).get("index", {})
+        if settings.get("verified_before_close") == "true":
+            problems.append(f"the index {name} {_CLOSED}")
         if settings.get("uuid") != uuid:
             problems.append(f"the index {name} was replaced on the server")
         if "analysis" in settings:
