@@ -17,15 +17,16 @@ TEMPLATE = json.loads((ROOT / "audit/elasticsearch/index-template.json").read_te
 _FIELD = re.compile(r"([a-z@][a-z_@.]*)\s*:\s*(\([^)]*\)|\S+)")
 
 
-def fields_of(properties: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def fields_of(properties: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in properties.items():
         if "properties" in value:
             yield from fields_of(value["properties"], f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, value["type"]
 
 
-FIELDS = frozenset(fields_of(TEMPLATE["template"]["mappings"]["properties"]))
+TYPES = dict(fields_of(TEMPLATE["template"]["mappings"]["properties"]))
+FIELDS = TYPES.keys()
 
 
 def named(item: dict[str, Any]) -> Iterator[str]:
@@ -39,6 +40,8 @@ def named(item: dict[str, Any]) -> Iterator[str]:
     for aggregation in json.loads(attributes.get("visState", "{}")).get("aggs", ()):
         if "field" in aggregation["params"]:
             yield aggregation["params"]["field"]
+        else:
+            assert aggregation["type"] == "count"
     source = json.loads(attributes.get("kibanaSavedObjectMeta", {}).get("searchSourceJSON", "{}"))
     yield from (match[1] for match in _FIELD.finditer(source.get("query", {}).get("query", "")))
 
@@ -48,6 +51,9 @@ def test_an_object(item: dict[str, Any]) -> None:
     assert set(named(item)) <= FIELDS
     known = {(other["type"], other["id"]) for other in OBJECTS}
     assert {(ref["type"], ref["id"]) for ref in item["references"]} <= known
+    # Without versions an import runs every migration since Kibana 6 over it; these are of 8.x, which 9.x takes.
+    versions = {"index-pattern": "8.0.0", "search": "10.5.0", "visualization": "8.5.0", "dashboard": "8.9.0"}
+    assert (item["coreMigrationVersion"], item["typeMigrationVersion"]) == ("8.8.0", versions[item["type"]])
     names = {ref["name"] for ref in item["references"]}
     attributes = item["attributes"]
     assert "secguard" in attributes["title"]
@@ -56,6 +62,18 @@ def test_an_object(item: dict[str, Any]) -> None:
         assert panel["gridData"]["x"] + panel["gridData"]["w"] <= 48
     source = json.loads(attributes.get("kibanaSavedObjectMeta", {}).get("searchSourceJSON", "{}"))
     assert source.get("indexRefName", next(iter(names), "")) in names or not names
+
+
+def test_aggregations_count_what_can_be_counted() -> None:
+    for item in OBJECTS:
+        state = json.loads(item["attributes"].get("visState", "{}"))
+        assert len({one["id"] for one in state.get("aggs", ())}) == len(state.get("aggs", ()))
+        for one in state.get("aggs", ()):
+            kind = TYPES.get(one["params"].get("field"))
+            assert (one["type"], kind) in {("count", None), ("terms", "keyword"), ("date_histogram", "date")}
+            assert one["schema"] in {"metric", "segment", "group", "bucket"}
+        if state:
+            assert state["title"] == item["attributes"]["title"]
 
 
 def test_all_kinds_named_are_kinds() -> None:
