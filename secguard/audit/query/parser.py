@@ -48,6 +48,17 @@ _ALIASES = {
     "actor.role": "role",
     "actor.org": "org",
     "actor.address": "address",
+    # As ECS and the documents on Elasticsearch name them.
+    "event.id": "id",
+    "event.action": "kind",
+    "event.sequence": "seq",
+    "event.reason": "reason",
+    "user.name": "actor",
+    "user.roles": "role",
+    "organization.name": "org",
+    "source.address": "address",
+    "source.ip": "address",
+    **{f"secguard.{name}": name for name in ("subject", "case", "approver", "outcome")},
 }
 # What a Chinese keyboard types for the same signs; one character for one, so positions stay.
 _WIDE = str.maketrans("：（）“”＞＜＝［］｛｝＊　", ':()""><=[]{}* ')
