@@ -1,6 +1,6 @@
 """Floor 1: private keys by reference (`file:`), passphrases, signatures, and DSSE envelopes."""
 
-from secguard.keys.dsse import Envelope, pae, seal, unseal
+from secguard.keys.dsse import Envelope, as_sealed, pae, seal, unseal
 from secguard.keys.files import check_private, load_signer, save_private_key
 from secguard.keys.passphrase import find_passphrase, make_passphrase
 from secguard.keys.signer import Algorithm, KeySigner, Signer, algorithm_of, generate, key_id, verify_signature
@@ -11,6 +11,7 @@ __all__ = [
     "KeySigner",
     "Signer",
     "algorithm_of",
+    "as_sealed",
     "check_private",
     "find_passphrase",
     "generate",

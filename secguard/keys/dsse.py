@@ -11,7 +11,7 @@ from secguard.core.errors import FormatError
 from secguard.core.limits import MAX_DOCUMENT
 from secguard.keys.signer import Signer, key_id, verify_signature
 
-__all__ = ["Envelope", "pae", "seal", "unseal"]
+__all__ = ["Envelope", "as_sealed", "pae", "seal", "unseal"]
 
 
 class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,3 +84,13 @@ def unseal(data: bytes, payload_type: str, keys: Iterable[PublicKeyTypes]) -> tu
         if any(verify_signature(key, signature, message) for signature in signatures):
             return payload, key
     return payload, None
+
+
+def as_sealed(data: bytes, key: PublicKeyTypes) -> bool:
+    """Whether an envelope that `key` signed is byte for byte what `seal` made: DSSE signs neither key ID nor blanks."""
+    try:
+        envelope = msgspec.json.decode(data, type=Envelope)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    ids = [item.keyid for item in envelope.signatures]
+    return ids == [key_id(key)] and msgspec.json.encode(envelope) == data.removesuffix(b"\n")

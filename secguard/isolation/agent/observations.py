@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from secguard.core.errors import FormatError, RefusedError
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.sweep.seen import Swept, check_swept
-from secguard.keys import Signer, seal, unseal
+from secguard.keys import Signer, as_sealed, seal, unseal
 
 __all__ = [
     "OBSERVATIONS_TYPE",
@@ -144,9 +144,23 @@ def open_observations(
         raise FormatError("isolation.observations.format", f"not observations: {str(error)[:160]}") from None
     name = plan.agents[seen.agent].name
     if key is None or keys.get(name) is not key:
-        raise RefusedError("isolation.observations.signature", f"not signed by agent {name}")
+        raise RefusedError(
+            "isolation.observations.signature",
+            f"not signed by agent {name}",
+            hint="they were edited, or made with another key than the plan's; get them again from the agent",
+        )
+    if not as_sealed(data, key):
+        raise FormatError(
+            "isolation.observations.form",
+            f"the observations of agent {name} are not as they were written",
+            hint="get them again from the agent",
+        )
     if seen.plan != digest or seen.run != plan.run:
-        raise RefusedError("isolation.observations.plan", f"agent {name} observed another run")
+        raise RefusedError(
+            "isolation.observations.plan",
+            f"agent {name} observed another run",
+            hint="a plan is judged with what its own agents brought back, each run for itself",
+        )
     return seen, hashlib.sha256(payload).hexdigest()
 
 

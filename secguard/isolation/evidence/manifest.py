@@ -7,7 +7,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from secguard.core import FormatError, RefusedError
-from secguard.keys import Envelope, Signer, key_id, seal, unseal
+from secguard.keys import Signer, as_sealed, seal, unseal
 
 __all__ = ["MANIFEST", "MANIFEST_TYPE", "Listed", "RunManifest", "open_manifest", "seal_manifest"]
 
@@ -57,13 +57,10 @@ def open_manifest(data: bytes, key: PublicKeyTypes) -> RunManifest:
         raise RefusedError("isolation.manifest.signature", "the manifest is not signed by the key beside it")
     try:
         manifest = msgspec.json.decode(payload, type=RunManifest)
-        envelope = msgspec.json.decode(data, type=Envelope)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("isolation.manifest.format", f"not a manifest: {str(error)[:160]}") from None
-    # The envelope around the signed bytes has one form only: a changed key ID or blank is a changed file, too.
-    exact = msgspec.json.encode(envelope) + b"\n" == data and len(envelope.signatures) == 1
     names = [item.name for item in manifest.files]
-    if not exact or envelope.signatures[0].keyid != key_id(key):
+    if not as_sealed(data, key):
         raise FormatError("isolation.manifest.form", "the manifest is not as it was written")
     if manifest.v != 1 or len(names) > _MAX_FILES or len(set(names)) != len(names) or any(map(_strange, names)):
         raise FormatError("isolation.manifest.format", "not a manifest: strange names")

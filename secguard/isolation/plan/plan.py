@@ -17,7 +17,7 @@ from secguard.isolation.plan.sweeps import Sweep, check_sweeps
 from secguard.isolation.plan.tokens import Tokens
 from secguard.isolation.probes.packets import Template, kinds
 from secguard.isolation.probes.profiles import probe, transport
-from secguard.keys import Signer, seal, unseal
+from secguard.keys import Signer, as_sealed, seal, unseal
 
 __all__ = ["MAX_CASES", "PLAN_TYPE", "AgentInfo", "CaseTable", "Plan", "open_plan", "seal_plan"]
 
@@ -204,7 +204,13 @@ def open_plan(data: bytes, keys: Iterable[PublicKeyTypes], now: datetime | None 
     """
     payload, key = unseal(data, PLAN_TYPE, keys)
     if key is None:
-        raise RefusedError("isolation.plan.signature", "the plan is not signed by a trusted key")
+        raise RefusedError(
+            "isolation.plan.signature",
+            "the plan is not signed by a trusted key",
+            hint="it was edited, or --trust or --root is another's; beside a plan, PLAN.signer.pem is its signer",
+        )
+    if not as_sealed(data, key):
+        raise FormatError("isolation.plan.form", "the plan is not as it was written", hint="get it again")
     try:
         plan = msgspec.json.decode(payload, type=Plan)
         _check(plan)

@@ -96,7 +96,9 @@ def conclude(
         item, item_digest = open_observations(data, plan, digest, agent_keys)
         name = plan.agents[item.agent].name
         if name in digests:
-            raise RefusedError("isolation.observations.twice", f"two observations of agent {name}")
+            raise RefusedError(
+                "isolation.observations.twice", f"two observations of agent {name}", hint="give one file an agent"
+            )
         seen.append(item)
         digests[name] = item_digest
         envelopes[f"observations-{name}.json"] = data

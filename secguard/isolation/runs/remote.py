@@ -30,6 +30,16 @@ _CLOSE_SECONDS = 0.5
 _LINGER = 0.05
 _PATH = "/v1/run"
 _REFUSED = "Secguard-Refused"
+_HINTS = {
+    "isolation.agent.unreachable": "is it started (secguard isolation agent --listen), and its port open from here?",
+    "isolation.agent.protocol": "check the URL of --agent: host and port of `secguard isolation agent --listen`",
+    "isolation.agent.busy": "wait until its run has ended; every agent has an address and port of its own",
+    "isolation.agent.ended": "its log says why",
+    "isolation.peer.certificate": "see `secguard identity verify`; fresh lists by --crl at both ends, roots by --root",
+    "isolation.peer.middle": "something between here and the agent ends TLS; connect directly",
+    "isolation.peer.name": "check AGENT=URL of --agent, and whose certificate that agent was given",
+    "isolation.peer.tls": "both ends need a certificate of the isolation-agent profile from the same root",
+}
 
 
 @dataclass(frozen=True)
@@ -114,16 +124,19 @@ class RemoteAgent(Link):
         """The hello must come from the certificate of the connection: else somebody stands in between."""
         leaf = self._leaf
         if leaf is None or answer.key != spki(leaf.public_key()) or answer.certificate != fingerprint(leaf):
-            raise RefusedError("isolation.peer.middle", "its key is not that of the connection")
+            self._end = RefusedError("isolation.peer.middle", "its key is not that of the connection")
+            raise self._end
         if answer.agent != self.name:
-            raise RefusedError("isolation.peer.name", f"it is agent {answer.agent[:60]}")
+            self._end = RefusedError("isolation.peer.name", f"it is agent {answer.agent[:60]}")
+            raise self._end
 
     def refusal(self) -> SecguardError | None:
         """Why there is no connection, or the hello was refused."""
         if self._end is None:
             return None
         text = self.error or self._end.message
-        return type(self._end)(self._end.code, f"agent {self.name}: {text}", where=self._url)
+        hint = self._end.hint or _HINTS.get(self._end.code, "")
+        return type(self._end)(self._end.code, f"agent {self.name}: {text}", hint=hint, where=self._url)
 
     def close(self) -> None:
         """End the connection, and with it the agent's run."""

@@ -305,7 +305,7 @@ def test_commands_on_kept_scans(
     assert data["copy"] == str(tmp_path / "copy")
     assert call("verify", "last")["outcome"] == "pass", "the ledger vouches for it"
     assert call("verify", tmp_path / "copy")["outcome"] == "pass"
-    assert [item["probes"] for item in call("findings")["data"]["findings"]][0] == ["TCP 80"]  # type: ignore[index]
+    assert call("findings")["data"]["findings"][0]["probes"] == ["TCP 80"]  # type: ignore[index]
     error = call(*words, "--keep", code=2)["error"]
     assert isinstance(error, dict)
     assert error["code"] == "isolation.folder.exists"

@@ -133,11 +133,8 @@ def test_a_plan_edited_by_one_byte_is_refused(plan: Plan, data: st.DataObject) -
     sealed = bytearray(seal_plan(plan, SIGNER))
     at = data.draw(st.integers(0, len(sealed) - 2))
     sealed[at] ^= data.draw(st.integers(1, 255))
-    try:
-        again, _ = open_plan(bytes(sealed), [SIGNER.public_key()], NOW)
-    except (FormatError, RefusedError):
-        return
-    assert again == plan, "only a byte outside of what is signed (the key ID) may change"
+    with pytest.raises((FormatError, RefusedError)):
+        open_plan(bytes(sealed), [SIGNER.public_key()], NOW)
 
 
 EDITS = {
