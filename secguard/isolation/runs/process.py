@@ -5,6 +5,7 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -173,14 +174,18 @@ class AgentProcess(Link):
         return lines[-1][:200] if lines else self.error
 
     def close(self) -> None:
-        """End the process and its pipes."""
+        """Kill the process, and close its pipes.
+
+        From here on it does nothing more. A thread, which the end of this program waits for, sees it go: the kernel
+        takes some hundredths of a second to close packet sockets, and a verdict need not wait for them.
+        """
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        self.process.wait()
+        threading.Thread(target=self.process.wait, name="reaper").start()
 
 
 def gather(

@@ -151,7 +151,7 @@ class Block:
 
 
 class Ring:
-    """Hears one interface from the moment it is opened. For one thread, but for `statistics` and `error`."""
+    """Hears one interface from the moment it is opened. For one thread, but for `statistics`, `wake` and `error`."""
 
     def __init__(
         self,
@@ -182,6 +182,8 @@ class Ring:
         if block < mmap.PAGESIZE or block & (block - 1) or patience < 1 or len(program) > _MAX_FILTER:
             raise ValueError("a block is a power of two of at least a page, and patience a millisecond or more")
         self.error = ""
+        self.handed = 0
+        """Frames handed over so far: all that came by, less drops, once a `read` came back empty."""
         self._size = block
         self._patience = patience
         self._span = max(1, _SPAN // block)
@@ -210,8 +212,10 @@ class Ring:
         except BaseException:
             self._socket.close()
             raise
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._waker, select.POLLIN)
 
     def _allocate(self, blocks: int) -> mmap.mmap:
         self._blocks = blocks
@@ -261,6 +265,7 @@ class Ring:
         with self._lock:
             self._closed = True
             self._socket.close()
+            os.close(self._waker)
         # Views of a block that someone still holds keep the mapping alive, and nothing else does.
         del self._bytes, self._words, self._halves, self._status, self._map
 
@@ -269,7 +274,7 @@ class Ring:
         return self._socket.fileno()
 
     def read(self, timeout: float) -> Block | None:
-        """What has come, or None after `timeout` seconds without a frame; gives the frames before back to the kernel.
+        """What has come, or None after `timeout` seconds without a frame, or when woken; gives the frames before back.
 
         A link that goes down says so once in `error`; the ring hears again when it comes back.
         """
@@ -280,11 +285,18 @@ class Ring:
             if self._held:
                 return self._block()
             left = end - time.monotonic()
-            for _, events in self._poll.poll(max(0.0, left) * 1000):
-                if events & ~select.POLLIN:
+            for descriptor, events in self._poll.poll(max(0.0, left) * 1000):
+                if descriptor == self._waker:
+                    os.eventfd_read(self._waker)
+                    left = 0.0
+                elif events & ~select.POLLIN:
                     self._failed()
             if left <= 0 and not self._ready():
                 return None
+
+    def wake(self) -> None:
+        """Have the `read` that another thread waits in, or its next one, come back at once."""
+        os.eventfd_write(self._waker, 1)
 
     def _ready(self) -> int:
         """How many blocks side by side are ours."""
@@ -314,6 +326,7 @@ class Ring:
         memory = self._bytes[first : first + size]
         words, halves = self._words[first // 4 : (first + size) // 4], self._halves[first // 2 : (first + size) // 2]
         starts = np.concatenate([_walk(words, at) for at in range(0, size, self._size)])
+        self.handed += len(starts)
         word = starts >> 2
         status = words[word + 5]
         tagged = status & _VLAN_VALID != 0

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -18,8 +17,8 @@ __all__ = ["Interface", "Route", "Wire", "enter_namespace", "interfaces", "is_lo
 
 _CLONE_NEWNET = 0x40000000
 _PATIENCE = 5  # milliseconds: how late a lonely frame may be heard
-_LOOK = 0.05  # seconds between two looks at the stop
-_LAST = 0.05  # seconds without a block after which all that came before the stop has been heard
+_LOOK = 0.05
+_LANES = 2
 _JOIN = 5
 
 
@@ -117,7 +116,7 @@ def is_local(address: str) -> bool:
 
 
 class Wire:
-    """Sends and hears on one interface; hearing runs in its own thread from `start` to `stop`."""
+    """Sends and hears on one interface; hearing runs in its own thread from `start` to `stop`; `close` it after."""
 
     def __init__(
         self, interface: Interface, hear: Callable[[bytes, bool, int], None], *, promiscuous: bool = False
@@ -136,12 +135,13 @@ class Wire:
         self._error = ""
         self._ring = Ring(interface.name, patience=_PATIENCE, promiscuous=promiscuous)
         try:
-            self._sender = Sender(interface.name)
+            self.sender = Sender(interface.name, lanes=_LANES)
+            """Sends in bulk, within the same rate as `send`."""
         except BaseException:
             self._ring.close()
             raise
         self._stop = threading.Event()
-        self._until = 0
+        self._last = 0
         self._thread = threading.Thread(target=self._listen, name="sensor", daemon=True)
 
     @property
@@ -160,24 +160,31 @@ class Wire:
         self._thread.start()
 
     def stop(self) -> int:
-        """Stop hearing and close; returns the frames lost: dropped by the kernel, or one if hearing broke off."""
-        broken = self._thread.ident is not None and not self._thread.is_alive()
-        self._until = time.time_ns()
-        self._stop.set()
+        """Stop hearing; returns the frames lost: dropped by the kernel, or one if hearing broke off.
+
+        All that the kernel has counted by now is still heard, and no more: others' traffic may never pause.
+        """
+        broken = self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
+        if not self._stop.is_set():
+            came = self._ring.statistics()
+            self._last = came.packets - came.drops
+            self._stop.set()
+            self._ring.wake()
         if self._thread.ident is not None:
             self._thread.join(_JOIN)
             broken = broken or self._thread.is_alive()
-        self._sender.close()
-        if not self._thread.is_alive():
-            self._ring.close()
         return self._ring.statistics().drops + broken
 
+    def close(self) -> None:
+        """Stop, and close the sockets: the kernel takes some hundredths of a second for each."""
+        self.stop()
+        self.sender.close()
+        if not self._thread.is_alive():
+            self._ring.close()
+
     def _listen(self) -> None:
-        while True:
-            block = self._ring.read(_LAST if self._stop.is_set() else _LOOK)
-            # What came before the stop is still handed over, by the kernel's times: others' traffic may never pause.
-            if self._stop.is_set() and (block is None or int(block.time[0]) > self._until):
-                return
+        while not self._stop.is_set() or self._ring.handed < self._last:
+            block = self._ring.read(_LOOK)
             take = self.blocks  # another thread may take it away at any time
             if block is not None and take is not None:
                 take(block)
@@ -202,7 +209,7 @@ class Wire:
         Returns:
             How many the kernel refused; `error` says why.
         """
-        done = self._sender.send(list(frames), rate, meanwhile=meanwhile)
+        done = self.sender.send(list(frames), rate, meanwhile=meanwhile)
         for code in done.refused:
             self._error = os.strerror(code)
         return sum(done.refused.values())

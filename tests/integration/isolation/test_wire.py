@@ -305,6 +305,39 @@ def test_a_wire_hears_what_came_before_its_stop() -> None:
     _inside(body)
 
 
+def test_a_stop_waits_for_no_clock_but_for_what_the_kernel_has_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secguard.isolation.wire.wire._LOOK", 0.0)  # reads come back empty long before a block does
+
+    def body() -> None:
+        heard: list[bytes] = []
+        wire = Wire(Interface("right", b"\0" * 6, ()), lambda frame, outgoing, at: heard.append(frame))
+        wire.start()
+        frames = [row.tobytes() for row in _frames(3)]
+        with Sender("left") as sender:
+            sender.send(frames)
+            assert wire.stop() == 0
+            assert heard == frames
+            sender.send(frames)
+        wire.close()
+        assert heard == frames, "what comes after the stop is not heard"
+        assert wire.stop() == 0
+
+    _inside(body)
+
+
+def test_a_read_can_be_woken() -> None:
+    def body() -> None:
+        with Ring("right") as ring:
+            ring.wake()
+            assert ring.read(600) is None
+            waker = threading.Timer(0.05, ring.wake)
+            waker.start()
+            assert ring.read(600) is None
+            waker.join()
+
+    _inside(body)
+
+
 def test_tags_are_told_wherever_they_stand() -> None:
     def body() -> None:
         tag = struct.pack(">HH", 0x8100, 0x6123)
@@ -517,6 +550,7 @@ def test_hostile_frames_pass_the_ring_and_the_sensor_without_a_trace() -> None:
         sensor = Sensor(_plan(), 0)
         wire = Wire(Interface("right", b"\0" * 6, ()), sensor.hear)
         wire.start()
+        tokens = _plan().tokens()
         seen = 0
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with Ring("right") as ring, Sender("left") as sender:
@@ -530,13 +564,13 @@ def test_hostile_frames_pass_the_ring_and_the_sensor_without_a_trace() -> None:
                 while len(heard) < done.sent and (block := ring.read(2)) is not None:
                     block.network()
                     marks = block.find(MAGIC, SIZE)
-                    status = _plan().tokens().open_columns(block.take(marks.offset, SIZE)).status
+                    status = tokens.open_columns(block.take(marks.offset, SIZE)).status
                     found = dict.fromkeys(range(len(block)), ())
                     for row, value in zip(marks.row.tolist(), status.tolist(), strict=True):
                         found[row] += (value,)
                     for row, values in found.items():
                         frame = block.frame(row)
-                        assert values == tuple(token.status for token in _plan().tokens().find(frame))
+                        assert values == tuple(token.status for token in tokens.find(frame))
                         heard.append(frame)
                 seen += len(heard)
                 assert len(heard) == done.sent
