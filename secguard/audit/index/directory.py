@@ -16,6 +16,8 @@ __all__ = ["directory_is_sound"]
 _HEIGHT_BITS, _PAGE_BITS = 5, 31
 _SEGMENT_SHIFT = _PAGE_BITS + _HEIGHT_BITS + 1  # a bit for doclist indexes between
 _LEAVES = 1 << _SEGMENT_SHIFT  # smaller row numbers are the structure and the averages
+_AT_LEAST = [bytes(range(low, 256)) for low in range(0x81)]
+"""First bytes of the numbers that are not smaller; numbers of 128 and more have two bytes."""
 
 
 class _Page(NamedTuple):
@@ -56,18 +58,19 @@ def _terms(data: bytes) -> tuple[bytes, bytes]:
     begin, *others = _starts(footer)
     length, begin = _varint(data, begin)
     first = data[begin : begin + length]
-    # A term is what it shares with the one before, and the rest: read the last one from its end to its beginning.
-    wanted, last = len(first), b""
-    for number, place in enumerate(reversed(others)):
-        shared, at = _varint(data, place)
+    # A term is what it shares with the one before, and the rest: read the last one from its end to its beginning, from
+    # the terms that share less than is still wanted.
+    wanted, last = 0 if others else len(first), b""
+    shares = bytes(map(data.__getitem__, others))
+    while shares:
+        shared, at = _varint(data, others[len(shares) - 1])
         length, at = _varint(data, at)
-        if not number:
+        if not last:
             wanted = shared + length
         if shared < wanted:
             last = data[at : at + wanted - shared] + last
             wanted = shared
-        if not wanted:
-            break
+        shares = shares[:-1].rstrip(_AT_LEAST[wanted] if wanted < len(_AT_LEAST) else b"")
     return first, first[:wanted] + last
 
 

@@ -92,12 +92,12 @@ def document(texts: Iterable[str], before: str = "") -> str:
     """
     fields = [before] if before else []
     for text in texts:
-        if text.isascii() and text.isalnum() and len(text) <= _SHORT:
+        if not text:
+            continue
+        if text.isalnum() and len(text) <= _SHORT and text.isascii():  # as in `document_of`, without the call
             fields.append(text.lower())
-        elif text:
-            found = _remembered(text) if len(text) <= _SHORT else _joined(text)
-            if found:
-                fields.append(found)
+        elif found := _remembered(text) if len(text) <= _SHORT else _joined(text):
+            fields.append(found)
     return _BETWEEN.join(fields)
 
 

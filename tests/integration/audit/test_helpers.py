@@ -74,17 +74,20 @@ def test_the_rows_and_the_differences_are_the_same(ledger: Ledger, index: Sqlite
 
 
 def test_trees_that_are_being_built_are_no_damage(ledger: Ledger, index: SqliteIndex) -> None:
+    merging = "SELECT v FROM words_config WHERE k = 'automerge'"
     index.prepare(1000)
+    assert index._db.execute(merging).fetchone() == (0,)
     assert index.damage() == ([], [])
     assert index.check("trees").problems == []
     index.settle()
+    assert index._db.execute(merging).fetchone() == (4,)
     index._db.execute("DROP INDEX event_actor")
     assert [text for text in index.damage().problems if "event_actor" in text]
 
 
 def test_a_helper_hands_errors_over_and_may_die(ledger: Ledger, index: SqliteIndex, tmp_path: Path) -> None:
     with helpers.Helper() as helper:
-        helper.send("rows", str(ledger.root), 0, 2)
+        helper.send("rows", str(ledger.root), 0, 2, False)
         helper.send("check", str(index.file), "trees")
         assert [row[0] for row in helper.receive()] == [0, 1]
         assert helper.receive() == ([], [])

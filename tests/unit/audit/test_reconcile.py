@@ -273,6 +273,26 @@ def test_the_directory_stays_sound_through_merges_and_deletions(many: SqliteInde
         assert directory_is_sound(many._db)
 
 
+def test_the_directory_of_words_that_share_more_than_127_bytes(index: SqliteIndex) -> None:
+    luck = random.Random(5)
+    with index._db:
+        index._db.execute("BEGIN")
+        for row in range(120):
+            long = luck.choice("ab") * luck.choice([3, 126, 127, 128, 129, 300])
+            words = " ".join(long + "".join(luck.choices("xyz", k=luck.randint(1, 200))) for _ in range(4))
+            index._db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row, words))
+    places = [place for (place,) in index._db.execute("SELECT pgno FROM words_idx WHERE term > x'30'")]
+    assert len(places) > 10
+    assert directory_is_sound(index._db)
+    for place in places:
+        (term,) = index._db.execute("SELECT term FROM words_idx WHERE pgno = ?", (place,)).fetchone()
+        for wrong in (term[:-1] + bytes([term[-1] + 1]), term[:-1]):
+            index._db.execute("UPDATE words_idx SET term = ? WHERE pgno = ?", (wrong, place))
+            assert directory_is_sound(index._db) is False
+        index._db.execute("UPDATE words_idx SET term = ? WHERE pgno = ?", (term, place))
+    assert directory_is_sound(index._db)
+
+
 def test_an_index_of_another_log(reconcile: Any, index: SqliteIndex, log: Any, clock: Clock, auditor: Actor) -> None:
     for name in ("'other.example/log'", "NULL"):
         index._db.execute(f"UPDATE meta SET origin = {name}")
