@@ -10,7 +10,7 @@ import msgspec
 from secguard.audit.index.differences import Difference, differences
 from secguard.audit.index.following import batches, catch_up, check_origin
 from secguard.audit.index.helpers import MANY, in_any_order
-from secguard.audit.index.index import Damage, Index, Log, body_of
+from secguard.audit.index.index import Damage, Index, Log, body_of, missing_bodies
 from secguard.audit.index.rows import Row, rows_of
 from secguard.audit.index.sqlite import PARTS
 from secguard.core import (
@@ -27,6 +27,7 @@ from secguard.core import (
     silent,
 )
 from secguard.events import Actor, Event, Result, decode_stored, new_event_id
+from secguard.ledger.missing import Missing
 
 if TYPE_CHECKING:
     from secguard.ledger.witness import Compared
@@ -76,6 +77,13 @@ class _Tally:
             self.counts[item.what] += 1
             if len(self.findings) < MAX_NAMED:
                 self.findings.append(self.finding(item))
+
+    def excuse(self, gone: Missing, index: Index) -> None:
+        """Rows of events whose bodies somebody deleted by hand are no forged ones: they are what is left of them."""
+        for first, last in gone.entries:
+            self.counts["extra"] -= len(index.rows(first, min(last + 1, self._stop)))
+        rest = [item for item in self.findings if item.code != "audit.index.kept" or not gone.holds(item.data["index"])]
+        self.findings = [*gone.findings[:MAX_NAMED], *rest]
 
     def finding(self, item: Difference) -> Finding:
         where = f"event {item.seq}"
@@ -187,6 +195,7 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
         if place not in named:
             body = body_of(log, place) if 0 <= place < stop else None
             tally.note([Difference("altered", place, decode_stored(body).id if body else "", "word lists")])
+    tally.excuse(missing_bodies(log), index)
     findings = tally.findings
     findings += [finding("audit.index.damaged", problem=problem) for problem in damage.problems]
     if position < size:

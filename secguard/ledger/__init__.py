@@ -3,6 +3,7 @@
 from secguard.ledger.anchor import Anchor
 from secguard.ledger.export import Exported, export_log
 from secguard.ledger.ledger import Bodies, Ledger
+from secguard.ledger.missing import Missing
 from secguard.ledger.note import Checkpoint, NoteKey, open_checkpoint, parse_checkpoint
 from secguard.ledger.pruning import ranges_of
 from secguard.ledger.receipts import (
@@ -26,6 +27,7 @@ __all__ = [
     "Checkpoint",
     "Exported",
     "Ledger",
+    "Missing",
     "NoteKey",
     "Receipts",
     "check_receipt",

@@ -7,6 +7,7 @@ gone, while all others, and every proof, stay valid.
 
 import hashlib
 import hmac
+import os
 import struct
 from collections.abc import Collection, Sequence
 from itertools import accumulate, pairwise
@@ -16,7 +17,17 @@ from secguard.core.errors import FormatError
 from secguard.core.files import atomic_write
 from secguard.ledger.tiles import BUNDLE
 
-__all__ = ["LOST", "SALT_SIZE", "commit", "commit_many", "leaf_hashes", "pack_bodies", "prune_bodies", "unpack_bodies"]
+__all__ = [
+    "LOST",
+    "SALT_SIZE",
+    "commit",
+    "commit_many",
+    "gone_bodies",
+    "leaf_hashes",
+    "pack_bodies",
+    "prune_bodies",
+    "unpack_bodies",
+]
 
 SALT_SIZE = 16
 """Bytes of a salt: 128 fresh random bits an event, so that a deleted body cannot be guessed back."""
@@ -84,6 +95,24 @@ def unpack_bodies(data: bytes, where: str = "") -> tuple[bytes, list[bytes | Non
         if any(salts[at : at + SALT_SIZE]):
             raise FormatError("ledger.body.format", "a pruned body left its salt", where=f"{where} byte {1028 + at}")
     return salts, bodies
+
+
+def gone_bodies(path: Path) -> list[int]:
+    """The slots of a body file whose bodies were deleted, from the head of the file and its size alone.
+
+    Raises:
+        FormatError: `ledger.body.format`: the file is not whole.
+        OSError: it cannot be read, or is not there.
+    """
+    with path.open("rb") as file:
+        head, size = file.read(4 + _LENGTHS.size), os.fstat(file.fileno()).st_size
+    if len(head) < 4 + _LENGTHS.size or head[:4] != _MAGIC:
+        raise FormatError("ledger.body.format", "not a body file", where=str(path))
+    lengths = _LENGTHS.unpack_from(head, 4)
+    gone = [slot for slot, length in enumerate(lengths) if length == _PRUNED]
+    if _START + sum(lengths) - len(gone) * _PRUNED != size:
+        raise FormatError("ledger.body.format", "the lengths do not add up", where=str(path))
+    return gone
 
 
 LOST = "restore it from a backup; `secguard ledger verify` names all that is missing"

@@ -22,6 +22,7 @@ from secguard.ledger.client import record_remotely
 from secguard.ledger.integrate import State, save_state
 from secguard.ledger.layout import Config, Layout, read_config
 from secguard.ledger.merkle import consistency_proof, inclusion_proof, node_hash, root_of, subtree, verify_inclusion
+from secguard.ledger.missing import Missing, find_missing
 from secguard.ledger.note import check_name, parse_checkpoint
 from secguard.ledger.pruning import delete_bodies, in_journal, settle_journal, turn_journal
 from secguard.ledger.publish import check_history, publish, put_cosigned, read_checkpoint
@@ -234,6 +235,18 @@ class Ledger:
                 block = next(self._reader.blocks(at, end))
             yield Bodies(at, block.bodies)
             at += len(block.bodies)
+
+    def missing(self) -> Missing:
+        """Bodies that are gone though nothing records their deletion: somebody deleted them by hand, or lost a file.
+
+        Raises:
+            SystemPartError: a file that is there cannot be read.
+        """
+        with self._mutex:
+            self._reader.refresh()
+            files = self._reader.state.size // BUNDLE
+        # Read at last: a deletion that was recorded meanwhile is one.
+        return find_missing(self._layout.bodies, files, lambda: self.scan(files * BUNDLE, self.size))
 
     def event(self, index: int) -> Event:
         """The event at an index.

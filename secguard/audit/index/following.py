@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import starmap
 
 from secguard.audit.index.helpers import MANY, cores, in_order
-from secguard.audit.index.index import Index, Log, Refused, refuse
+from secguard.audit.index.index import GONE, Index, Log, Refused, refuse
 from secguard.audit.index.rows import Row, rows_of
-from secguard.core import Progress, RefusedError, SystemClock, silent
+from secguard.core import FormatError, Progress, RefusedError, SystemClock, silent
 from secguard.events import Actor, Assurance, Event, Result
+from secguard.ledger.tiles import BUNDLE
 
 __all__ = ["batches", "catch_up", "check_origin", "reindex"]
 
@@ -100,13 +100,13 @@ def _ahead(log: Log, start: int, stop: int, *, ecs: bool) -> Iterator[tuple[int,
     answers = in_order(("rows", str(root), *span, ecs) for span in spans)
     with closing(answers):
         for (first, after), rows in zip(spans, answers, strict=True):
-            yield first, after, list(starmap(Row, rows))
+            yield first, after, list(map(Row._make, rows))
 
 
 def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:
     """The events [start, stop), some thousand or 16 MB at a time: one transaction or request for many blocks."""
     first, collected, size = start, list[bytes | None](), 0
-    for _, bodies in log.scan(start, stop):
+    for bodies in _bodies(log, start, stop):
         collected.extend(bodies)
         size += sum(len(body) for body in bodies if body)
         if len(collected) >= _BATCH or size >= _BATCH_BYTES:
@@ -114,6 +114,21 @@ def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes |
             first, collected, size = first + len(collected), [], 0
     if collected:
         yield first, collected
+
+
+def _bodies(log: Log, start: int, stop: int) -> Iterator[Sequence[bytes | None]]:
+    """All of them; those of a file that is lost are gone, and the others are not held up by it."""
+    while start < stop:
+        try:
+            for _, bodies in log.scan(start, stop):
+                start += len(bodies)
+                yield bodies
+        except FormatError as error:
+            if error.code not in GONE:
+                raise
+            lost = min(stop, (start // BUNDLE + 1) * BUNDLE) - start
+            start += lost
+            yield [None] * lost
 
 
 def reindex(index: Index, log: Log, progress: Progress = silent) -> int:

@@ -13,8 +13,10 @@ from secguard.audit.query.groups import Grouping
 from secguard.audit.query.query import Node
 from secguard.core import FormatError
 from secguard.events import Recorder
+from secguard.ledger.missing import Missing
 
 __all__ = [
+    "GONE",
     "Counted",
     "Cursor",
     "Damage",
@@ -24,8 +26,13 @@ __all__ = [
     "Log",
     "Refused",
     "body_of",
+    "missing_bodies",
     "refuse",
 ]
+
+
+GONE = frozenset({"ledger.body.missing", "ledger.body.format"})
+"""Codes of errors that say that a file of bodies is lost or damaged."""
 
 
 class Log(Recorder, Protocol):
@@ -229,6 +236,17 @@ class Index(Protocol):
 
 
 def body_of(log: Log, seq: int) -> bytes | None:
-    """The stored bytes of one event; None if they were deleted by policy."""
-    ((_, (body,)),) = log.scan(seq, seq + 1)
+    """The stored bytes of one event; None if they are gone: deleted by policy, or by hand (`missing_bodies` tells)."""
+    try:
+        ((_, (body,)),) = log.scan(seq, seq + 1)
+    except FormatError as error:
+        if error.code not in GONE:
+            raise
+        return None
     return body
+
+
+def missing_bodies(log: Log) -> Missing:
+    """Bodies that are gone though nothing records their deletion."""
+    find: Callable[[], Missing] = getattr(log, "missing", Missing)
+    return find()

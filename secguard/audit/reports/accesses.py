@@ -12,11 +12,11 @@ from datetime import UTC, date, datetime, tzinfo
 import msgspec
 
 from secguard.audit.index.following import catch_up, check_origin
-from secguard.audit.index.index import Index, Log, body_of
+from secguard.audit.index.index import Index, Log, body_of, missing_bodies
 from secguard.audit.index.rows import row_of
 from secguard.audit.query.parser import parse
 from secguard.audit.query.query import Equals, matches
-from secguard.audit.search.answer import checkpoint_of
+from secguard.audit.search.answer import checkpoint_of, unreadable
 from secguard.core import Clock, Finding, Progress, finding, silent
 from secguard.core.errors import FormatError, UsageError
 from secguard.events import Actor, Event, Result, decode_stored, new_event_id
@@ -42,6 +42,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 _CLASS_OF = {kind: name for name, kinds in CLASSES.items() for kind in kinds}
 _JUSTIFIED = frozenset({"watched", "searched", "taken", "deleted"})
 _PAGE = 1000
+_MAX_FINDINGS = 1000
 MAX_ACCESSES = 200_000
 """Accesses of one report; a longer one is refused: a shorter period makes several."""
 
@@ -247,7 +248,8 @@ def gather(
     node = parse(text, now=clock.now(), zone=scope.zone)
     check_origin(index, log)
     catch_up(index, log, progress)
-    size, findings = log.size, list[Finding]()
+    size, missing = log.size, missing_bodies(log)
+    findings = list(missing.findings[:_MAX_FINDINGS])
     rows: list[Access] = []
     position = size
     for page in index.walk(node, size=_PAGE):
@@ -260,6 +262,9 @@ def gather(
             )
         for seq in sorted(page.seqs):
             body = body_of(log, seq) if 0 <= seq < size else None
+            if body is None and 0 <= seq < size:
+                findings += () if missing.holds(seq) else [unreadable(seq, missing)]  # those stand there already
+                continue
             if body is None or not matches(node, row_of(seq, body)):
                 why = "a report found it that it does not match"
                 name = decode_stored(body).id if body else ""

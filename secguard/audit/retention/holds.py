@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
 
+from secguard.audit.index.following import batches
 from secguard.audit.index.index import Log
 from secguard.audit.index.rows import row_of
 from secguard.audit.query.parser import parse
@@ -152,7 +153,7 @@ def _hold_of(event: Event, index: int) -> Hold:
 
 
 def _acts(log: Log) -> Iterator[tuple[int, Event]]:
-    for first, bodies in log.scan(0, log.size):
+    for first, bodies in batches(log, 0, log.size):
         for index, body in enumerate(bodies, first):
             if body is not None and (b'"audit.held"' in body or b'"audit.released"' in body):
                 event = decode_stored(body)

@@ -31,6 +31,7 @@ class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Literal[1]
     days: _Days = 190
+    begin: Literal["recorded", "stated"] = msgspec.field(name="from", default="recorded")
     kinds: Annotated[tuple[_Rule, ...], msgspec.Meta(max_length=200)] = ()
     keep: Annotated[tuple[_Pattern, ...], msgspec.Meta(max_length=200)] = ()
 
@@ -43,12 +44,14 @@ class RetentionPolicy(msgspec.Struct, frozen=True):
         rules: pattern of kinds and days; the first that matches counts.
         keep: patterns of kinds that are never deleted.
         digest: SHA-256 of the file, hex.
+        stated: time counts from what the event says, even if it was recorded later.
     """
 
     days: int
     rules: tuple[tuple[str, int], ...]
     keep: tuple[str, ...]
     digest: str
+    stated: bool = False
 
     def days_of(self, kind: str) -> int | None:
         """Days for which events of a kind are kept; None: for ever."""
@@ -97,4 +100,4 @@ def load_policy(path: Path) -> RetentionPolicy:
             "audit.retention.value", text[:300], hint="docs/retention.md shows a whole policy", where=where
         ) from None
     rules = tuple((rule.kind, rule.days) for rule in file.kinds)
-    return RetentionPolicy(file.days, rules, file.keep, hashlib.sha256(data).hexdigest())
+    return RetentionPolicy(file.days, rules, file.keep, hashlib.sha256(data).hexdigest(), file.begin == "stated")

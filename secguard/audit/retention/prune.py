@@ -10,6 +10,7 @@ The commitments stay: the tree, all proofs and all receipts stay valid, and `led
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -45,6 +46,18 @@ class _Head(msgspec.Struct):
     kind: str
     time: datetime
     actor: _Who
+
+
+class _Via(msgspec.Struct):
+    received: datetime
+
+
+class _Brought(msgspec.Struct):
+    via: _Via
+
+
+class _Collected(msgspec.Struct):
+    data: _Brought
 
 
 class _Record(msgspec.Struct):
@@ -130,6 +143,7 @@ def plan_prune(
     held: Counter[str] = Counter()
     kinds: dict[int, str] = {}
     latest: datetime | None = None
+    own: datetime | None = None  # time of the last event that was recorded on this machine: others came after it
     for first, bodies in log.scan(0, size):
         for index, body in enumerate(bodies, first):
             if body is None:
@@ -140,12 +154,14 @@ def plan_prune(
                 ranges = [(max(low, 0), min(high, index - 1)) for low, high in _ranges(body)]
                 recorded += ranges
                 unsettled += ranges if index >= settled else ()
-            if head.actor.assurance is not Assurance.CLAIMED and (latest is None or head.time > latest):
-                latest = head.time
+            if head.actor.assurance is not Assurance.CLAIMED:
+                own, latest = head.time, max(head.time, latest or head.time)
             if head.kind not in cutoffs:
                 cutoffs[head.kind] = policy.cutoff(head.kind, now)
             cutoff = cutoffs[head.kind]
             if cutoff is None or head.time >= cutoff:
+                continue
+            if not policy.stated and _arrived(body, own, head.time) >= cutoff:
                 continue
             holder = holding.holder(index, body)
             if holder is not None:
@@ -174,6 +190,15 @@ def plan_prune(
         max((times[index] for index in going), default=None),
         holding.ids,
     )
+
+
+def _arrived(body: bytes, own: datetime | None, stated: datetime) -> datetime:
+    """When an event was recorded, at the earliest: a source may state any time, but arrives after what is before it."""
+    times = [stated] if own is None else [stated, own]
+    if b'"via"' in body:
+        with suppress(msgspec.MsgspecError):  # of another making
+            times.append(msgspec.json.decode(body, type=_Collected).data.via.received)
+    return max(times)
 
 
 def _ranges(body: bytes) -> list[tuple[int, int]]:

@@ -15,15 +15,16 @@ from typing import Any
 import msgspec
 
 from secguard.audit.index.following import catch_up, check_origin
-from secguard.audit.index.index import Cursor, Index, Log, body_of
+from secguard.audit.index.index import Cursor, Index, Log, body_of, missing_bodies
 from secguard.audit.index.rows import row_of
 from secguard.audit.query.groups import ByField, ByTime, Grouping, filled
 from secguard.audit.query.parser import parse, parse_cursor
 from secguard.audit.query.query import Node, matches
 from secguard.core import Clock, Finding, Outcome, Progress, UsageError, finding, silent
 from secguard.events import Actor, Event, decode_stored, new_event_id
+from secguard.ledger.missing import Missing
 
-__all__ = ["MAX_LIMIT", "Answer", "Asker", "Counts", "Hit", "Page", "Reach", "checkpoint_of", "search"]
+__all__ = ["MAX_LIMIT", "Answer", "Asker", "Counts", "Hit", "Page", "Reach", "checkpoint_of", "search", "unreadable"]
 
 MAX_LIMIT = 10_000
 """Events of one page."""
@@ -165,6 +166,7 @@ class Asker:
         self._case = case
         self._reason = reason
         self._progress = progress
+        self._missing: Missing | None = None
 
     def page(self, query: str, *, limit: int = 50, after: str | None = None) -> Page:
         """One page of events.
@@ -250,7 +252,8 @@ class Asker:
                 hits.append(Hit(place, decode_stored(body)))
             elif place in bodies and body is None:
                 pruned += 1
-                findings.append(finding("audit.index.kept", f"event {place}", index=place))
+                self._missing = self._missing or missing_bodies(self._log)
+                findings.append(unreadable(place, self._missing))
             else:
                 name = decode_stored(body).id if body else ""
                 why = "a search found it that it does not match"
@@ -291,6 +294,14 @@ class Asker:
             "recorded": recorded,
             "findings": findings,
         }
+
+
+def unreadable(place: int, missing: Missing) -> Finding:
+    """Why an event that the index names cannot be shown: deleted by policy and still in the index, or by hand."""
+    if missing.holds(place):
+        why = "deleted by hand, or its file is lost or damaged"
+        return finding("ledger.body.missing", f"event {place}", reason=why, index=place)
+    return finding("audit.index.kept", f"event {place}", index=place)
 
 
 def _named(groups: list[tuple[str | int, int]], by: Grouping) -> tuple[tuple[str, int], ...]:

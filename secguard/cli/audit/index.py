@@ -118,8 +118,10 @@ def reindex(ctx: Context) -> Result:
     with ctx.workspace() as ws, closing(open_index(ws.root, ws.config, rebuild=True)) as index:
         count = rebuild(index, ws.ledger, ctx.progress("indexing"))
         position, size = index.position, ws.ledger.size
+        missing = ws.ledger.missing()
     return Result(
         data={"events": count, "position": position, "size": size},
-        outcome=Outcome.PASS,
+        outcome=Outcome.FAIL if missing.findings else Outcome.PASS,
+        findings=missing.findings,
         lines=[ctx.say(f"{count} events indexed", f"已索引 {count} 条事件")],
     )

@@ -38,6 +38,19 @@ def prune(ctx: Context, *, dry_run: bool, approver: str, case: str, reason: str,
         findings: list[Finding] = []
         if policy.short is not None:
             findings.append(finding("audit.retention.short", days=policy.short, minimum=MINIMUM_DAYS))
+        missing = ws.ledger.missing()
+        if missing.findings:  # a hold may be among what is missing: nothing is deleted on such grounds
+            return Result(
+                data={"deleted": 0, "dry_run": dry_run},
+                outcome=Outcome.FAIL,
+                findings=[*findings, *missing.findings],
+                lines=[
+                    ctx.say(
+                        "nothing was deleted: holds may be among what is missing",
+                        "未做任何删除：缺失的事件中可能有封存记录",
+                    )
+                ],
+            )
         bar = ctx.progress("retention")
         if dry_run:
             plan = plan_prune(ws.ledger, policy, ws.clock.now(), bar)
@@ -188,6 +201,7 @@ def list_(ctx: Context, *, everything: bool) -> Result:
     from secguard.audit.retention import read_holds
 
     with ctx.workspace() as ws:
+        missing = ws.ledger.missing()
         holds = [one for one in read_holds(ws.ledger) if everything or one.released is None]
     columns = ctx.heads(
         ("hold", "封存编号"),
@@ -202,6 +216,8 @@ def list_(ctx: Context, *, everything: bool) -> Result:
     return Result(
         data={"holds": holds},
         tables=[Table("", columns, [_row(one) for one in holds])] if holds else (),
+        outcome=Outcome.FAIL if missing.findings else None,
+        findings=missing.findings,
         lines=[ctx.say(f"{len(holds)} holds", f"共 {len(holds)} 项封存")],
     )
 

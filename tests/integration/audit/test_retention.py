@@ -57,6 +57,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(authority: Path, tmp_path: Path) -> Path:
     shutil.copytree(authority, tmp_path / "site")
+    policy = tmp_path / "site" / "policies" / "retention.yaml"
+    policy.write_text(
+        policy.read_text().replace("from: recorded", "from: stated")
+    )  # what is imported today has an age at once
     return tmp_path / "site"
 
 
@@ -123,6 +127,45 @@ def test_hold_one_event_and_expire_its_neighbours(
     prune_bodies(place / "state" / "ledger" / "bodies" / "000", {slot})
     broken = ask("ledger", "verify", code=1)
     assert [item["where"] for item in broken["findings"] if item["outcome"] == "fail"] == [f"bodies/000, entry {slot}"]
+    for command in ("reconcile", "prune", "reindex"):
+        named = [item for item in ask("audit", command, code=1)["findings"] if item["outcome"] == "fail"]
+        assert [(item["code"], item["data"]["index"]) for item in named] == [("ledger.body.missing", slot)], command
+
+
+def test_a_lost_file_of_bodies_is_named_and_holds_up_no_other_answer(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(*args: object, code: int = 0) -> dict:
+        return run(capsys, *args, "-w", place, code=code)
+
+    ask("audit", "import", written(tmp_path / "a.jsonl", 600, case="案1", approver="局长"))
+    ask("ledger", "checkpoint")
+    with Ledger.open(place / "state" / "ledger") as log:
+        assert not log.missing().entries
+    lost = place / "state" / "ledger" / "bodies" / "001"
+    kept = lost.read_bytes()
+    for damage in (lambda: lost.write_bytes(kept[:-1]), lost.unlink):
+        damage()
+        done = ask("audit", "reconcile", code=1)
+        assert [item["code"] for item in done["findings"]] == ["ledger.body.missing"]
+        assert done["findings"][0]["where"] == "bodies/001, entries 256-511"
+        assert (done["data"]["extra"], done["data"]["missing"]) == (0, 0), "the rows are what is left of them"
+        found = ask("audit", "search", "kind:video.viewed", "--limit", "1000", "--wait", code=1)
+        assert (found["data"]["total"], len(found["data"]["hits"])) == (600, 344)
+        assert {item["code"] for item in found["findings"]} == {"ledger.body.missing"}
+        assert ask("audit", "search", "id:old-0", "--wait")["data"]["total"] == 1, "elsewhere nothing is the matter"
+        report = ask("audit", "report", "--of-case", "案1", code=1)
+        assert report["data"]["total"] == 344
+        assert [item["code"] for item in report["findings"]] == ["ledger.body.missing"]
+        refused = ask("audit", "prune", code=1)
+        assert (refused["data"]["deleted"], refused["findings"][0]["code"]) == (0, "ledger.body.missing")
+        assert ask("audit", "hold", "list", code=1)["findings"]
+    assert ask("audit", "reindex", code=1)["data"]["events"] > 600
+    assert ask("audit", "report", "--of-case", "案1", code=1)["data"]["total"] == 344, "a new index hides nothing"
+    lost.write_bytes(kept)
+    assert ask("audit", "reconcile", code=1)["data"]["missing"] == 256
+    ask("audit", "reindex")
+    assert ask("audit", "reconcile")["outcome"] == "pass"
 
 
 def test_holds_by_camera_period_and_case(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +200,8 @@ def test_the_policy_counts_by_kind_and_its_errors_name_the_line(
     assert yaml.safe_load(path.read_text())["days"] == 190
     assert ask("audit", "prune", "--dry-run")["data"]["kinds"] == {"video.viewed": 1}
     path.write_text("retention: 1\ndays: 100\nkinds:\n  - {kind: video.exported, days: 300}\n")
+    assert ask("audit", "prune", "--dry-run")["data"]["kinds"] == {}, "days count from when they came in"
+    path.write_text(path.read_text() + "from: stated\n")
     short = ask("audit", "prune", "--dry-run")
     assert short["data"]["kinds"] == {"video.viewed": 2, "video.exported": 1}
     assert [item["code"] for item in short["findings"]] == ["audit.retention.short"]

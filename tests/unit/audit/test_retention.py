@@ -4,6 +4,7 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from secguard.audit.retention import (
 from secguard.audit.retention.holds import hold_query
 from secguard.core import describe, finding, hint
 from secguard.core.errors import FormatError, RefusedError, SecguardError, UsageError
-from secguard.events import Actor, Event
+from secguard.events import Actor, Assurance, Event
 from secguard.ledger import Ledger
 
 POLICY = Path(__file__).parents[3] / "policies" / "retention.yaml"
@@ -86,6 +87,26 @@ def test_expired_by_kind_and_time(log, make) -> None:
     nonsense = Event(id="s", kind="audit.pruned", time=NOW, actor=Actor(name="a"), data={"indexes": "all"})
     log.record([nonsense])
     assert list(plan_prune(log, rules, NOW).unfinished) == [3]
+
+
+def test_a_time_that_a_source_states_has_nothing_deleted_early(log, make, clock, auditor) -> None:
+    ages = (400, 300, 100)
+    mark, received, late = (NOW - timedelta(days=days) for days in ages)
+    forged = NOW - timedelta(days=4000)
+    auditor = msgspec.structs.replace(auditor, assurance=Assurance.OS_USER)
+    own = Event(id="own", kind="import.started", time=mark, actor=auditor)
+
+    def came(number: int, via: object) -> Event:
+        return make(number, time=forged, data={"via": via})
+
+    log.record([make(0, time=forged), own, make(1, time=forged), make(2, time=NOW + timedelta(days=9))])
+    log.record([came(3, {"received": received.isoformat()}), came(4, {"received": late.isoformat()})])
+    log.record([came(5, "x"), came(6, {"received": 7}), came(7, {"received": forged.isoformat()})])
+    log.record([Event(id="own-2", kind="audit.searched", time=late, actor=auditor), make(8, time=forged)])
+    log.record([Event(id="own-3", kind="audit.searched", time=NOW, actor=auditor)])  # else the clock would be doubted
+    assert list(plan_prune(log, policy(), NOW).expired) == [0, 1, 2, 4, 6, 7, 8]
+    stated = msgspec.structs.replace(policy(), stated=True)
+    assert list(plan_prune(log, stated, NOW).expired) == [0, 1, 2, 4, 5, 6, 7, 8, 10]
 
 
 def test_holds_come_and_go(log, make, clock, auditor) -> None:
