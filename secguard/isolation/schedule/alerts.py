@@ -1,12 +1,17 @@
 """Alerts: a command or a web hook that is told when a scan's outcome changes. They never change or hide the verdict."""
 
+import contextlib
 import hashlib
 import hmac
 import http.client
+import os
 import secrets
 import shlex
+import signal
 import ssl
 import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +35,11 @@ SIGNATURE = "Secguard-Signature"
 """Header of a web hook's request: `t=<seconds since 1970>,v1=<HMAC-SHA256 over "<t>." and the body, in hex>`."""
 _COMMAND_SECONDS = 60.0
 _HOOK_SECONDS = 10.0
+_POST_SECONDS = 60.0  # for all tries, the name's lookup and whatever is answered
 _PAUSES = (0.5, 2.0)  # before the second and the third try
 _MAX_FINDINGS = 100
 _MAX_SECRET = 4096
+_MAX_SAID = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ class Alerts:
         """Tell everybody; what goes wrong is told back, and never raised."""
         body = msgspec.json.encode(document)
         told = []
-        for hook, ask, asked in (("command", self._run, self.command), ("webhook", self._post, self.webhook)):
+        for hook, ask, asked in (("command", self._run, self.command), ("webhook", self._posted, self.webhook)):
             if asked:
                 try:
                     told.append(Told(hook, delivered=True, text=ask(body)))
@@ -153,11 +160,46 @@ class Alerts:
 
     def _run(self, body: bytes) -> str:
         words = _words(self.command)
-        done = subprocess.run(words, input=body, capture_output=True, timeout=_COMMAND_SECONDS, check=False)
-        if done.returncode:
-            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise ValueError(f"{words[0]} ended with {done.returncode}{': ' + lines[-1][:200] if lines else ''}")
+        # Files, no pipes: what the command leaves running behind itself may keep them open for as long as it likes.
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+            given.write(body)
+            given.seek(0)
+            process = subprocess.Popen(
+                words, stdin=given, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+            )
+            try:
+                code = process.wait(_COMMAND_SECONDS)
+            except BaseException as error:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise ValueError(f"{words[0]} did not end within {_COMMAND_SECONDS:.0f} s") from None
+                raise
+            if code:
+                said.seek(max(0, said.seek(0, os.SEEK_END) - _MAX_SAID))
+                lines = said.read().decode("utf-8", "replace").strip().splitlines()
+                raise ValueError(f"{words[0]} ended with {code}{': ' + lines[-1][:200] if lines else ''}")
         return f"{words[0]} took it"
+
+    def _posted(self, body: bytes) -> str:
+        """Post, in a thread that is left alone if the other end answers in drops."""
+        ended: list[str | Exception] = []
+
+        def work() -> None:
+            try:
+                ended.append(self._post(body))
+            except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+                ended.append(error)
+
+        thread = threading.Thread(target=work, name="web hook", daemon=True)
+        thread.start()
+        thread.join(_POST_SECONDS)
+        if not ended:
+            raise ValueError(f"{_target(self.webhook)[0]}: no answer within {_POST_SECONDS:.0f} s")
+        if isinstance(ended[0], Exception):
+            raise ended[0]
+        return ended[0]
 
     def _context(self) -> ssl.SSLContext:
         try:

@@ -4,9 +4,13 @@ import hashlib
 import hmac
 import http.server
 import json
+import os
+import signal
+import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -272,6 +276,15 @@ def test_a_web_hook_nobody_believes_or_nobody_serves(hook: Hook) -> None:
     assert (told.delivered, "refused" in told.text.lower()) == (False, True)
 
 
+def test_a_web_hook_that_answers_in_drops_or_never_is_left(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secguard.isolation.schedule.alerts._POST_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (told,) = Alerts(webhook=f"https://127.0.0.1:{silent.getsockname()[1]}/").tell(document())
+    assert (told.delivered, told.text) == (False, "127.0.0.1: no answer within 0 s")
+    monkeypatch.setattr("secguard.isolation.schedule.alerts._POST_SECONDS", 60)
+    assert Alerts(webhook=hook.url, ca=hook.ca).tell(document())[0].delivered
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -305,7 +318,7 @@ def test_a_secret_that_others_may_read_or_is_empty(tmp_path: Path) -> None:
     [
         ("/nonexistent/program", "No such file"),
         ("sh -c 'echo no way >&2; exit 7'", "sh ended with 7: no way"),
-        (f"{sys.executable} -c 'import time; time.sleep(60)'", "timed out"),
+        (f"{sys.executable} -c 'import time; time.sleep(60)'", "did not end within"),
     ],
 )
 def test_a_command_that_fails_is_told_and_never_raised(
@@ -318,3 +331,43 @@ def test_a_command_that_fails_is_told_and_never_raised(
     assert not told.delivered
     assert text in told.text
     assert row(tmp_path, NOW + DAY).before.outcome == "fail", "the scan is remembered all the same"
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has asked after yet has, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_command_that_hangs_ends_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secguard.isolation.schedule.alerts._COMMAND_SECONDS", 0.5)
+    note = tmp_path / "pid"
+    (told,) = Alerts(command=f"sh -c 'sleep 300 & echo $! > {note}; wait'").tell(document())
+    assert not told.delivered
+    pid = int(note.read_text())
+    deadline = time.monotonic() + 30
+    while not _gone(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_command_may_leave_something_running_and_need_not_read(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    (told,) = Alerts(command=f"sh -c 'sleep 300 & echo $! > {note}'").tell(document() | {"more": "x" * 300_000})
+    try:
+        assert (told.delivered, told.text) == (True, "sh took it")
+    finally:
+        os.kill(int(note.read_text()), signal.SIGKILL)
+
+
+def test_a_clock_that_jumps_never_keeps_a_scan_from_running() -> None:
+    """A scan of a day when the clock was years ahead is no reason to wait for that day, nor a missed scan."""
+    ahead = Entry(policy="p", every="24h", started=NOW + 4000 * DAY, outcome="pass")
+    assert is_due(ahead, DAY, NOW)
+    assert missed(ahead, DAY, NOW) is None
+    back = Entry(policy="p", every="24h", started=NOW, outcome="pass")
+    assert not is_due(back, DAY, NOW - DAY / 1000), "a clock that is set right by a minute or two"
+    assert is_due(back, DAY, NOW - DAY)
+    assert missed(back, DAY, NOW + 400 * DAY) is not None
