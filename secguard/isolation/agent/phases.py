@@ -56,12 +56,15 @@ def _heard(session: Session, phase: int) -> bool:
     return all(item.heard[phase - 1] and item.neighbour[phase - 1] for item in asked)
 
 
-def beacon(session: Session, phase: int) -> None:
-    """Ask the next hop for its address, and have it (or a neighbour agent) send a token back over the wire."""
+def beacon(session: Session, phase: int, beat: int = 0) -> None:
+    """Ask the next hop for its address, and have it (or a neighbour agent) send a token back over the wire.
+
+    `beat` (a byte) tells those who listen which one it is.
+    """
     frames = []
     for family, targets in session.beacon_targets.items():
         for target in sorted(targets):
-            token = session.tokens.make(Kind.BEACON, [session.me], [phase << 8])[0]
+            token = session.tokens.make(Kind.BEACON, [session.me], [phase << 8 | beat])[0]
             echo = frame(session, "echo", target, token, ports=(BEACON_SPORT, 0), ident=phase)
             session.sensor.beacons[family].sent[phase - 1] += 1
             frames += [ask(session, session.hop.get(target, target)), echo]

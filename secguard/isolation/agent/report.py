@@ -29,7 +29,9 @@ def report(session: Session, swept: Swept | None = None) -> bytes:
         strange=session.sensor.strange(),
         strange_total=session.sensor.strange_total,
         beacons={
-            str(family): value for family, value in session.sensor.beacons.items() if session.info.address(family)
+            str(family): value
+            for family, value in session.sensor.beacons.items()
+            if session.info.address(family) or session.info.interface
         },
         drops=drops,
         problems=session.problems,

@@ -33,6 +33,7 @@ class Sensor:
         cases = plan.cases
         self.egress = [0] * len(cases)
         self.beacons = {4: Beacons(), 6: Beacons()}
+        self.beats: set[tuple[int, int]] = set()
         self.phase = 1
         self.neighbours: dict[bytes, bytes] = {}
         self.hops: set[bytes] = set()
@@ -109,10 +110,11 @@ class Sensor:
     def _good(self, token: Token, packet: bytes, header: Header, outgoing: bool, at: int) -> None:
         cases = self._plan.cases
         if token.kind == Kind.BEACON:
-            if not outgoing and token.case == self._me and headers.echo_reply(packet, header):
+            if not outgoing and self._beaconed(token.case, headers.echo_reply(packet, header)):
                 phase = phase_of(token.seq)
                 if phase:
                     self.beacons[header.family].heard[phase - 1] += 1
+                    self.beats.add((header.family, token.seq & 0xFF))
             return
         if token.case >= len(cases):
             return
@@ -128,6 +130,8 @@ class Sensor:
             return
         if self._info.mirror and self._passing(token.case, header, mine=mine):
             return
+        if mine and cases.profile[token.case] == "published" and self._own(token.case, header):
+            return  # published to its own zone: it comes home, and nobody answered
         if mine:
             said = headers.answer(packet, header)
             word = said[0] if said else "echo" if headers.echo_reply(packet, header) else "reflected"
@@ -140,11 +144,25 @@ class Sensor:
         elif header.protocol != _NUMBERS["tcp"] or phase_of(token.seq):
             entry[1] += 1  # a connection (phase 0) repeats by itself what was not acknowledged: no replay
 
+    def _beaconed(self, sender: int, reply: bool) -> bool:
+        """Whether a beacon proves that this sensor hears: its own come back, or, where it has no address, another's.
+
+        Of another agent of its zone the requests count: as many as were sent, wherever the replies go.
+        """
+        if not self._info.interface:
+            return sender == self._me and reply
+        agents = self._plan.agents
+        return sender < len(agents) and agents[sender].zone == self._info.zone and not reply
+
     def _passing(self, case: int, header: Header, *, mine: bool) -> bool:
         """Whether a mirror port shows what is no arrival: a probe of our own, or one for what it does not cover."""
         if mine:
-            return header.source == headers.packed(self._plan.ends(case)[0])
+            return self._own(case, header)
         return not self._info.hears(headers.text(header.destination))
+
+    def _own(self, case: int, header: Header) -> bool:
+        """Whether a packet still says that it comes from this agent."""
+        return header.source == headers.packed(self._plan.ends(case)[0])
 
     def _keep(self, case: int, packet: bytes, header: Header, at: int) -> int:
         """Keep the first packet of a case and shape (addresses, protocol, where the upper layer starts) as evidence."""

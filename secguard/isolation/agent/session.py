@@ -4,6 +4,7 @@ import socket
 import time
 
 from secguard.core.errors import RefusedError
+from secguard.isolation.agent.listening import mirror_port
 from secguard.isolation.agent.sensor import Sensor
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.wire import wire
@@ -40,6 +41,8 @@ class Session:
         self.signer = signer
         self.info = self.plan.agents[self.me]
         mine = [item for item in wire.interfaces() if set(item.addresses) & set(self.info.addresses)]
+        if self.info.interface:
+            mine = [mirror_port(self.info.interface)]
         missing = set(self.info.addresses) - {text for item in mine for text in item.addresses}
         if missing or len(mine) != 1:
             raise RefusedError(

@@ -22,7 +22,7 @@ _THROUGHOUT = 0.9  # a lossy line may swallow a case or two
 def _label(plan: Plan, case: int) -> str:
     cases = plan.cases
     name = cases.protocol[case].upper()
-    source = f"{cases.sport[case]}→" if cases.profile[case] == "source-port" else ""
+    source = f"{cases.sport[case]}→" if cases.profile[case] == "source-port" or name.endswith("-TWIN") else ""
     port = f" {source}{cases.dport[case]}" if transport(cases.profile[case], cases.protocol[case]) else ""
     where = f" @{cases.target[case]}" if cases.target[case] else ""
     return f"{name}{port}{where}"
@@ -41,11 +41,18 @@ class _Explained:
         cases = plan.cases
         self._open: dict[tuple[object, ...], tuple[str, str]] = {}
         self._cold: set[tuple[object, ...]] = set()
+        self._flagged: set[tuple[object, ...]] = set()
+        self._returned: set[tuple[object, ...]] = set()
         for case, result in enumerate(results.result):
             if result not in REACHED or cases.expect[case] != "deny":
                 continue
+            if cases.profile[case] == "source-port":  # what comes back between the same two ports is an answer
+                src, dst, family, target, carried, _ = self._port(case)
+                self._returned.add((dst, src, family, target, carried, cases.sport[case]))
             if cases.profile[case] == "l4":
                 self._open[self._port(case)] = result, results.detail[case]
+            elif cases.profile[case] == "tcp-flags":
+                self._flagged.add((*self._port(case)[:3], cases.protocol[case]))
             elif cases.protocol[case].endswith("-cold"):
                 self._cold.add(self._port(case)[:-1])
         self._unfiltered = _unfiltered(plan, results)
@@ -64,8 +71,13 @@ class _Explained:
 
     def by_itself(self, case: int) -> tuple[str, str]:
         """Result and detail of a plain probe to the same port: there the special one has shown nothing of its own."""
-        if self._plan.cases.profile[case] == "pinhole":
+        twin = self._plan.cases.protocol[case].endswith("-twin")
+        if twin and self._port(case) in self._returned:
+            return "pinhole", ""
+        if self._plan.cases.profile[case] == "pinhole" and not twin:
             return "one-way" if self._port(case)[:-1] in self._cold else "", ""
+        if (*self._port(case)[:3], self._plan.cases.protocol[case]) in self._flagged:
+            return ("" if self._plan.cases.profile[case] == "tcp-flags" else "tcp-flags"), ""
         return self._open.get(self._port(case), ("", ""))
 
 

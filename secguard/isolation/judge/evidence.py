@@ -93,6 +93,8 @@ class Evidence:
         if item.drops:
             return "drops"
         beacons = item.beacons.get(str(family))
+        if self.plan.agents[agent].interface:  # it asks no next hop: what it must hear is its neighbour
+            return "" if beacons is not None and all(beacons.heard) else "beacon"
         if beacons is None or not all(beacons.neighbour):
             return "next-hop"
         if not all(beacons.heard):
@@ -120,10 +122,19 @@ class Evidence:
         item = self.by_agent.get(agent)
         if item is None:
             return 1.0
-        sent = sum(sum(beacons.sent) for beacons in item.beacons.values())
-        heard = sum(
-            min(a, b) for beacons in item.beacons.values() for a, b in zip(beacons.sent, beacons.heard, strict=True)
-        )
+        agents = self.plan.agents
+        near = [agent]
+        if agents[agent].interface:
+            near = [other for other in self.by_agent if agents[other].zone == agents[agent].zone]
+        sent = heard = 0
+        for family, beacons in item.beacons.items():
+            asked = [
+                self.by_agent[other].beacons[family].sent for other in near if family in self.by_agent[other].beacons
+            ]
+            for phase, own in enumerate(beacons.heard):
+                there = sum(column[phase] for column in asked)
+                sent += there
+                heard += min(there, own)
         return 1 - heard / sent if sent else 1.0
 
 

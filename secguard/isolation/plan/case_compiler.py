@@ -214,15 +214,34 @@ def add_pair(build: Builder, ends: Ends) -> None:
     if "icmp" in policy.profiles:
         build.add("icmp", "icmp", ends, 0, flow=_flow_for(flows, "ICMP", 0))
     if "source-port" in policy.profiles:
-        for sport in policy.probes.source_ports:
-            for protocol, ports in denied.items():
-                for port in ports[:_WANTED_DENIED]:
-                    build.add("source-port", protocol, ends, port, sport=sport)
+        _add_source_ports(build, ends, flows, denied)
     _add_rows(build, _rows(build, ends[0], hostile=policy.hostile != "never"), ends, denied)
     if "spoof" in policy.profiles:
         _add_spoofed(build, ends, flows, denied)
     if "pinhole" in policy.profiles:
         _add_pinholes(build, ends, flows, every)
+
+
+def _add_source_ports(build: Builder, ends: Ends, flows: Sequence[Flow], denied: dict[str, list[int]]) -> None:
+    """From ports that filters trust: the policy's, the destination's own (SIP, NTP), those that answers come from."""
+    _, src, dst = ends
+    back = (build.agents[dst].zone, build.agents[src].zone)
+    for protocol, ports in denied.items():
+        name = protocol.upper()
+        tried = [build.port() for _ in range(_TRIED)]
+        high = [port for port in tried if _flow_for(flows, name, port) is None][:2]
+        pairs = [
+            (sport, port) for sport in build.policy.probes.source_ports for port in [*ports[:_WANTED_DENIED], *high[:1]]
+        ]
+        for sport, port in dict.fromkeys([*pairs, *((port, port) for port in ports)]):
+            # Both ends may be asked for the same pair of ports: the second one waits until the first is through.
+            if not build.add("source-port", protocol, ends, port, sport=sport):
+                build.add("pinhole", f"{protocol}-twin", ends, port, sport=sport, again=True)
+        # A router without state lets answers in by the port of the service; what it asks of flags is not much.
+        named = (ports_of(flow, name)[0] for flow in build.policy.flows if (flow.src, flow.dst) == back)
+        for sport in sorted(set().union(*named)):
+            for row, port in zip((protocol, "tcp-ack") if protocol == "tcp" else (protocol,), high, strict=False):
+                build.add("source-port", row, ends, port, sport=sport)
 
 
 def _add_spoofed(build: Builder, ends: Ends, flows: Sequence[Flow], denied: dict[str, list[int]]) -> None:
@@ -302,6 +321,8 @@ def add_published(build: Builder, ends: Ends) -> None:
     if "published" not in build.policy.profiles:
         return
     _, denied = _denied(build, build.flows(src, dst))
+    if agents[dst].interface and not any(ipaddress.ip_network(text).version == family for text in agents[dst].covers):
+        return
     for zone in build.policy.zones:
         allowed = [flow for flow in build.live if (flow.src, flow.dst) == (agents[src].zone, zone.name)]
         for item in zone.published:
@@ -314,7 +335,7 @@ def add_published(build: Builder, ends: Ends) -> None:
                 for port in dict.fromkeys(wanted):
                     if _flow_for([*allowed, *build.flows(src, dst)], protocol.upper(), port) is None:
                         build.add("published", protocol, ends, port, target=target)
-            for row in PROBES:
+            for row in PROBES if agents[dst].address(family) else ():
                 if row.profile == "published" and not row.transport and family in row.families:
                     build.add("published", row.name, ends, 9, target=target)
 

@@ -40,29 +40,37 @@ def compile_plan(policy: Policy, agents: Sequence[AgentInfo], now: datetime, *, 
                 raise UsageError("isolation.agent.outside", f"{agent.name} has {text}, outside zone {zone.name}")
             if any(ipaddress.ip_address(text) in ipaddress.ip_network(item) for item in policy.limits.exclude):
                 raise UsageError("isolation.agent.excluded", f"{agent.name} has {text}, which limits.exclude spares")
-    missing = [zone.name for zone in policy.zones if not any(agent.zone == zone.name for agent in agents)]
-    if missing:
-        raise UsageError(
-            "isolation.agent.missing", f"no agent in zone {', '.join(missing)[:200]}", hint="every zone needs one agent"
-        )
     today = now.astimezone(UTC).date()
     live = [flow for flow in policy.flows if flow.expires is None or flow.expires >= today]
     specs = {spec.name: spec for zone in policy.zones for spec in zone.agents}
     agents = [
-        msgspec.structs.replace(item, covers=specs[item.name].covers, mirror=specs[item.name].sensor == "mirror")
+        msgspec.structs.replace(
+            item,
+            covers=specs[item.name].covers,
+            mirror=specs[item.name].sensor == "mirror",
+            interface=specs[item.name].interface,
+        )
         if item.name in specs
         else item
         for item in agents
     ]
+    missing = [
+        zone.name for zone in policy.zones if not any(item.zone == zone.name and not item.interface for item in agents)
+    ]
+    if missing:
+        raise UsageError(
+            "isolation.agent.missing", f"no agent in zone {', '.join(missing)[:200]}", hint="every zone needs one agent"
+        )
     build = Builder(policy, agents, live, 20_000 + secrets.randbelow(39_000))
     uncovered: list[tuple[str, str, int]] = []
     for src, a in enumerate(agents):
         for dst, b in enumerate(agents):
-            if a.zone == b.zone:
+            if a.zone == b.zone or a.interface:
                 continue
             for family in (4, 6):
-                if a.address(family) and b.address(family):
-                    add_pair(build, (family, src, dst))
+                if a.address(family) and (b.address(family) or b.interface):
+                    if not b.interface:
+                        add_pair(build, (family, src, dst))
                     add_targets(build, (family, src, dst))
                     add_published(build, (family, src, dst))
                 elif _wants(policy, a.zone, family) and _wants(policy, b.zone, family):

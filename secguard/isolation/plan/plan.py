@@ -37,6 +37,7 @@ class AgentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         certificate: SHA-256 of its certificate (hex); empty where it has none.
         covers: blocks that its sensor hears besides its own addresses.
         mirror: whether its sensor is a mirror port, which hears its own probes a second time.
+        interface: the mirror port of an agent that has no address there: it only hears, and never sends.
     """
 
     name: str
@@ -46,6 +47,7 @@ class AgentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str = ""
     covers: tuple[str, ...] = ()
     mirror: bool = False
+    interface: str = ""
 
     def hears(self, address: str) -> bool:
         """Whether packets to an address reach its sensor."""
@@ -271,7 +273,8 @@ def _check(plan: Plan) -> None:
         ends = (cases.src[index], cases.dst[index])
         if any(not 0 <= end < len(plan.agents) for end in ends) or cases.family[index] not in {4, 6}:
             raise ValueError(f"case {index} names no agent")
-        if any(not plan.agents[end].address(cases.family[index]) for end in ends):
+        needed = ends if not cases.target[index] else ends[:1]
+        if any(not plan.agents[end].address(cases.family[index]) for end in needed):
             raise ValueError(f"case {index} has no address")
         if not 0 <= cases.sport[index] <= 65535 or not 0 <= cases.dport[index] <= 65535:
             raise ValueError(f"case {index} has no port")

@@ -61,12 +61,15 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         addresses: inside its zone, one a family.
         covers: blocks of its zone that its sensor hears besides its own addresses: behind a mirror port, routed
             through it, or local to it. Targets that no sensor covers are one-sided: their silence proves nothing.
+        interface: the mirror port of a sensor without an address there: it only hears, and another agent of its zone
+            sends.
     """
 
     name: Name
     sensor: Literal["host", "mirror"] = "host"
     addresses: tuple[str, ...] = ()
     covers: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    interface: Annotated[str, msgspec.Meta(pattern=r"^([^\s/:]{1,15})?$")] = ""
 
 
 class Zone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

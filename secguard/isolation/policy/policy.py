@@ -68,12 +68,17 @@ def _zone(reader: Reader, name: str, value: Any) -> Zone | None:
     zone = msgspec.structs.replace(zone, name=name)
     if not zone.ip_blocks or not zone.agents:
         reader.add("zone", f"zone {name} needs at least one block and one agent", *path)
+    elif all(agent.interface for agent in zone.agents):
+        reader.add("zone", f"zone {name} needs an agent that sends: one without interface", *path)
     sound = True
     for number, block in enumerate(zone.ip_blocks):
         sound &= _block(reader, block, *path, "ipBlocks", number)
     if not sound:
         return None
     for number, agent in enumerate(zone.agents):
+        if agent.interface and (agent.sensor != "mirror" or agent.addresses or not agent.covers):
+            message = f"{agent.name}: interface is for sensor: mirror without addresses, and needs covers"
+            reader.add("agent", message, *path, "agents", number)
         for text in agent.addresses:
             try:
                 inside = zone.covers(ipaddress.ip_address(text))

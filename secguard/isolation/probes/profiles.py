@@ -59,10 +59,17 @@ def _l4() -> Iterable[Probe]:
     yield Probe(profile="l4", name="udp", transport="udp", rounds=_one("udp"), sends="a datagram", hit=ports)
     trust = "the filter accepts by source port"
     for name, kinds in (("tcp", (("syn-data",), ("syn",))), ("udp", _one("udp"))):
-        sends = f"{name.upper()} from a trusted source port (20, 53, ...)"
+        sends = (
+            f"{name.upper()} from a trusted source port: 20, 53, ..., the destination's own, those of allowed services"
+        )
         yield Probe(
             profile="source-port", name=name, transport=name, rounds=kinds, leak="source-port", sends=sends, hit=trust
         )
+    yield Probe(
+        profile="source-port", name="tcp-ack", transport="tcp", rounds=_one("tcp-ack"), leak="source-port",
+        sends="an ACK with the token from the port of a service that may be reached the other way round",
+        hit="answers are let in by port and flag, without state",
+    )  # fmt: skip
 
 
 def _tcp_flags() -> Iterable[Probe]:
@@ -259,6 +266,15 @@ def _disguises() -> Iterable[Probe]:
                 sends="a datagram of 1,280 bytes", hit="large packets take a way past the filter")  # fmt: skip
 
 
+def _twins() -> Iterable[Probe]:
+    for carried, kinds in (("tcp", (("syn-data",), ("syn",))), ("udp", _one("udp"))):
+        yield Probe(
+            profile="pinhole", name=f"{carried}-twin", transport=carried, rounds=kinds, leak="source-port",
+            sends=f"as `source-port` {carried}, late: from and to the ports that the other side used before",
+            hit="the filter accepts by source port",
+        )  # fmt: skip
+
+
 def _published() -> Iterable[Probe]:
     """To an address that the policy says may stand for a host of another zone."""
     stands = "a host is published there: translation (port forwarding), or a relay, leads into its zone"
@@ -306,7 +322,7 @@ def _reverse() -> Iterable[Probe]:
 
 PROBES: tuple[Probe, ...] = (
     *_l4(), *_tcp_flags(), *_icmp(), *_protocols(), *_fragments(), *_headers(), *_tunnels(), *_disguises(),
-    *_published(), *_reverse(),
+    *_published(), *_reverse(), *_twins(),
 )  # fmt: skip
 """Every probe."""
 

@@ -173,7 +173,7 @@ def _names(policy: Policy, places: Mapping[str, str]) -> list[tuple[str, str, st
 def _addresses(policy: Policy, name: str, zone: str, found: Sequence[str]) -> tuple[str, ...]:
     """The addresses an agent probes with: as the policy says, else the first of each family inside its zone."""
     spec = next(item for item in policy.zone(zone).agents if item.name == name)
-    if spec.addresses:
+    if spec.addresses or spec.interface:
         return spec.addresses
     inside = [text for text in found if policy.zone(zone).covers(ipaddress.ip_address(text))]
     chosen = [next((text for text in inside if (":" in text) == six), "") for six in (False, True)]

@@ -250,6 +250,10 @@ class Sweeper:
         """Ask next hops and beacons until each family answered; the bits say who did."""
         assert self._round is not None
         sensor = self.session.sensor
+        beat = (2 * self._round.number + (shift > 0)) % 255 + 1
+        if self.session.info.interface:
+            self._overhear(beat, shift, self._round)
+            return
         families = [family for family, targets in self.session.beacon_targets.items() if targets]
         before = {family: (sensor.beacons[family].neighbour[1], sensor.beacons[family].heard[1]) for family in families}
 
@@ -258,7 +262,7 @@ class Sweeper:
             return (item.neighbour[1] > before[family][0]) | (item.heard[1] > before[family][1]) << 1
 
         for _ in range(_MARK_TRIES):
-            beacon(self.session, 2)
+            beacon(self.session, 2, beat)
             end = time.monotonic() + _MARK_WAIT
             while time.monotonic() < end and any(bits(family) != 3 for family in families):
                 self.pump(0.005)
@@ -266,6 +270,20 @@ class Sweeper:
                 break
         for family in families:
             self._round.marks[str(family)] = self._round.marks.get(str(family), 0) | bits(family) << shift
+
+    def _overhear(self, beat: int, shift: int, this: Round) -> None:
+        """A sensor without an address asks nobody: it has to hear what an agent of its zone asks in this very round."""
+        heard, zone = self.session.sensor.beats, self.session.info.zone
+        near = [agent for agent in self.plan.agents if agent.zone == zone]
+        families = {family for family in (4, 6) if any(agent.address(family) for agent in near)}
+        end = time.monotonic() + _MARK_TRIES * _MARK_WAIT
+        while time.monotonic() < end and not all((family, beat) in heard for family in families):
+            self.pump(0.005)
+        for family in families:
+            if (family, beat) in heard:
+                this.marks[str(family)] = this.marks.get(str(family), 0) | 3 << shift
+        if shift:
+            heard.clear()
 
     def keep(self) -> Round:
         """End the round: let answers come in, prove health once more, and write down what was seen.

@@ -188,7 +188,10 @@ def test_every_probe_becomes_a_case_in_each_family(plan: Plan) -> None:
             have = {(plan.cases.profile[case], plan.cases.protocol[case]) for case in cases}
             missing = {(row.profile, row.name) for row in PROBES if family in row.families} - have
             assert {row for row in missing if row[0] == "published"}, "no zone of this policy publishes an address"
-            missing = {row for row in missing if row[0] != "published"}
+            missing = {row for row in missing if row[0] != "published" and not row[1].endswith("-twin")}
+            if (src, dst) != (1, 0):
+                assert ("source-port", "tcp-ack") in missing, "nobody may come from there, so nothing is answered"
+                missing.discard(("source-port", "tcp-ack"))
             if (src, dst) == (0, 1):
                 # Nobody but `a` may enter `b`: there is no third zone to be mistaken for.
                 assert missing == {("spoof", "tcp-zone"), ("spoof", "udp-zone")}
@@ -378,17 +381,47 @@ def test_a_healthy_run_passes(tight: Plan) -> None:
 )
 def test_each_probe_that_arrives_is_named_by_its_kind(tight: Plan, row: Probe) -> None:
     src, dst = (2, 1) if row.name.endswith("-zone") else (1, 0)
+    shown = SHOWN["source-port" if row.name.endswith("-twin") else row.profile]
     family = 4 if 4 in row.families else 6
     cases = _rows(tight, profile=row.profile, protocol=row.name, src=src, dst=dst, family=family)
     run = Run(tight)
     run.arrive(cases[0])
     judgement, codes = run.judge()
-    assert codes == {SHOWN[row.profile]}
+    assert codes == {shown}
     assert judgement.verdict.outcome is Outcome.FAIL
-    (finding,) = [item for item in judgement.verdict.findings if item.code == SHOWN[row.profile]]
+    (finding,) = [item for item in judgement.verdict.findings if item.code == shown]
     assert row.name.upper() in finding.data["probes"]
     if row.profile == "tunnels":
         assert finding.data["detail"] == row.name
+
+
+def test_trusted_source_ports_are_those_of_both_ends_and_of_what_answers(plan: Plan) -> None:
+    def pairs(src: int, dst: int, protocol: str) -> set[tuple[int, int]]:
+        rows = _rows(plan, src=src, dst=dst, protocol=protocol, family=4, target="")
+        named = [row for row in rows if plan.cases.profile[row] == "source-port" or protocol.endswith("-twin")]
+        return {(plan.cases.sport[row], plan.cases.dport[row]) for row in named}
+
+    assert {(53, 53), (20, 53)} <= pairs(0, 1, "udp"), "SIP, NTP and DNS use one port at both ends"
+    assert (53, 53) in pairs(1, 0, "udp-twin"), "the other way round it waits until the first is through"
+    assert (53, 53) not in pairs(1, 0, "udp")
+    answers = {sport for sport, dport in pairs(1, 0, "tcp-ack") if dport >= 20_000}
+    assert answers == {9200}, "b may be asked on 9200, so a router without state lets 9200 in"
+    assert {9200, 20} <= {sport for sport, dport in pairs(1, 0, "tcp") if dport >= 20_000}
+    assert 514 in {sport for sport, dport in pairs(1, 0, "udp") if dport >= 20_000}
+    assert pairs(0, 1, "tcp-ack") == set()
+
+
+def test_what_comes_back_between_the_same_ports_is_an_answer(tight: Plan) -> None:
+    run = Run(tight)
+    (first,) = _rows(tight, profile="source-port", protocol="udp", src=0, dst=1, family=4, sport=53, dport=53)
+    (twin,) = _rows(tight, profile="pinhole", protocol="udp-twin", src=1, dst=0, family=4, sport=53, dport=53)
+    run.arrive(first)
+    run.arrive(twin)
+    assert run.judge()[1] == {"isolation.leak.source-port", "isolation.leak.pinhole"}
+    run = Run(tight)
+    for profile in ("tcp-flags", "source-port"):
+        run.arrive(_rows(tight, profile=profile, protocol="tcp-ack", src=1, dst=0, family=4)[0])
+    assert run.judge()[1] == {"isolation.leak.tcp-flags"}, "any ACK passes, whatever its ports"
 
 
 def test_a_source_route_that_got_through_is_named(tight: Plan) -> None:
