@@ -19,7 +19,6 @@ from secguard.core import (
     Finding,
     Outcome,
     Progress,
-    RefusedError,
     Throttle,
     Verdict,
     finding,
@@ -166,11 +165,11 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
         The findings, the counts of missing, extra and altered rows, the index's position and the ledger's size.
 
     Raises:
-        RefusedError: the index belongs to another log, or was begun anew meanwhile.
+        RefusedError: the index belongs to another log.
     """
     check_origin(index, log)
     progress = Throttle(progress)
-    position, size = index.position, log.size
+    generation, position, size = index.generation, index.position, log.size
     stop = min(position, size)
     tally = _Tally(index, log, stop)
     root = getattr(log, "root", None)
@@ -184,18 +183,17 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
             progress(after, stop, "events")
         damage = checking.result()
     tally.note(_strays(index, log, position, size))
-    if index.position < position:
-        raise RefusedError(
-            "audit.index.rebuilt",
-            "the index was begun anew while it was compared",
-            hint="compare again when `secguard audit reindex` is done",
-        )
+    gone = missing_bodies(log)
+    now, wrong = index.position, tally.findings or damage.problems or damage.seqs
+    if now < position or (wrong and index.generation != generation):  # what was not there says nothing
+        findings = [*gone.findings[:MAX_NAMED], finding("audit.index.rebuilt", position=now, size=size)]
+        return findings, dict.fromkeys(tally.counts, 0), now, size
     named = {item.data["index"] for item in tally.findings}
     for place in damage.seqs:
         if place not in named:
             body = body_of(log, place) if 0 <= place < stop else None
             tally.note([Difference("altered", place, decode_stored(body).id if body else "", "word lists")])
-    tally.excuse(missing_bodies(log), index)
+    tally.excuse(gone, index)
     findings = tally.findings
     findings += [finding("audit.index.damaged", problem=problem) for problem in damage.problems]
     if position < size:

@@ -143,6 +143,11 @@ class Index(Protocol):
         ...
 
     @property
+    def generation(self) -> int:
+        """Another number once the index was begun anew (also when its structure changed otherwise)."""
+        ...
+
+    @property
     def ecs(self) -> bool:
         """Whether its rows hold the other fields of ECS too (`Row.ecs`)."""
         ...

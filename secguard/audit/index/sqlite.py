@@ -149,6 +149,12 @@ class SqliteIndex:
         return self._meta()[1]
 
     @property
+    def generation(self) -> int:
+        """SQLite's own count of changes of the structure: tables are dropped when the index is begun anew."""
+        with self._guard():
+            return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
+
+    @property
     def origin(self) -> str | None:
         """Name of the log; None while empty."""
         return self._meta()[0]

@@ -103,9 +103,25 @@ def test_an_index_that_is_begun_anew_meanwhile(
 ) -> None:
     damage = index.damage
     monkeypatch.setattr(index, "damage", lambda: (damage(), index.clear())[0])
-    with pytest.raises(RefusedError) as caught:
-        reconcile()
-    assert caught.value.code == "audit.index.rebuilt"
+    done = reconcile()
+    assert done.verdict.outcome is Outcome.UNKNOWN
+    assert [item.code for item in done.verdict.findings] == ["audit.index.rebuilt"]
+
+
+def test_rows_that_come_again_while_the_index_is_built_anew_are_not_missing(
+    reconcile: Any, log: Any, index: SqliteIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun anew after the position was read, and as far as before when all was compared."""
+    rows = index.rows
+    index_anew = iter([index.clear])
+    monkeypatch.setattr(index, "rows", lambda start, stop: (next(index_anew, bool)(), rows(start, stop))[1])
+    monkeypatch.setattr(index, "stray", lambda stop: catch_up(index, log) and [])
+    done = reconcile()
+    assert [item.code for item in done.verdict.findings] == ["audit.index.rebuilt"]
+    assert done.verdict.outcome is Outcome.UNKNOWN
+    monkeypatch.undo()
+    catch_up(index, log)
+    assert reconcile().verdict.outcome is Outcome.PASS
 
 
 def test_a_row_of_a_pruned_body_is_named(reconcile: Any, log: Any, index: SqliteIndex) -> None:

@@ -106,6 +106,11 @@ class ElasticIndex:
         return frozenset(self._file.read().refused)
 
     @property
+    def generation(self) -> int:
+        """Counts the times the index was built anew."""
+        return self._file.read().generation
+
+    @property
     def ecs(self) -> bool:
         """Yes: whole documents."""
         return True
