@@ -1,20 +1,35 @@
 """The command line on Elasticsearch: the same commands, chosen by [index], and one clear line when it does not work."""
 
+import io
 import json
+import sys
 from collections.abc import Callable, Generator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-Run = Callable[..., Any]
+from secguard.cli.main import main
+from secguard.workspace.site import create_site
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    """The command line in this process, which saves start-ups: exit code, standard output and error."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["secguard", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    said = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    return int(ended.value.code or 0), said[0], said[1]
 
 
 @pytest.fixture
-def site(elastic: Any, secguard: Run, tmp_path: Path) -> Generator[Callable[..., None]]:
+def site(elastic: Any, tmp_path: Path) -> Generator[Callable[..., None]]:
     """A workspace, and a way to write its [index]."""
     folder = tmp_path / "site"
-    assert secguard("init", folder).returncode == 0
+    create_site(folder, anchor=folder / "state" / "anchor")
     config = folder / "secguard.toml"
     plain = config.read_text().split("[index]")[0]
     secret = folder / "elastic-password"
@@ -35,10 +50,10 @@ def site(elastic: Any, secguard: Run, tmp_path: Path) -> Generator[Callable[...,
             client.indices.delete(index=name, ignore_unavailable=True)
 
 
-@pytest.mark.timeout(600)  # a busy machine brings the server up slowly, and this starts a dozen processes
 def test_the_same_commands_and_clear_errors(
-    site: Callable[..., None], elastic: Any, secguard: Run, tmp_path: Path
+    site: Callable[..., None], elastic: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("secguard.audit.index.elastic.client.DELAYS", (0.01,))
     folder = tmp_path / "site"
     lines = [
         {"id": f"p-{n}", "kind": "video.viewed", "time": f"2026-10-01T08:00:{n:02d}Z", "actor": {"name": "张三"},
@@ -47,16 +62,16 @@ def test_the_same_commands_and_clear_errors(
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def ask(*args: object, code: int = 0) -> Any:
-        done = secguard("audit", *args, "-w", folder, "--json")
-        assert done.returncode == code, (args, done.stdout, done.stderr)
-        assert "WARNING" not in done.stderr
-        return json.loads(done.stdout)
+        ended, out, err = run("audit", *args, "-w", folder, "--json")
+        assert ended == code, (args, out, err)
+        assert "WARNING" not in err
+        return json.loads(out)
 
     assert ask("import", tmp_path / "events.jsonl")["data"]["recorded"] == 20
     found = ask("search", "线索 actor:张三", "--wait", "--limit", 3)
     assert (found["data"]["total"], len(found["data"]["hits"])) == (20, 3)
     assert ask("reconcile")["data"]["position"] >= 22
-    status = json.loads(secguard("status", "-w", folder, "--json").stdout)
+    status = json.loads(run("status", "-w", folder, "--json")[1])
     assert status["data"]["index behind"] == 0
 
     stranger = tmp_path / "stranger"

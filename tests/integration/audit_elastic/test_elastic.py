@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from secguard.audit import ElasticIndex, SqliteIndex, catch_up, compare, parse, reconcile, reindex, search
+from secguard.audit import ElasticIndex, SqliteIndex, catch_up, compare, parse, reconcile, reindex, row_of, search
 from secguard.audit.index.elastic.delivery import name_of
+from secguard.audit.index.elastic.documents import document_of
 from secguard.core import FixedClock, Outcome, RefusedError, SecguardError, SystemPartError, UsageError
-from secguard.events import Actor, Event
+from secguard.events import Actor, Event, encode
 from secguard.ledger import Ledger
 
 NOW = datetime(2026, 11, 1, 8, tzinfo=UTC)
@@ -44,9 +45,9 @@ def names(elastic: Any, ledger: Ledger) -> list[str]:
 def test_some_thousand_events_are_found_as_on_sqlite(
     elastic: Any, ledger: Ledger, open_index: Open, events: Make, tmp_path: Path
 ) -> None:
-    ledger.record(events(3000))
+    ledger.record(events(1200))
     index = open_index()
-    assert catch_up(index, ledger) == 3000
+    assert catch_up(index, ledger) == 1200
     assert index.position == ledger.size
     other = SqliteIndex.open(tmp_path / "audit.db")
     catch_up(other, ledger)
@@ -75,40 +76,49 @@ def test_some_thousand_events_are_found_as_on_sqlite(
         here, there = (one.find(query, limit=70) for one in (index, other))
         assert (here.total, list(here.seqs), here.next) == (there.total, list(there.seqs), there.next), text
         found[text] = here.total
-    assert found[""] == 3000
-    assert found["线"] == found["reason:查"] / 3 == 600
+    assert found[""] == 1200
+    assert found["线"] == found["reason:查"] / 3 == 240
     assert found["不存在的词"] == 0
+    watched = {"start": "2026-10-01T08:00:00+08:00", "end": "2026-10-01T08:10:00+08:00"}
+    ledger.record(events(1, data=watched, actor=Actor(name="王五")))
+    catch_up(index, ledger)
+    between = [{"range": {"secguard.start": {"lt": "2026-10-01T00:05:00Z"}}},
+               {"range": {"secguard.end": {"gt": "2026-10-01T08:05:00+08:00"}}}]  # fmt: skip
     with elastic.client() as client:  # what people ask in Kibana
         (name,) = names(elastic, ledger)
         for asked, count in (
-            ({"range": {"secguard.bytes": {"gte": 2990}}}, 10),
-            ({"term": {"secguard.camera": "32011600001310000007"}}, 60),
-            ({"term": {"source.ip": "10.16.0.0/24"}}, 3000),
+            ({"bool": {"filter": between}}, 1),
+            ({"range": {"secguard.bytes": {"gte": 1190}}}, 10),
+            ({"term": {"secguard.camera": "32011600001310000007"}}, 24),
+            ({"term": {"source.ip": "10.16.0.0/24"}}, 1200),
         ):
             assert client.count(index=name, query=asked)["count"] == count
     other.close()
 
 
-def test_pages_join_and_do_not_see_what_comes_later(ledger: Ledger, open_index: Open, events: Make) -> None:
-    ledger.record(events(5300))
+def test_pages_join_and_do_not_see_what_comes_later(
+    ledger: Ledger, open_index: Open, events: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secguard.audit.index.elastic.index._PAGE", 500)
+    ledger.record(events(530))
     index = open_index()
     catch_up(index, ledger)
     query = parse("", now=NOW)
-    short = index.find(query, limit=30)
-    first = index.find(query, limit=5100)  # more than one request, in one point in time
+    short = index.find(query, limit=3)
+    first = index.find(query, limit=510)  # more than one request, in one point in time
     ledger.record(events(10))
     catch_up(index, ledger)
     seen = list(first.seqs)
     cursor = first.next
     while cursor is not None:
-        page = index.find(query, limit=250, after=cursor)
-        assert page.total == 5300
+        page = index.find(query, limit=25, after=cursor)
+        assert page.total == 530
         seen += page.seqs
         cursor = page.next
-    assert sorted(seen) == list(range(5300))
-    large = index.find(query, limit=5250, after=short.next)  # from a cursor, in more than one request
-    assert list(large.seqs) == seen[30:5280]
-    assert index.find(query, limit=1).total == 5310
+    assert sorted(seen) == list(range(530))
+    large = index.find(query, limit=525, after=short.next)  # from a cursor, in more than one request
+    assert list(large.seqs) == seen[3:528]
+    assert index.find(query, limit=1).total == 540
 
 
 def test_one_index_an_epoch_and_a_lost_position_file(
@@ -126,16 +136,19 @@ def test_one_index_an_epoch_and_a_lost_position_file(
         open_index(epoch=11)
 
 
-def test_two_processes_index_at_once(ledger: Ledger, open_index: Open, events: Make) -> None:
-    ledger.record(events(4500))
+def test_two_processes_index_at_once(
+    ledger: Ledger, open_index: Open, events: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secguard.audit.index.following._BATCH", 100)
+    ledger.record(events(1500))
     indices = [open_index(), open_index()]
     threads = [threading.Thread(target=catch_up, args=(index, ledger)) for index in indices]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert indices[0].position == 4500
-    assert indices[0].find(parse("", now=NOW), limit=1).total == 4500
+    assert indices[0].position == 1500
+    assert indices[0].find(parse("", now=NOW), limit=1).total == 1500
 
 
 def test_search_verifies_against_the_ledger(elastic: Any, ledger: Ledger, open_index: Open, events: Make) -> None:
@@ -172,6 +185,15 @@ def test_a_forged_document_put_first_is_an_alarm(elastic: Any, ledger: Ledger, o
     ]
     reindex(index, ledger)
     assert compare(index, ledger)[0] == []
+    made = events(1)
+    document = document_of(row_of(ledger.size, encode(made[0]), ecs=True))
+    document["secguard"]["bytes"] = 1  # all that our own queries ask for is as it should be
+    (*_, name) = names(elastic, ledger)
+    with elastic.client("shipper") as client:
+        client.create(index=name, id=name_of(ledger.origin, ledger.size), document=document, refresh=True)
+    ledger.record(made)
+    with pytest.raises(RefusedError, match="another document stands where event"):
+        catch_up(index, ledger)
 
 
 def test_reconcile_names_every_change_on_the_server(
@@ -401,8 +423,9 @@ def test_errors_of_sign_in_and_trust(elastic: Any, ledger: Ledger, events: Make,
 
 
 def test_kills_under_load_lose_nothing_and_double_nothing(
-    elastic: Any, ledger: Ledger, open_index: Open, events: Make
+    elastic: Any, ledger: Ledger, open_index: Open, events: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("secguard.audit.index.elastic.client.DELAYS", (0.1, 0.2, 0.4))
     if not hasattr(elastic, "kill") or not (elastic.folder / "ready.json").exists():
         pytest.skip("needs a server of its own: unset SECGUARD_TEST_ES_URL")
     index = open_index()
