@@ -3,7 +3,8 @@
 Three namespaces: `ext` scans `int` through a firewall that drops all but three planted mistakes: a service that is open
 (10.1.1.8:80), a host that is reachable where nothing listens (10.1.1.4:22), and a host whose answers are dropped on the
 way back (10.1.1.9:90; UDP 10.1.1.9:5514). Agents are up and hold the plan when the clock starts; nmap and masscan are
-timed as commands. Needs nft, ip, nmap and masscan.
+timed as commands, and UDP is asked of nmap besides, outside its time. The tools take turns; the best of each counts.
+What is done is told on standard error. Needs nft, ip, nmap and masscan.
 """
 
 import argparse
@@ -13,8 +14,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,12 @@ from secguard.isolation.lab.host import ZONES
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.runs.collect import collect
 from secguard.isolation.runs.conclude import RunResult, conclude
-from secguard.isolation.wire.namespaces import Namespaces, isolate
+from secguard.isolation.wire.namespaces import Namespaces, die_with_parent, isolate
 from secguard.isolation.wire.wire import tool
 from secguard.keys import Algorithm, generate
 
-ROUNDS = 3
+ROUNDS = {"secguard": 5, "nmap": 5, "masscan": 2}
+PATIENCE = 60  # seconds for a command of others
 RULES = """
 table inet lab {
   chain forward {
@@ -64,11 +68,14 @@ SHAPES = {
         "10.1.1.1-10.1.1.16",
     ),
 }
-OPEN, CLOSED, ONE_WAY, ONE_WAY_UDP = "open service", "reachable, closed", "one-way TCP", "one-way UDP"
+OPEN, CLOSED, ONE_WAY, ONE_WAY_UDP = PLANTED = ("open", "closed but reachable", "one-way TCP", "one-way UDP")
+PARTS = {"rounds": "sending, its health proofs", "reports": "waiting for stragglers, reports", "verdict": "verdict"}
 
 
 def _run(*command: str, text: str = "") -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    done = subprocess.run(  # a child must not survive us in a namespace that nobody sees
+        command, input=text, capture_output=True, text=True, check=True, timeout=PATIENCE, preexec_fn=die_with_parent
+    )
     return done.stdout
 
 
@@ -96,23 +103,25 @@ def build(spaces: Namespaces) -> None:
     _run(ip, "route", "add", "local", "10.1.1.0/24", "dev", "lo")
 
 
-def secguard(spaces: Namespaces, shape: str) -> tuple[float, float, set[str]]:
-    """Seconds from the start order to the verdict, seconds before it (start-up), and what was found."""
+def secguard(spaces: Namespaces, shape: str) -> tuple[dict[str, float], set[str]]:
+    """Seconds: `all` from the start order to the verdict, its parts, and `start-up` before it; and what was found."""
     ports, cidr, exclude, *_ = SHAPES[shape]
     policy = load_policy(POLICY.format(cidr=cidr, ports=ports, exclude=exclude).encode())
     signer = generate(Algorithm.ED25519)
     began = time.perf_counter()
-    ordered = 0.0
+    steps: dict[int, float] = {}
 
     def progress(done: int, _total: int | None, unit: str) -> None:
-        nonlocal ordered
-        if (done, unit) == (2, "steps"):
-            ordered = time.perf_counter()
+        if unit == "steps":
+            steps[done] = time.perf_counter()
 
     places = {zone: spaces.path(zone) for zone in ("int", "ext")}
     got = collect(policy, places, signer=signer, clock=SystemClock(), progress=progress)
     result = conclude(got.plan, got.reports, [signer.public_key()], signer=signer)
-    return time.perf_counter() - ordered, ordered - began, _found(result)
+    over = time.perf_counter()
+    ordered, swept, reported = steps[2], steps[4], steps[6]
+    parts = {"rounds": swept - ordered, "reports": reported - swept, "verdict": over - reported}
+    return {"all": over - ordered, **parts, "start-up": ordered - began}, _found(result)
 
 
 def _found(result: RunResult) -> set[str]:
@@ -131,29 +140,63 @@ def _found(result: RunResult) -> set[str]:
     return found
 
 
-def nmap(shape: str) -> tuple[float, set[str]]:
-    """nmap flat out."""
-    ports, _, _, hosts, _ = SHAPES[shape]
-    command = ["nmap", "-sS", "-T5", "--min-rate", "1000000", "--max-retries", "0", "-Pn", "-n", "-oG", "-"]
-    began = time.perf_counter()
-    said = _run(*command, "-p", f"1-{ports}", hosts)
-    seconds = time.perf_counter() - began
+def _said(text: str) -> set[str]:
+    """What nmap or masscan says of the planted mistakes (both can write nmap's greppable form)."""
     words = {
-        OPEN: r"10\.1\.1\.8 .*80/open",
-        CLOSED: r"10\.1\.1\.4 .*22/closed",
-        ONE_WAY: r"10\.1\.1\.9 .*90/(open|closed)/",
+        OPEN: r"10\.1\.1\.8 .*\b80/open/tcp",
+        CLOSED: r"10\.1\.1\.4 .*\b22/closed/tcp",
+        ONE_WAY: r"10\.1\.1\.9 .*\b90/(open|closed)/tcp",
+        ONE_WAY_UDP: r"10\.1\.1\.9 .*\b5514/(open|closed)/udp",
     }
-    return seconds, {name for name, pattern in words.items() if re.search(pattern, said)}
+    return {name for name, pattern in words.items() if re.search(pattern, text)}
 
 
-def masscan(shape: str) -> tuple[float, set[str]]:
+def nmap(shape: str) -> tuple[dict[str, float], set[str]]:
+    """nmap flat out; UDP apart from it, where silence is `open|filtered`."""
+    ports, _, _, hosts, _ = SHAPES[shape]
+    command = ["nmap", "-T5", "--min-rate", "1000000", "--max-retries", "0", "-Pn", "-n", "-oG", "-"]
+    began = time.perf_counter()
+    said = _run(*command, "-sS", "-p", f"1-{ports}", hosts)
+    seconds = time.perf_counter() - began
+    said += _run(*command, "-sU", "-p", "5514", "10.1.1.9")
+    return {"all": seconds}, _said(said)
+
+
+@contextmanager
+def _murmur() -> Iterator[None]:
+    """A datagram now and then: masscan ends when a packet comes by, and on a silent link perhaps never."""
+    over = threading.Event()
+    channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def murmur() -> None:
+        while not over.wait(0.05):
+            channel.sendto(b"", ("10.2.0.1", 9))
+
+    thread = threading.Thread(target=murmur)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        channel.close()
+
+
+def masscan(shape: str) -> tuple[dict[str, float], set[str]]:
     """masscan at the rate that loses little here."""
     ports, *_, hosts = SHAPES[shape]
-    began = time.perf_counter()
-    command = ["masscan", hosts, "-p", f"1-{ports}", "--rate", "100000", "--wait", "1", "-oG", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
-    return seconds, {OPEN} if re.search(r"10\.1\.1\.8\b.*\b80/open", done.stdout) else set()
+    command = ["masscan", hosts, "-p", f"1-{ports},U:5514", "--rate", "100000", "--wait", "1"]
+    with _murmur():
+        began = time.perf_counter()
+        said = _run(*command, "--show", "open,closed", "-oG", "-")
+        seconds = time.perf_counter() - began
+    return {"all": seconds}, _said(said)
+
+
+def _words(found: set[str]) -> str:
+    missed = [name for name in PLANTED if name not in found]
+    words = ", ".join(name for name in PLANTED if name in found) or "nothing"
+    return words + (f"; misses {', '.join(missed)}" if missed else "")
 
 
 def measure() -> list[dict[str, Any]]:
@@ -166,37 +209,39 @@ def measure() -> list[dict[str, Any]]:
     spaces.enter("ext")
     rows: list[dict[str, Any]] = []
     for shape in SHAPES:
-        best: dict[str, float] = {}
+        best: dict[str, dict[str, float]] = {}
         found: dict[str, set[str]] = {}
-        tools: dict[str, Callable[[], tuple[float, set[str]]]] = {
-            "nmap": lambda shape=shape: nmap(shape),  # type: ignore[misc] # bound at once
-            "masscan": lambda shape=shape: masscan(shape),  # type: ignore[misc]
-        }
-        start_up = 0.0
-        for _ in range(ROUNDS):
-            seconds, start_up, names = secguard(spaces, shape)
-            best["secguard"] = min(best.get("secguard", 1e9), seconds)
-            found["secguard"] = found.get("secguard", names) & names
-            for name, act in tools.items():
-                seconds, names = act()
-                best[name] = min(best.get(name, 1e9), seconds)
-                found[name] = found.get(name, set()) | names
+        for turn in range(max(ROUNDS.values())):
+            for name, turns in ROUNDS.items():
+                if turn >= turns:
+                    continue
+                act = {"nmap": nmap, "masscan": masscan}.get(name)
+                seconds, names = act(shape) if act else secguard(spaces, shape)
+                print(f"{shape}: {name} {turn + 1}/{turns}: {seconds['all']:.3f} s", file=sys.stderr, flush=True)
+                best[name] = min(best.get(name, seconds), seconds, key=lambda item: item["all"])
+                # Ours must find all in every round; the others, in any.
+                found[name] = found.get(name, names) & names if act is None else found.get(name, set()) | names
+        ours = best["secguard"]
         rows.append(
             {
                 "what": f"{shape}: start order to verdict, 2 attempts; ratio: nmap flat out, 1 attempt",
-                "value": best["secguard"],
+                "value": ours["all"],
                 "unit": "s",
-                "ratio": best["nmap"] / best["secguard"],
+                "ratio": best["nmap"]["all"] / ours["all"],
                 "goal": 1.0,
             }
         )
-        rows += [{"what": f"{shape}: {name}", "value": best[name], "unit": "s"} for name in tools]
+        rows += [{"what": f"{shape}: of it {text}", "value": ours[part], "unit": "s"} for part, text in PARTS.items()]
+        rows += [{"what": f"{shape}: {name}", "value": best[name]["all"], "unit": "s"} for name in ("nmap", "masscan")]
         rows.append(
-            {"what": f"{shape}: start-up (agents, compiling and signing the plan)", "value": start_up, "unit": "s"}
+            {
+                "what": f"{shape}: start-up before it (agents, compiling and signing the plan)",
+                "value": ours["start-up"],
+                "unit": "s",
+            }
         )
         rows += [
-            {"what": f"{shape}: {name} finds", "value": ", ".join(sorted(names)) or "nothing", "unit": ""}
-            for name, names in found.items()
+            {"what": f"{shape}: {name} finds", "value": _words(names), "unit": ""} for name, names in found.items()
         ]
     service.close()
     return rows
