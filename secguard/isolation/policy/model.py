@@ -156,9 +156,19 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     tcp: Annotated[tuple[Number, ...], msgspec.Meta(max_length=4096)] = (
-        22, 23, 80, 443, 445, 554, 3389, 5060, 8000, 9200, 34567, 37777,
+        22, 23, 80, 443, 445, 554, 3389, 5060, 8000, 9200, 34567, 37777, 49152,
     )  # fmt: skip
-    udp: Annotated[tuple[Number, ...], msgspec.Meta(max_length=4096)] = (53, 123, 161, 514, 3702, 5060, 30000)
+    udp: Annotated[tuple[Number, ...], msgspec.Meta(max_length=4096)] = (
+        53,
+        123,
+        161,
+        514,
+        3702,
+        5060,
+        10000,
+        30000,
+        49152,
+    )
     source_ports: Annotated[tuple[Number, ...], msgspec.Meta(max_length=32)] = msgspec.field(
         default=(20, 53), name="sourcePorts"
     )

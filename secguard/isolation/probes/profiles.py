@@ -136,6 +136,8 @@ def _protocols() -> Iterable[Probe]:
         ("ip-ospf", "89, OSPF", (4, 6)),
         ("ip-pim", "103, PIM", (4, 6)),
         ("ip-vrrp", "112, VRRP", (4, 6)),
+        ("ip-dccp", "33, DCCP", (4, 6)),
+        ("ip-udplite", "136, UDP-Lite", (4, 6)),
         ("ip-experimental", "253, experimental", (4, 6)),
     ):
         yield Probe(

@@ -21,7 +21,17 @@ _FRAGMENT = 40  # bytes of the first fragment's payload; a multiple of 8 that ho
 _LARGE = 1232  # bytes of a large fragment's payload: what IPv6's smallest MTU leaves
 _INNER = (40000, 5060)  # ports inside a tunnel that has ports of its own
 _FLAGS = {"fin": "F", "null": 0, "xmas": "FPU", "ack": "A", "data": "PA", "synfin": "SF", "rst": "R"}
-_PROTOCOLS = {"igmp": 2, "rsvp": 46, "eigrp": 88, "ospf": 89, "pim": 103, "vrrp": 112, "experimental": 253}
+_PROTOCOLS = {
+    "igmp": 2,
+    "rsvp": 46,
+    "eigrp": 88,
+    "ospf": 89,
+    "pim": 103,
+    "vrrp": 112,
+    "dccp": 33,
+    "udplite": 136,
+    "experimental": 253,
+}
 _DSCP = {"ef": 46, "af41": 34, "cs6": 48}
 
 

@@ -80,14 +80,16 @@ class Sweeper:
             key = (sweep.cidr, sweep.family)
             if key not in known:
                 source = self.session.info.address(sweep.family)
-                ways = {
+                hops = {
                     way.hop if way and way.interface == self.session.wire.interface.name else ""
                     for way in (wire.route(text, source) for text in {sweep.ranges[0][0], sweep.ranges[-1][1]})
                 }
-                hop = ways.pop() if len(ways) == 1 else ""
+                hop = next(iter(hops)) if len(hops) == 1 else ""
                 known[key] = self._header(hop, sweep.family)
                 if not known[key]:
-                    self.session.problems.append(f"{sweep.cidr} is not swept: no single next hop that answers")
+                    near = {sweep.ranges[0][0], sweep.ranges[-1][1]} <= hops
+                    why = "it is on this agent's own link, behind no router" if near else "no single next hop that answers"
+                    self.session.problems.append(f"{sweep.cidr} is not swept: {why}")
             if known[key]:
                 found[index] = known[key]
         return found

@@ -1,5 +1,6 @@
 """Faults and oddities of real networks: the answer is right or inconclusive, never a false pass, never a false leak."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,3 +117,39 @@ def test_a_mirror_port_hears_probes_to_addresses_of_others() -> None:
     assert (leak.code, leak.where) == ("isolation.leak.one-way", "ext -> int")
     assert "UDP 53 @10.1.1.1" in leak.data["probes"]
     assert not {code for code in _codes(result) if code.startswith(("isolation.health.", "isolation.case."))}
+
+
+_UNWRAPPER = """
+import socket
+ear = socket.socket(socket.AF_INET, socket.SOCK_RAW, 47)
+mouth = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+while True:
+    inner = ear.recv(65535)[24:]
+    if inner[16:18] == b"\\x0a\\x01":
+        mouth.sendto(inner, (socket.inet_ntoa(inner[16:20]), 0))
+"""
+
+
+def test_holes_for_answers_for_equal_ports_and_tunnels_that_end_on_the_firewall_are_named(tmp_path: Path) -> None:
+    rules = (
+        "table inet lab {\n chain forward {\n type filter hook forward priority 0; policy drop;\n"
+        " ct state established,related accept\n"
+        ' iifname "int" oifname "dmz" tcp dport { 554, 9200 } accept\n'
+        ' iifname "dmz" oifname "int" tcp sport 9200 tcp flags & (ack | rst) != 0 accept\n'
+        ' iifname "ext" oifname "int" udp sport 5060 udp dport 5060 accept\n }\n}\n'
+    )
+    script = tmp_path / "unwrap.py"
+    script.write_text(_UNWRAPPER)
+    script.chmod(0o644)
+    unwrap = Action("start", "fw", ("sh", "-c", f"timeout 180 {sys.executable} {script} >/dev/null 2>&1 &"))
+    result = run_lab("tight", rules=rules, actions=[unwrap], profiles=["source-port", "published"])
+    leaks = {(item.code, item.where): item.data["probes"] for item in result.verdict.findings}
+    assert set(leaks) == {
+        ("isolation.leak.source-port", "dmz -> int"),
+        ("isolation.leak.source-port", "ext -> int"),
+        ("isolation.leak.tunnel", "ext -> int"),
+        ("isolation.leak.tunnel", "dmz -> int"),
+    }
+    assert "TCP-ACK 9200→" in leaks["isolation.leak.source-port", "dmz -> int"]
+    assert leaks["isolation.leak.source-port", "ext -> int"] == "UDP-TWIN 5060→5060"
+    assert "GRE @10.2.0.1" in leaks["isolation.leak.tunnel", "ext -> int"]
