@@ -271,12 +271,12 @@ def _outage(running: Running, index: ElasticIndex, ledger: Ledger, seconds: floa
     running.restart()
     print("  Elasticsearch is back", file=sys.stderr, flush=True)
     began, start = time.monotonic(), index.position
-    show, seen, due = say("catch up"), start, began + 120
+    show, seen, due = say("catch up"), start, began + 300
     while index.position < ledger.size:
         if index.position > seen:
-            seen, due = index.position, time.monotonic() + 120
+            seen, due = index.position, time.monotonic() + 300
         if following.failure is not None or time.monotonic() > due:
-            raise RuntimeError(f"does not catch up: {following.failure or 'no progress for 120 s'}")
+            raise RuntimeError(f"does not catch up: {following.failure or 'no progress for 300 s'}")
         show(seen, ledger.size, "events")
         time.sleep(0.02)
     row(f"catch up {ledger.size - start:,} events after it is back", (ledger.size - start) / (time.monotonic() - began),
