@@ -62,7 +62,8 @@ def _follow(ctx: Context, workspace: "Workspace") -> None:
 
 
 @command("audit.reconcile", "reconcile")
-def reconcile(ctx: Context) -> Result:
+@click.option("--wait", is_flag=True, help="Index the ledger's newest events first.")
+def reconcile(ctx: Context, *, wait: bool) -> Result:
     """Compare the index with the ledger, both ways, and the ledger with what its witnesses remember.
 
     Missing, extra and altered rows are named. Exit 0: all agree. 1: they do not. 3: the index is sound, but behind the
@@ -71,6 +72,8 @@ def reconcile(ctx: Context) -> Result:
     from secguard.audit import reconcile as compare
 
     with ctx.workspace() as ws:
+        if wait:
+            ws.catch_up(ctx.progress("indexing"))
         done = compare(
             ws.index, ws.ledger, ws.clock, ws.actor(), ctx.progress("comparing"), witnessed=ws.compare_witnesses()
         )

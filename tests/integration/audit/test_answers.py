@@ -209,3 +209,12 @@ def test_following_says_what_is_wrong_and_goes_on(full: Any, tmp_path: Path) -> 
     assert full.ask("index", code=2)["error"]["code"] == "audit.index.conflict"
     full.run("reindex")
     assert full.ask("index")["data"]["position"] == full.ask("reconcile")["data"]["position"]
+
+
+def test_a_reconciliation_that_waits_is_conclusive(site: Any, events: Events, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(events(5))
+    site.run("import", file)
+    site.run("hold", "add", "--case", "案1")  # the index does not know of it yet
+    assert [item["code"] for item in site.ask("reconcile", code=3)["findings"]] == ["audit.index.behind"]
+    assert site.ask("reconcile", "--wait")["outcome"] == "pass"
