@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,8 @@ from secguard.ledger import check_receipt
 from secguard.report import write_report
 from secguard.report.html import render_html
 from secguard.video import frame_offsets
+
+NIGHTLY = os.environ.get("SECGUARD_TEST_PROFILE") == "nightly"
 
 
 def test_a_bundle_holds_with_the_root_alone(site: kit.Site, bundle: Path, tmp_path: Path) -> None:
@@ -384,8 +387,15 @@ def test_every_changed_byte_of_a_bundle_is_reported(site: kit.Site, bundle: Path
         room._operator(case)
         return any(item.outcome is Outcome.FAIL for item in case.findings)
 
+    # In CI each byte of the archive's own structure, of the list and of small files, and every seventh of large ones.
+    skipped: set[int] = set()
+    with zipfile.ZipFile(bundle) as opened:
+        for item in opened.infolist():
+            start = item.header_offset + 30 + len(item.filename)
+            if not NIGHTLY and item.filename != MANIFEST and item.file_size > 1000:
+                skipped.update(at for at in range(start, start + item.file_size) if at % 7)
     assert not seen(good)
-    assert not [position for position in range(len(good)) if not seen(flipped(good, position))]
+    assert not [at for at in range(len(good)) if at not in skipped and not seen(flipped(good, at))]
     # The same through the front door, for a sample of all places.
     for position in range(0, len(good), len(good) // 60):
         target.write_bytes(flipped(good, position))

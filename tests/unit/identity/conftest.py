@@ -109,7 +109,18 @@ def empty_site(tmp_path: Path):
     site.registry.close()
 
 
+@pytest.fixture(scope="session")
+def created(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site with its authority, made once; each test gets a copy."""
+    made = make_site(tmp_path_factory.mktemp("created") / "site")
+    made.create()
+    made.registry.close()
+    return made
+
+
 @pytest.fixture
-def site(empty_site: Site):
-    empty_site.create()
-    return empty_site
+def site(created: Site, tmp_path: Path):
+    shutil.copytree(created.root, tmp_path / "site")
+    registry = Registry.open(tmp_path / "site" / "state" / "identity" / "registry.db")
+    yield Site(tmp_path / "site", registry, MemoryRecorder(dict(created.recorder.events)))
+    registry.close()
