@@ -12,7 +12,8 @@ __all__ = ["may_hold_secrets", "redact"]
 
 _MASK = "[redacted]"
 _KEY = re.compile(
-    r"(?:^|[_\-.])(?:pass(?:word|wd|phrase)?|pwd|secret|token|authorization|cookie|credential|api[_-]?key|private[_-]?key|密码|口令)s?$",
+    r"(?:^|[_\-.])(?:pass(?:word|wd|phrase)?|pwd|secret|token|authorization|cookie|credential|(?:api|private|secret)[_-]?key"
+    r"|secret[_-]?access[_-]?key|sk|j?session[_-]?id)s?$|(?:密码|口令|私钥|令牌|验证码)$",
     re.IGNORECASE,
 )
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # accessToken -> access_Token
@@ -30,8 +31,22 @@ _DIGEST = re.compile(r"\b(?P<name>response|cnonce)\s*=\s*\"?[0-9a-f]{8,128}\"?",
 # `password=x`, `密码：x`, `"password": "x"` inside a text.
 _ASSIGNED = re.compile(
     r"(?P<name>(?<![a-z0-9])(?:pass(?:word|wd|phrase)|pwd|secret|(?:access|refresh|auth|api)?[_-]?token|api[_-]?key"
-    r"|private[_-]?key|密码|口令)(?:\\?[\"'])?\s{0,8}[=:：]\s{0,8})"
+    r"|(?:private|secret(?:[_-]?access)?)[_-]?key|access[_-]?key[_-]?secret|j?session[_-]?id|密码|口令|私钥|令牌|验证码)"
+    r"(?:\\?[\"'])?\s{0,8}[=:：＝]\s{0,8})"
     r"(?!\[redacted\])(?:\\?\"[^\"\\]{1,4096}\\?\"|'[^']{1,4096}'|[^\s,;&\"'<>}\]，；。]{1,4096})",
+    re.IGNORECASE,
+)
+# `<Password>x</Password>` of devices' own XML.
+_ELEMENT = re.compile(
+    r"(?P<name><(?:\w{1,64}:)?(?:pass(?:word|wd|phrase)|pwd|secret|token)>)(?!\[redacted\])[^<]{1,4096}", re.IGNORECASE
+)
+_OPTION = re.compile(
+    r"(?P<name>--(?:pass(?:word|wd|phrase)|token|secret)\s{1,8})(?!\[redacted\])[^\s<]{1,4096}", re.IGNORECASE
+)
+# Lines of HTTP and SIP; who signs in by Digest stays (the rule above takes the answer out).
+_HEADER = re.compile(
+    r"(?P<name>\b(?:(?:set-)?cookie|(?:proxy-)?authorization(?!\s{0,8}:\s{0,8}(?:digest|bearer|basic)\b))\s{0,8}:\s{0,8})"
+    r"(?!\[redacted\])[^\r\n\"\\]{1,4096}",
     re.IGNORECASE,
 )
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_\-]{8,4096}\.eyJ[A-Za-z0-9_\-]{2,8192}\.[A-Za-z0-9_\-]{0,4096}")
@@ -39,12 +54,14 @@ _PEM = re.compile(
     r"-----BEGIN (?P<what>[A-Z ]{0,40}PRIVATE KEY)-----.{0,16384}?(?:-----END (?P=what)-----|\Z)", re.DOTALL
 )
 
+_NAMES = ("pass", "pwd", "secret", "token", "key", "session", "密码", "口令", "私钥", "令牌", "验证码")
 # One of these stands in every text, or beside every key, that is changed here; in lower case, as JSON in UTF-8.
 _SIGNS = tuple(
     word.encode().decode("latin-1")  # to look into text is three times as quick as into bytes
     for word in (
         *("://", "=", "sip:", "sips:", "bearer", "basic", "eyj", "private", "pass", "pwd", "secret", "token"),
-        *("authorization", "cookie", "credential", "api", "密码", "口令"),
+        *("authorization", "cookie", "credential", "api", "session", '"sk"', '_sk"', "密码", "口令", "私钥", "令牌"),
+        "验证码",
     )
 )
 
@@ -71,8 +88,12 @@ def _text(value: str) -> str:
             value = _DIGEST.sub(rf"\g<name>={_MASK}", value)
     if "bearer" in lowered or "basic" in lowered:
         value = _BEARER.sub(rf"\g<kind> {_MASK}", value)
-    if any(word in lowered for word in ("pass", "pwd", "secret", "token", "key", "密码", "口令")):
+    if any(map(lowered.__contains__, _NAMES)):
         value = _ASSIGNED.sub(rf"\g<name>{_MASK}", value)
+        value = _ELEMENT.sub(rf"\g<name>{_MASK}", value)
+        value = _OPTION.sub(rf"\g<name>{_MASK}", value)
+    if "cookie" in lowered or "authorization" in lowered:
+        value = _HEADER.sub(rf"\g<name>{_MASK}", value)
     if "eyj" in lowered:
         value = _JWT.sub(_MASK, value)
     if "PRIVATE KEY" in value:

@@ -38,6 +38,19 @@ def event(**values: Any) -> Event:
         ("-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----", "[redacted]"),
         ("the passage was open: token ring", "the passage was open: token ring"),
         ("http://h/x?X-Amz-Signature=ab12&b=1", "http://h/x?X-Amz-Signature=[redacted]&b=1"),
+        ("AccessKeyId=LTAI1&SecretAccessKey=ab12", "AccessKeyId=LTAI1&SecretAccessKey=[redacted]"),
+        (
+            "AWS_SECRET_ACCESS_KEY=ab12 accessKeySecret: cd",
+            "AWS_SECRET_ACCESS_KEY=[redacted] accessKeySecret: [redacted]",
+        ),
+        ("GET /\r\nCookie: JSESSIONID=ab; b=c\r\nHost: h", "GET /\r\nCookie: [redacted]\r\nHost: h"),
+        ("Authorization: Token ab12", "Authorization: [redacted]"),
+        ('Authorization: Digest username="u"', 'Authorization: Digest username="u"'),
+        ("/x;jsessionid=ab12?c=d", "/x;jsessionid=[redacted]"),
+        ("<Name>u</Name><Password>ab 12</Password>", "<Name>u</Name><Password>[redacted]</Password>"),
+        ("login --password ab12 --user u", "login --password [redacted] --user u"),
+        ("密码＝ab12，令牌=cd34", "密码＝[redacted]，令牌=[redacted]"),
+        ("私钥保管人：张三，令牌已交回", "私钥保管人：张三，令牌已交回"),
     ],
 )
 def test_secrets_in_texts(text: str, expected: str) -> None:
@@ -49,6 +62,7 @@ def test_secrets_in_texts(text: str, expected: str) -> None:
 _SECRET_KEYS = [
     *("password", "Passwd", "pwd", "user.password", "db-secret", "api_key", "apikey", "api-keys", "密码", "口令"),
     *("access_token", "AUTHORIZATION", "private_key", "passphrase", "cookies", "accessToken", "userPassword", "apiKey"),
+    *("sk", "secretKey", "accessKeySecret", "secret_access_key", "JSESSIONID", "用户密码", "登录口令", "私钥", "令牌"),
 ]
 
 
