@@ -11,7 +11,7 @@ from secguard.isolation.probes.profiles import probe
 
 __all__ = ["REACHED", "CaseResults", "against", "result_of"]
 
-_BOTH_WAYS = frozenset({"syn-ack", "reply-open", "echo"})
+_BOTH_WAYS = frozenset({"syn-ack", "reply-open", "echo", "answered"})
 _CLOSED = frozenset({"rst", "port-unreachable", "reply-closed"})
 _ANSWERED = frozenset({"syn-ack", "echo", "reflected", "answered"})
 _REFUSED = frozenset({"rst", "port-unreachable", "prohibited", "unreachable"})

@@ -136,6 +136,7 @@ TABLE = [
     # kind of packet, answers, result, code
     ("syn-data", ["syn-ack"], "open", "isolation.leak.open"),
     ("udp", ["reply-open"], "open", "isolation.leak.open"),
+    ("udp", ["answered"], "open", "isolation.leak.open"),
     ("syn-data", ["rst"], "closed", "isolation.leak.closed"),
     ("udp", ["port-unreachable"], "closed", "isolation.leak.closed"),
     ("udp", ["reply-closed"], "closed", "isolation.leak.closed"),
@@ -175,7 +176,7 @@ def test_rejected_is_no_leak(word: str) -> None:
     assert judgement.verdict.outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize("word", ["syn-ack", "echo", "reflected"])
+@pytest.mark.parametrize("word", ["syn-ack", "echo", "reflected", "answered"])
 def test_an_answer_for_a_target_that_heard_nothing_is_never_a_pass(word: str) -> None:
     world = World()
     case = world.case()

@@ -3,6 +3,7 @@
 import ipaddress
 import itertools
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -15,6 +16,8 @@ from secguard.isolation.plan.plan import PLAN_TYPE, AgentInfo, Plan, open_plan, 
 from secguard.isolation.plan.sweeps import MAX_PROBES, Sweep, rounds
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.policy.targets import port_ranges
+from secguard.isolation.sweep.sweeper import Sweeper
+from secguard.isolation.wire import wire
 from secguard.keys import Algorithm, generate, seal
 
 NOW = datetime(2026, 10, 1, tzinfo=UTC)
@@ -195,3 +198,24 @@ def test_a_sweep_that_does_not_fit_is_refused(name: str) -> None:
 def test_the_window_covers_the_rounds() -> None:
     plan = _plan("{cidr: 10.1.0.0/16, tcp: [22]}", attempts=3, rate=1000)
     assert (plan.not_after - plan.not_before).total_seconds() > 65_000 * 3 / 1000
+
+
+@pytest.mark.parametrize(
+    ("hop", "said"),
+    [
+        ("", "10.1.3.0/30 is not swept: it is on this agent's own link"),
+        ("10.2.0.1", ""),
+        ("10.2.0.9", "no single next hop"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_with_its_reason(hop: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _plan("{cidr: 10.1.3.0/30, tcp: [22]}")
+    monkeypatch.setattr(wire, "route", lambda there, _source: wire.Route("eth0", hop or there))
+    neighbours = {bytes([10, 2, 0, 1]): b"\2" * 6, **{bytes([10, 1, 3, host]): b"\3" * 6 for host in (1, 2)}}
+    session = SimpleNamespace(
+        plan=plan, me=1, info=plan.agents[1], problems=[], digest="",
+        sensor=SimpleNamespace(hear=None, neighbours=neighbours),
+        wire=SimpleNamespace(interface=wire.Interface("eth0", b"\1" * 6, ())),
+    )  # fmt: skip
+    Sweeper(session)  # type: ignore[arg-type] # what of a session matters before anything is sent
+    assert [said in problem for problem in session.problems] == ([True] if said else [])
