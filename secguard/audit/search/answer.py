@@ -245,9 +245,15 @@ class Asker:
         hits: list[Hit] = []
         findings: list[Finding] = []
         pruned = 0
-        bodies = {place: body_of(self._log, place) for place in sorted(seqs) if 0 <= place < size}
+        bodies = {place: body_of(self._log, place) for place in sorted(set(seqs)) if 0 <= place < size}
+        shown = set[int]()
         for place in seqs:
             body = bodies.get(place)
+            if place in shown:  # a server may hold a second document of an event
+                name = decode_stored(body).id if body else ""
+                findings.append(finding("audit.index.extra", f"event {place}", index=place, id=name))
+                continue
+            shown.add(place)
             if body is not None and matches(node, row_of(place, body)):
                 hits.append(Hit(place, decode_stored(body)))
             elif place in bodies and body is None:

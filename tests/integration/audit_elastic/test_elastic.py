@@ -157,8 +157,15 @@ def test_search_verifies_against_the_ledger(elastic: Any, ledger: Ledger, open_i
     clock = FixedClock(NOW)
     page = search("张三", index, ledger, clock, AUDITOR, wait=True)
     assert (page.total, len(page.hits), page.outcome) == (5, 5, Outcome.PASS)
+    (name,) = names(elastic, ledger)
+    with elastic.client("shipper") as client:  # whoever may add can do this
+        client.create(index=name, id="twice", document=document_of(row_of(4, encode(ledger.event(4)), ecs=True)),
+                      refresh=True)  # fmt: skip
+    page = search("张三", index, ledger, clock, AUDITOR, wait=True)
+    assert sorted(hit.index for hit in page.hits) == [0, 4, 8, 12, 16]
+    assert [(item.code, item.data["index"]) for item in page.findings] == [("audit.index.extra", 4)]
+    assert page.outcome is Outcome.FAIL
     with elastic.client() as client:  # made to be found
-        (name,) = names(elastic, ledger)
         client.update(index=name, id=name_of(ledger.origin, 1), doc={"user": {"name": "赵六"}}, refresh=True)
     page = search("actor:赵六", index, ledger, clock, AUDITOR, wait=True)
     assert page.outcome is Outcome.FAIL
