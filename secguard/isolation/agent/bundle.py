@@ -131,9 +131,8 @@ def run_bundle(
         session = Session(plan, bundle.digest, me.name, me.signer)
         try:
             return _Watch(session, times, left).run()
-        except BaseException:
-            session.wire.stop()
-            raise
+        finally:
+            session.close()
 
 
 class _Watch:

@@ -174,6 +174,7 @@ class Desk:
         if order.op == "plan":
             assert self._plan is not None
             self._session = session = Session(self._plan, self._digest, self._me.name, self._me.signer)
+            self._held.callback(session.close)
             ready(session)
             rounds = self._get_ready_to_sweep(session)
             problems = session.problems

@@ -61,3 +61,9 @@ class Session:
         self.tried: set[int] = set()
         self.permitted: set[str] = set()
         self.connections: list[socket.socket] = []
+
+    def close(self) -> None:
+        """Stop hearing, and close all sockets; after the report, which need not wait for it."""
+        for item in (*self.connections, *self.listeners):
+            item.close()
+        self.wire.close()

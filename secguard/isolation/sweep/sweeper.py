@@ -21,7 +21,6 @@ from secguard.isolation.sweep.hearing import Ear
 from secguard.isolation.sweep.journal import Journal, Record, Slice
 from secguard.isolation.sweep.seen import Round, Swept, SweptColumns, pack, unpack
 from secguard.isolation.wire import wire
-from secguard.isolation.wire.bulk import Sender
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Sweeper"]
 
 _BATCH = 32_768
-_LANES = 2
 _LOOK = 0.002
 _PHASE = 2 << 8
+_AHEAD = 2  # attempts of the first round whose frames are made before its start order: some megabytes each
 _APART = 0.03  # seconds at least between two attempts of a probe
 _QUIET = 0.02  # seconds without a frame of ours after which a round has settled
 _SETTLE = 1.0
@@ -57,8 +56,7 @@ class Sweeper:
         self.done: dict[int, Round] = {}
         self._heard: dict[int, NDArray[np.uint16]] = {}  # by an earlier life; a round sent again is no replay
         self._round: Round | None = None
-        self._ahead: dict[int, list[NDArray[np.uint8]]] = {}
-        self._sender: Sender | None = None
+        self._ahead: dict[tuple[int, int], list[NDArray[np.uint8]]] = {}
         self._drops = 0
         self._reported = (0, 0)  # repeated, packets: of the last record
         self._answering = self._answerable()
@@ -88,7 +86,11 @@ class Sweeper:
                 known[key] = self._header(hop, sweep.family)
                 if not known[key]:
                     near = {sweep.ranges[0][0], sweep.ranges[-1][1]} <= hops
-                    why = "it is on this agent's own link, behind no router" if near else "no single next hop that answers"
+                    why = (
+                        "it is on this agent's own link, behind no router"
+                        if near
+                        else "no single next hop that answers"
+                    )
                     self.session.problems.append(f"{sweep.cidr} is not swept: {why}")
             if known[key]:
                 found[index] = known[key]
@@ -135,37 +137,33 @@ class Sweeper:
 
     # Rounds.
 
-    def _open(self) -> Sender:
-        if self._sender is None:
-            self._sender = Sender(self.session.wire.interface.name, lanes=_LANES)
-            self.session.wire.blocks = self.ear.hear
-        return self._sender
-
     def hear(self) -> None:
         """Hear the others' sweeps from here on: before the first of them may send. What we send first is made ready."""
-        self._open()
+        self.session.wire.blocks = self.ear.hear
         first = next((number for number in range(len(self.rounds)) if number not in self.done), None)
         if first is not None:
-            self._ahead[first] = self._build(first, 0)
+            for attempt in range(min(_AHEAD, self.plan.attempts)):
+                self._ahead[first, attempt] = self._build(first, attempt)
 
     def round(self, number: int) -> None:
         """Send this agent's pieces of a round; the round goes on, and is heard, until `keep`."""
-        sender = self._open()
+        sender = self.session.wire.sender
+        self.session.wire.blocks = self.ear.hear
         self.session.sensor.phase = 2
         self._drops = self.session.wire.drops
         self._round = Round(number=number, began=time.time_ns())
         self._clear(number)
         self._mark(0)
-        frames = self._ahead.pop(number, None) or self._build(number, 0)
+        began = -math.inf
         for attempt in range(self.plan.attempts):
+            frames = self._ahead.pop((number, attempt), None) or self._build(number, attempt)
+            if frames:
+                self.pump(began + _APART - time.monotonic())
             began = time.monotonic()
             for rows in frames:
                 sent = sender.send(rows, self.plan.rate, meanwhile=self.pump)
                 self._round.sent += sent.sent
                 self._round.refused += sent.offered - sent.sent
-            if frames and attempt + 1 < self.plan.attempts:
-                frames = self._build(number, attempt + 1)
-                self.pump(began + _APART - time.monotonic())
         self.pump()
 
     def _build(self, number: int, attempt: int) -> "list[NDArray[np.uint8]]":
@@ -224,7 +222,6 @@ class Sweeper:
 
     def _answer(self) -> None:
         """Answer the UDP probes that arrived here: tells one way from both ways, whatever the host's limits."""
-        assert self._sender is not None
         while self.ear.arrived:
             index, numbers, attempt = self.ear.arrived.popleft()
             if index not in self._answering:
@@ -246,7 +243,7 @@ class Sweeper:
                 ident=cases & 0xFFFF,
                 link=link,
             )
-            self._sender.send(rows, self.plan.rate)
+            self.session.wire.sender.send(rows, self.plan.rate)
 
     def _mark(self, shift: int) -> None:
         """Ask next hops and beacons until each family answered; the bits say who did."""
@@ -343,9 +340,6 @@ class Sweeper:
         """Back to the cases: the session's own ear hears again."""
         self.pump()
         self.session.wire.blocks = None
-        if self._sender is not None:
-            self._sender.close()
-            self._sender = None
 
     def report(self) -> Swept:
         """Everything that was seen."""

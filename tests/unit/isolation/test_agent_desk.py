@@ -59,6 +59,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             self.plan = plan
             self.problems = ["no network in this test"]
 
+        def close(self) -> None:
+            self.problems.append("closed")
+
     monkeypatch.setattr(desk_module, "Session", Quiet)
     monkeypatch.setattr(desk_module, "ready", lambda _: None)
     monkeypatch.setattr(desk_module, "phase", lambda *_: None)
@@ -103,6 +106,7 @@ def test_a_right_plan_and_its_orders_are_taken(plan: Plan, tmp_path: Path) -> No
     assert talk.codes == ["plan", "phase"]
     assert talk.said[0].problems == ("no network in this test",)
     assert [said.seq for said in talk.said] == [1, 2]
+    assert talk.desk._session.problems[-1] == "closed", "its sockets, once all is said"
     assert len({said.nonce for said in talk.said}) == 2
 
 

@@ -115,6 +115,9 @@ def test_what_would_be_late_is_not_sent(tmp_path: Path, monkeypatch: pytest.Monk
         def __init__(self, plan: Plan, *_: object) -> None:
             self.plan, self.problems = plan, said
 
+        def close(self) -> None:
+            said.append("closed")
+
     class Clock:
         at = NOW
 
@@ -138,3 +141,4 @@ def test_what_would_be_late_is_not_sent(tmp_path: Path, monkeypatch: pytest.Monk
     assert run_bundle(opened(made()), AGENT, tmp_path, clock, sleep=sleep) == b"signed"
     assert sent == [1, 2]
     assert any("phase after left out" in text for text in said)
+    assert said[-1] == "closed"
