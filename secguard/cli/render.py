@@ -1,5 +1,6 @@
 """How a result looks: one JSON document, or tables for people; data to stdout, everything else to stderr."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -28,12 +29,18 @@ _PIPED_WIDTH = 160  # where no terminal says how wide it is; IDs and digests sta
 
 
 def set_logging(verbose: int) -> None:
-    """Send loguru to stderr: warnings by default, more with -v and -vv."""
-    from loguru import logger
+    """Send loguru to stderr: warnings by default, more with -v and -vv.
 
-    logger.remove()
-    level = ("WARNING", "INFO", "DEBUG")[min(verbose, 2)]
-    logger.add(sys.stderr, level=level, format="{time:HH:mm:ss} {level} {message}", diagnose=False)
+    Few commands log, and loguru costs as much as all else at start-up (it brings asyncio): it is not loaded for this,
+    but reads these settings where a module that logs loads it.
+    """
+    level, form = ("WARNING", "INFO", "DEBUG")[min(verbose, 2)], "{time:HH:mm:ss} {level} {message}"
+    os.environ.update(LOGURU_LEVEL=level, LOGURU_FORMAT=form, LOGURU_DIAGNOSE="no")
+    if "loguru" in sys.modules:
+        from loguru import logger
+
+        logger.remove()
+        logger.add(sys.stderr, level=level, format=form, diagnose=False)
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,16 @@ def test_help_imports_nothing_heavy(heavy):
         f"sys.exit('{heavy}' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_the_logger_is_loaded_by_what_logs_and_speaks_as_asked():
+    code = (
+        "import sys\nfrom secguard.cli.render import set_logging\nset_logging(0)\n"
+        "assert not {'loguru', 'asyncio'} & set(sys.modules)\nfrom loguru import logger\n"
+        "logger.info('hidden')\nlogger.warning('heard')\nset_logging(1)\nlogger.info('seen')\nlogger.debug('hidden')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING heard\n\d\d:\d\d:\d\d INFO seen\n", done.stderr), done.stderr
 
 
 def test_every_command_loads_and_has_help():
