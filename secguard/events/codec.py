@@ -102,37 +102,36 @@ def _check(values: Iterable[Any], depth: int, *, escaped: bool) -> None:
 
 
 _quick = msgspec.json.Decoder()
-_ODD = 1 << 40
+_quick_encoder = msgspec.json.Encoder()
+_BACKSLASH = ord("\\")  # a byte is looked for as a number; bytes are tried as one first
 
 
-def _keys(value: Any, depth: int) -> int:
-    """How many keys the objects in a value have; far too many where the strict reader must look."""
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value is neither too deep nor holds an integer out of range."""
     if depth > _MAX_DEPTH:
-        return _ODD
-    count = 0
-    if type(value) is dict:
-        count = len(value)
-        value = value.values()
-    for item in value:
+        return False
+    for item in value.values() if type(value) is dict else value:
         kind = type(item)
+        if kind is str:  # most are
+            continue
         if kind is dict or kind is list:
-            count += _keys(item, depth + 1)
+            if not _is_plain(item, depth + 1):
+                return False
         elif kind is int and not -(1 << 63) <= item < (1 << 64):
-            return _ODD
-    return count
+            return False
+    return True
 
 
 def _read_plain(data: bytes) -> Any:
     """The value of a record that has nothing in it that needs a second look; None if it may have.
 
-    Without escapes each quote begins or ends a string, so the colons outside of strings are the keys as written: if
-    the objects have fewer, one stood twice.
+    Without escapes each quote begins or ends a string: if the value, written again, has fewer, a key stood twice.
     """
-    if b"\\" in data:
+    if _BACKSLASH in data:
         return None
     try:
         value = _quick.decode(data)
-        if type(value) is dict and _keys(value, 0) == b"".join(data.split(b'"')[::2]).count(b":"):
+        if type(value) is dict and _is_plain(value, 0) and _quick_encoder.encode(value).count(b'"') == data.count(b'"'):
             return value
     except (ValueError, RecursionError):  # the strict reader says what is wrong
         pass
