@@ -152,8 +152,8 @@ def _hold_of(event: Event, index: int) -> Hold:
     )
 
 
-def _acts(log: Log) -> Iterator[tuple[int, Event]]:
-    for first, bodies in batches(log, 0, log.size):
+def _acts(log: Log, start: int) -> Iterator[tuple[int, Event]]:
+    for first, bodies in batches(log, start, log.size):
         for index, body in enumerate(bodies, first):
             if body is not None and (b'"audit.held"' in body or b'"audit.released"' in body):
                 event = decode_stored(body)
@@ -161,10 +161,10 @@ def _acts(log: Log) -> Iterator[tuple[int, Event]]:
                     yield index, event
 
 
-def read_holds(log: Log) -> list[Hold]:
-    """All holds, in the order in which they were set, the released ones too."""
+def read_holds(log: Log, start: int = 0) -> list[Hold]:
+    """All holds that were set from the entry `start` on, in that order, the released ones too."""
     holds: dict[str, Hold] = {}
-    for index, event in _acts(log):
+    for index, event in _acts(log, start):
         if event.kind == "audit.held":
             holds[event.id] = _hold_of(event, index)
         else:

@@ -11,13 +11,13 @@ The commitments stay: the tree, all proofs and all receipts stay valid, and `led
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from secguard.audit.index.index import Index, Log
+from secguard.audit.index.index import Index, Log, body_of
 from secguard.audit.retention.holds import Holding, read_holds
 from secguard.audit.retention.policy import RetentionPolicy
 from secguard.core import Clock, Finding, Progress, Throttle, finding, silent
@@ -277,17 +277,31 @@ def prune(
     filled = 0
     if going and log.in_journal(going):
         filled = log.fill(lambda count: _fillers(count, clock, actor))
+    late = _held_since(log, plan, going)
+    going = [place for place in going if place not in late]
     deleted = log.delete_bodies(going, progress) if going else 0
     findings: list[Finding] = []
     rows = 0
     size = log.size
     try:
-        rows = index.forget(plan.stale)
+        rows = index.forget([place for place in plan.stale if place not in late])
         state.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(state, msgspec.json.encode({"settled": size}) + b"\n")
     except RefusedError as error:
         findings.append(finding("audit.prune.index", reason=error.message))
+    if late:
+        plan = replace(plan, held={**plan.held, **Counter(late.values())})
     return Pruned(plan, deleted, rows, filled, records, tuple(findings))
+
+
+def _held_since(log: Ledger, plan: Plan, going: Sequence[int]) -> dict[int, str]:
+    """Entries that were put on hold since the plan was made, and by which hold: they stay, though recorded."""
+    holding = Holding(read_holds(log, plan.size))
+    if not holding:
+        return {}
+    found = ((place, body_of(log, place)) for place in going)
+    held = ((place, holding.holder(place, body)) for place, body in found if body is not None)
+    return {place: name for place, name in held if name is not None}
 
 
 def _read_state(path: Path) -> int:

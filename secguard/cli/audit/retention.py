@@ -97,7 +97,8 @@ def _facts(plan: "Plan") -> dict[str, object]:
 
 
 def _result(ctx: Context, plan: "Plan", data: dict[str, object], findings: list[Finding]) -> Result:
-    count, held = len(plan.expired) + len(plan.unfinished), sum(plan.held.values())
+    planned, held = len(plan.expired) + len(plan.unfinished), sum(plan.held.values())
+    count = planned if data["dry_run"] else data["deleted"]  # fewer, if some were put on hold meanwhile
     en, zh = ("would be deleted", "将删除") if data["dry_run"] else ("deleted", "已删除")
     unknown = any(item.outcome is Outcome.UNKNOWN for item in findings)
     lines = [

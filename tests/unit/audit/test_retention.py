@@ -1,8 +1,10 @@
 """The retention policy and holds, apart from the disk."""
 
 import contextlib
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -136,6 +138,32 @@ def test_any_words_are_a_hold_or_refused(case: str, camera: str, period: str) ->
 
     with contextlib.suppress(SecguardError):
         parse(hold_query(case=case, camera=camera, period=period), now=NOW, zone=UTC)
+
+
+def test_a_hold_that_is_set_while_a_run_goes_on_keeps_its_events(
+    tmp_path: Path, clock, auditor, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["secguard.audit.retention.prune"]
+    plan = module.plan_prune
+
+    def planned(log: Ledger, *args: Any, **options: Any) -> Any:
+        made = plan(log, *args, **options)
+        add_hold(log, clock, auditor, "id:e-1", case="案7")
+        return made
+
+    told: list[int] = []
+    index: Any = type("Index", (), {"forget": staticmethod(lambda seqs: told.extend(seqs) or len(seqs))})
+    with Ledger.create(tmp_path / "log", "log.example/1", anchor=tmp_path / "anchor") as log:
+        log.record([make(k, time=clock.now() - timedelta(days=300)) for k in range(3)])
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "plan_prune", planned)
+            done = prune(log, index, policy(), clock, auditor, state=tmp_path / "state.json")
+        assert (done.deleted, told, sum(done.plan.held.values())) == (2, [0, 2], 1)
+        assert [body is None for body in next(log.scan(0, 3)).bodies] == [True, False, True]
+        (hold,) = read_holds(log)
+        assert prune(log, index, policy(), clock, auditor, state=tmp_path / "state.json").deleted == 0
+        release_hold(log, clock, auditor, hold.id, reason="结案")
+        assert prune(log, index, policy(), clock, auditor, state=tmp_path / "state.json").deleted == 1
 
 
 def test_what_the_index_could_not_forget_is_said_and_told_again(tmp_path: Path, clock, auditor, make) -> None:
