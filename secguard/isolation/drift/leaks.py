@@ -18,8 +18,12 @@ Case = tuple[str, str, int, str, str, str, str]
 """Source zone, destination zone, family, profile, protocol, ports, target: what one case asks, in every run alike."""
 
 _APART = frozenset({"leak.tunnel", "leak.stray"})
-_WITH_PORTS = frozenset({"l4", "source-port"})
+_WITH_PORTS = frozenset({"l4", "source-port", "published"})
 """Profiles that ask about a port; the others take any that is denied, or draw one anew in every run."""
+
+_DRAWN = range(20_000, 60_000)
+_HIGH = "high"
+"""Stands for a port out of these that no policy names: every run draws another one."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -77,11 +81,15 @@ def _rows(result: ScanResult) -> Iterator[tuple[Case, Row]]:
     names = ("src", "dst", "family", "profile", "protocol", "sport", "dport", "outcome", "result", "expect", "detail")
     if any(name not in columns for name in names):
         return
+    named = {port for port, profile in zip(columns["dport"], columns["profile"], strict=True) if profile == "l4"}
     picked: list[Sequence[Any]] = [columns[name] for name in names]
     picked += [columns.get(name) or [""] * len(columns["src"]) for name in ("kind", "target")]
     rows = zip(*picked, strict=True)
     for src, dst, family, profile, protocol, sport, dport, outcome, said, expect, detail, kind, target in rows:
-        ports = f"{sport}→{dport}" if profile == "source-port" else str(dport or "")
+        ports = str(dport or "")
+        if profile == "source-port":
+            drawn = dport in _DRAWN and dport not in named and dport != sport
+            ports = f"{sport}→{_HIGH if drawn else dport}"
         ports = ports if profile in _WITH_PORTS else ""
         case = (str(src), str(dst), int(family), str(profile), str(protocol), ports, str(target))
         yield case, Row(str(outcome), str(said), str(kind), str(expect), str(detail))
@@ -124,4 +132,5 @@ def leaks_of(result: ScanResult) -> dict[str, Leak]:
 
 
 def _order(case: Case) -> tuple[object, ...]:
-    return (*case[:5], int(case[5].rpartition("→")[2] or 0), *case[5:])
+    port = case[5].rpartition("→")[2]
+    return (*case[:5], int(port) if port.isdigit() else 0, *case[5:])

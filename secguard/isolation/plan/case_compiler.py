@@ -15,6 +15,7 @@ _SAMPLE_ABOVE = 8
 _WANTED_DENIED = 3
 _MAX_SPOOFED = 3
 _TRIED = 16
+_STRIDE, _STRIDES = 997, 64
 _SPECIAL = frozenset({"l4", "source-port", "icmp", "spoof", "pinhole", "outbound", "published"})
 Ends = tuple[int, int, int]
 """Family, source agent, destination agent."""
@@ -228,8 +229,12 @@ def _add_source_ports(build: Builder, ends: Ends, flows: Sequence[Flow], denied:
     back = (build.agents[dst].zone, build.agents[src].zone)
     for protocol, ports in denied.items():
         name = protocol.upper()
-        tried = [build.port() for _ in range(_TRIED)]
-        high = [port for port in tried if _flow_for(flows, name, port) is None][:2]
+        named = set().union(*(ports_of(flow, name)[0] for flow in build.policy.flows if (flow.src, flow.dst) == back))
+        # Two that nothing names, wherever the pool is in this run: every run asks the same, by another port.
+        first = build.port()
+        tried = [20_000 + (first + _STRIDE * step) % 40_000 for step in range(_STRIDES)]
+        asked = {*ports, *named}
+        high = [port for port in tried if port not in asked and _flow_for(flows, name, port) is None][:2]
         pairs = [
             (sport, port) for sport in build.policy.probes.source_ports for port in [*ports[:_WANTED_DENIED], *high[:1]]
         ]
@@ -238,8 +243,7 @@ def _add_source_ports(build: Builder, ends: Ends, flows: Sequence[Flow], denied:
             if not build.add("source-port", protocol, ends, port, sport=sport):
                 build.add("pinhole", f"{protocol}-twin", ends, port, sport=sport, again=True)
         # A router without state lets answers in by the port of the service; what it asks of flags is not much.
-        named = (ports_of(flow, name)[0] for flow in build.policy.flows if (flow.src, flow.dst) == back)
-        for sport in sorted(set().union(*named)):
+        for sport in sorted(named):
             for row, port in zip((protocol, "tcp-ack") if protocol == "tcp" else (protocol,), high, strict=False):
                 build.add("source-port", row, ends, port, sport=sport)
 
