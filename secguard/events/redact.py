@@ -54,13 +54,14 @@ _PEM = re.compile(
     r"-----BEGIN (?P<what>[A-Z ]{0,40}PRIVATE KEY)-----.{0,16384}?(?:-----END (?P=what)-----|\Z)", re.DOTALL
 )
 
-_NAMES = ("pass", "pwd", "secret", "token", "key", "session", "密码", "口令", "私钥", "令牌", "验证码")
+_SESSIONS = ("sessionid", "session_id", "session-id")  # "session" alone is a field of most events
+_NAMES = ("pass", "pwd", "secret", "token", "key", *_SESSIONS, "密码", "口令", "私钥", "令牌", "验证码")
 # One of these stands in every text, or beside every key, that is changed here; in lower case, as JSON in UTF-8.
 _SIGNS = tuple(
     word.encode().decode("latin-1")  # to look into text is three times as quick as into bytes
     for word in (
-        *("://", "=", "sip:", "sips:", "bearer", "basic", "eyj", "private", "pass", "pwd", "secret", "token"),
-        *("authorization", "cookie", "credential", "api", "session", '"sk"', '_sk"', "密码", "口令", "私钥", "令牌"),
+        *("://", "=", "sip", "bearer", "basic", "eyj", "private", "pass", "pwd", "secret", "token"),
+        *("authorization", "cookie", "credential", "api", *_SESSIONS, '"sk"', '_sk"', "密码", "口令", "私钥", "令牌"),
         "验证码",
     )
 )

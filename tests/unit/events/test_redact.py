@@ -103,6 +103,14 @@ def test_the_quick_look_misses_nothing(text: str) -> None:
         assert may_hold_secrets(encode(item))
 
 
+def test_a_session_of_the_vocabulary_needs_no_second_look() -> None:
+    assert not may_hold_secrets(encode(event(data={"session": "95850031b94b7633"})))
+    for name in ("sessionId", "session_id", "SESSION-ID", "JSESSIONID"):
+        item = event(data={name: "95850031b94b7633"})
+        assert may_hold_secrets(encode(item))
+        assert redact(item).data == {name: "[redacted]"}
+
+
 def test_long_hostile_text_is_quick() -> None:
     for text in (
         "password: " * 400,
