@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 
 from secguard.cli.main import main
@@ -24,6 +25,7 @@ from tests.support.isolation_kit import POLICY, make_run
 
 POLICY_FILE = Path(__file__).parents[3] / "policies" / "isolation" / "example.yaml"
 OTHER_ZONES = "".join(line for line in POLICY.splitlines(keepends=True) if not line.startswith("  c: "))
+HOSTILE = """<img src=x onerror="document.title='taken'"><script>alert(1)</script>'"&{{7*7}}</style>=1+1"""
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium")
 FLAGS = [
@@ -34,7 +36,9 @@ FLAGS = [
 # Follows the link of a cell, empties a box, and says what is shown then.
 SCRIPT = """<script>addEventListener("load", async () => {
   const seen = (s) => [...document.querySelectorAll(s)].filter(e => e.checkVisibility()).length;
-  const out = {closed: seen("details.group"), links: document.querySelectorAll(".matrix td a").length};
+  const out = {alien: document.querySelectorAll("img, object, iframe, link, [onerror], [src]").length,
+    held: getComputedStyle(document.querySelector(".matrix tbody th")).position,
+    closed: seen("details.group"), links: document.querySelectorAll(".matrix td a").length};
   const link = document.querySelector(".matrix td.fail a");
   link.click();
   await new Promise(done => setTimeout(done, 200));
@@ -62,6 +66,7 @@ SCRIPT = """<script>addEventListener("load", async () => {
 def run() -> RunResult:
     def lose(seen: list[Observations]) -> None:
         seen[1].beacons["6"].heard = [4, 0, 4]
+        seen[2].problems.append(HOSTILE)
 
     return make_run([("c", "a", "tcp", 22), ("c", "a", "tcp", 80), ("b", "a", "udp", 53)], change=lose)
 
@@ -86,6 +91,7 @@ def test_cells_open_their_cases_and_boxes_hide_them(run: RunResult, tmp_path: Pa
     found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     said = json.loads(found[1].replace("&gt;", ">").replace("&amp;", "&"))
+    assert (said["alien"], said["held"]) == (0, "sticky"), "names stay in sight when a wide matrix is scrolled"
     assert (said["closed"], said["links"]) == (0, 6), "whole tables wait for a click"
     assert said["opened"]
     assert said["title"] == "b 公安信息网 → a 视频专网"
@@ -138,12 +144,19 @@ def test_many_zones_make_no_endless_page(run: RunResult, tmp_path: Path) -> None
     columns["src"] = [a for a, _ in pairs for _ in once]
     columns["dst"] = [b for _, b in pairs for _ in once]
     matrix = [Cell(a, b, "fail", len(once), 2, 0, 2, ["leak.open"], 0.0) for a, b in pairs]
-    many = replace(run, columns=columns, matrix=matrix)
+    labels = dict.fromkeys(zones, HOSTILE)
+    columns["detail"] = [HOSTILE for _ in columns["detail"]]
+    plan = msgspec.structs.replace(run.plan, labels=labels)
+    many = replace(run, columns=columns, matrix=matrix, plan=plan, problems=[HOSTILE])
     began = time.process_time()
     write_report(tmp_path / "r.html", report(many), "en")
     assert time.process_time() - began < 20
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert len(text) < 200 * len(pairs) * 100
+    assert "&lt;img" in text
+    assert not re.search(r"<(img|script|object|iframe|link)\b|<[^>]* on[a-z]+=[^>]*>", text), (
+        "what others wrote is text"
+    )
     assert text.count("TCP 22, 80") >= len(pairs)
 
 
