@@ -28,6 +28,7 @@ _DATAGRAM = 65_536
 _TURN = 256
 _FRAMES = 512
 _DRAIN = 5.0
+_MOST = 4_000_000
 
 
 def parse_place(text: str) -> tuple[str, int]:
@@ -57,6 +58,20 @@ def name_of(one: socket.socket) -> str:
     """`host:port` of a socket."""
     host, port = one.getsockname()[:2]
     return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _waiting(one: socket.socket) -> int:
+    """How many datagrams wait; they are thrown away."""
+    count = 0
+    for _ in range(_MOST):
+        try:
+            one.recv(1)
+        except BlockingIOError:
+            break
+        except OSError:  # an ICMP error
+            continue
+        count += 1
+    return count
 
 
 class SyslogFeed:
@@ -135,9 +150,13 @@ class SyslogFeed:
         loop = asyncio.get_running_loop()
         for one in self._udp:
             loop.remove_reader(one)
+            with contextlib.suppress(OSError):
+                one.connect(one.getsockname())  # from now on the kernel takes nothing from others; what it has stays
             until = loop.time() + _DRAIN  # whoever goes on sending must not keep this from ending
             while self._receive(one) and loop.time() < until:
                 await self.desk.intake.room()
+            if left := _waiting(one):
+                self.desk.lost(left, "not read before the end", transport="udp")
         self.look(loop.time())
         for one in self._udp:
             one.close()

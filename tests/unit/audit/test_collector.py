@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from secguard.audit.sources import sockets
 from secguard.audit.sources.collector import Collector, Status, judge_status, read_status
 from secguard.audit.sources.letters import DeadLetters, Letter
 from secguard.audit.sources.meter import Meter, findings_of
@@ -324,6 +325,25 @@ def test_what_the_kernel_drops_is_counted_and_recorded(tmp_path: Path, flaky: Lo
     lost = flaky.events("source.lost")
     assert len(flaky.events("log.")) + sum(event.data["count"] for event in lost) == count
     assert all(event.reason == "the kernel dropped datagrams" for event in lost)
+
+
+def test_what_is_not_read_before_the_end_is_counted_too(
+    tmp_path: Path, flaky: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_DRAIN", 0.0)
+    count = 1500
+
+    async def run() -> None:
+        async with collecting(tmp_path, flaky, net=SYSLOG) as run:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+                one.connect(("127.0.0.1", run.port("net", "udp")))
+                for n in range(count):  # nothing is read meanwhile: this is the loop's thread
+                    one.send(b"<13>%d" % n)
+
+    asyncio.run(run())
+    (lost,) = flaky.events("source.lost")
+    assert lost.reason == "not read before the end"
+    assert len(flaky.events("log.")) + lost.data["count"] == count
 
 
 def test_numbers_of_the_sender_show_losses_and_repetitions(tmp_path: Path, flaky: Log) -> None:
