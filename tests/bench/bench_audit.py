@@ -1,13 +1,15 @@
 """Audit: import into ledger and index, five questions of auditors, and index against ledger, on 100k or 1M events.
 
 Ratios within one run: an import against reading the same lines and recording them without an index; a question against
-SQLite's LIKE over the same stored events; a comparison against 50,000 events a second.
+SQLite's LIKE over the same stored events; a comparison against 50,000 events a second by the clock. Helpers use the
+other processors: what the work costs on one is said in processor time, of this process and its helpers together.
 """
 
 import argparse
 import itertools
 import json
 import random
+import resource
 import sqlite3
 import statistics
 import sys
@@ -15,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from secguard.audit import SqliteIndex, catch_up, compare, import_file, parse, search
-from secguard.core import SystemClock
+from secguard.core import Progress, SystemClock
 from secguard.events import Actor, decode_stored, decode_untrusted
 from secguard.ledger import Ledger
 
@@ -66,8 +69,38 @@ def timed(act: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
+class Spent:
+    """What an act took: seconds by the clock, of processors (with helpers that ended), MiB at its peak (without)."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the earlier peak (proc(5))
+        processors = _processors()
+        self.clock, self.result = timed(act)
+        self.processors = _processors() - processors
+        status = Path("/proc/self/status").read_text()
+        self.peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _processors() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def say(what: str) -> Progress:
+    """Progress of long work, on standard error, every five seconds."""
+    due = time.monotonic() + 5
+
+    def show(done: int, total: int | None, unit: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + 5
+            print(f"  {what}: {done:,} of {total or 0:,} {unit}", file=sys.stderr, flush=True)
+
+    return show
+
+
 def milliseconds(act: Callable[[str], Any], questions: list[str]) -> tuple[float, float]:
-    spent = sorted(timed(lambda question=question: act(question))[0] * 1000 for question in questions)
+    spent = sorted(timed(partial(act, question))[0] * 1000 for question in questions)
     return statistics.median(spent), spent[int(len(spent) * 0.95)]
 
 
@@ -95,7 +128,17 @@ def bench(count: int) -> list[dict[str, Any]]:
     def row(what: str, value: float, unit: str, ratio: float | None = None, goal: float | None = None) -> None:
         rows.append({"what": what, "value": f"{value:,.0f}" if value >= 100 else f"{value:.2f}", "unit": unit,
                      "ratio": ratio, "goal": goal})  # fmt: skip
-        print(f"{what}: {rows[-1]['value']} {unit}" + (f", ratio {ratio:.2f}" if ratio else ""), file=sys.stderr)
+        print(
+            f"{what}: {rows[-1]['value']} {unit}" + (f", ratio {ratio:.2f}" if ratio else ""),
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def memory(what: str, spent: Spent) -> None:
+        row(f"{what}: peak memory of the process, {scale}", spent.peak, "MiB")
+
+    def processors(what: str, spent: Spent, events: int) -> None:
+        row(f"{what}, {scale}, a second of one processor's time", events / spent.processors, "events/s")
 
     scale = f"{count:,} events"
     with tempfile.TemporaryDirectory() as folder:
@@ -112,10 +155,17 @@ def bench(count: int) -> list[dict[str, Any]]:
         clock = SystemClock()
         ledger = Ledger.create(home / "ledger", "bench/log", anchor=home / "anchor", clock=clock)
         index = SqliteIndex.open(home / "audit.db")
-        imported, _ = timed(lambda: import_file(file, ledger, clock, _ACTOR))
+        row(f"read, check and record alone, {scale}", count / bare, "events/s")
+        importing = Spent(lambda: import_file(file, ledger, clock, _ACTOR, progress=say("import")))
+        imported = importing.clock
         row(f"import into the ledger, {scale}", count / imported, "events/s", bare / imported)
-        indexed, _ = timed(lambda: catch_up(index, ledger))
+        processors("import into the ledger", importing, count)
+        memory("import", importing)
+        indexing = Spent(lambda: catch_up(index, ledger, say("index")))
+        indexed = indexing.clock
         row(f"index, {scale}", count / indexed, "events/s")
+        processors("index", indexing, count)
+        memory("index", indexing)
         row(f"import with index, {scale}", count / (imported + indexed), "events/s", bare / (imported + indexed))
         row("size of the index a million events", (home / "audit.db").stat().st_size / count, "MB")
 
@@ -136,16 +186,22 @@ def bench(count: int) -> list[dict[str, Any]]:
             row(f"{name}: index, p50 ({scale})", p50, "ms", scanning / p50, 1.0)
             row(f"{name}: index, p95 ({scale})", p95, "ms")
         asked = list(itertools.chain.from_iterable(questions(random.Random(8)).values()))
-        p50, p95 = milliseconds(lambda text: search(text, index, ledger, clock, _ACTOR), asked)
+        searching = Spent(lambda: milliseconds(lambda text: search(text, index, ledger, clock, _ACTOR), asked))
+        p50, p95 = searching.result
         row(f"whole answer, recorded first, p50 ({scale})", p50, "ms", scanning / p50)
         row(f"whole answer, recorded first, p95 ({scale})", p95, "ms")
+        memory("search", searching)
 
         size = ledger.size
-        reading, _ = timed(lambda: [decode_stored(body) for _, batch in ledger.scan() for body in batch if body])
-        comparing, (findings, *_) = timed(lambda: compare(index, ledger))
+        reading, _ = timed(lambda: sum(decode_stored(body).v for _, batch in ledger.scan() for body in batch if body))
+        comparing = Spent(lambda: compare(index, ledger, say("compare")))
+        findings, *_ = comparing.result
         assert not findings
         row(f"read and decode every event, {scale}", size / reading, "events/s")
-        row(f"compare index with ledger, {scale}", size / comparing, "events/s", size / comparing / 50_000, 1.0)
+        rate = size / comparing.clock
+        row(f"compare index with ledger, {scale}", rate, "events/s", rate / 50_000, 1.0)
+        processors("compare index with ledger", comparing, size)
+        memory("compare", comparing)
         index.close()
         ledger.close()
     return rows
@@ -159,15 +215,10 @@ def _batched(source: Iterator[bytes]) -> Iterator[list[bytes]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print rows {what, value, unit, ratio, goal}")
-    parser.add_argument(
-        "--events",
-        type=int,
-        nargs="+",
-        default=[100_000],
-        help="how many, several for several sizes; 1000000 takes ten minutes",
-    )
+    parser.add_argument("--events", type=int, nargs="+", default=[100_000], help="how many, several for several sizes")
+    parser.add_argument("--long", action="store_true", help="1,000,000 events: ten minutes")
     options = parser.parse_args()
-    rows = [row for count in options.events for row in bench(count)]
+    rows = [row for count in ([1_000_000] if options.long else options.events) for row in bench(count)]
     if options.json:
         print(json.dumps(rows, ensure_ascii=False))
 
