@@ -170,3 +170,14 @@ def test_an_answer_that_cannot_be_written_is_no_verdict(secguard, tmp_path, end,
     assert done.returncode == code
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == bool(said)
+
+
+def test_an_interrupt_while_a_class_is_made_is_130_too(tmp_path):
+    (tmp_path / "boom.py").write_text(
+        "import sys, click, secguard.cli.main as m\n"
+        "def boom(): exec('raise KeyboardInterrupt')\n"
+        "m.cli.add_command(click.Command('boom', callback=boom))\n"
+        "sys.argv = ['secguard', 'boom']; m.main()"
+    )
+    done = subprocess.run([sys.executable, "-m", "boom"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.split()) == (130, ["interrupted"])
