@@ -127,7 +127,7 @@ def _run() -> int:
             return _broken(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
         return ended.code if isinstance(ended.code, int) else 2 if ended.code else 0
     except (click.exceptions.Abort, KeyboardInterrupt):
-        # Where the interrupt came while a class was being made (by exec), CPython would end by the signal: this forgets it.
+        # If it came while a class was being made (by exec), CPython would end by the signal: this forgets it.
         exec("")  # noqa: S102
         _tell("interrupted")
         return 130
