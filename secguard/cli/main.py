@@ -11,6 +11,7 @@ import click
 from secguard import __version__
 from secguard.cli.lazy import LazyGroup
 from secguard.core.errors import SecguardError
+from secguard.core.interrupts import watch_interrupts
 
 __all__ = ["cli", "main"]
 
@@ -88,6 +89,7 @@ def main() -> None:
     """
     for number in (0, 1, 2):
         _occupy(number)
+    watch_interrupts()
     code = _run()
     for stream in (sys.stdout, sys.stderr):
         try:

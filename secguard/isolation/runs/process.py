@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from secguard.core import Progress, SecguardError, SystemPartError, silent
+from secguard.core.interrupts import raise_swallowed
 from secguard.isolation.agent.control import MAX_MESSAGE, Answer, open_answer, open_message
 from secguard.isolation.agent.keys import parse_key
 from secguard.isolation.agent.spawn import environment, python
@@ -210,6 +211,7 @@ def gather(
         for agent in waiting.values():
             selector.register(agent.fileno(), selectors.EVENT_READ, agent)
         while waiting and time.monotonic() < end:
+            raise_swallowed()
             check()
             for key, _ in selector.select(0.1):
                 agent = key.data
