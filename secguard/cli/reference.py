@@ -29,8 +29,10 @@ def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Co
                 yield from _commands(child, f"{path} {name}")
 
 
-def _help(command: click.Command, path: str) -> str:
-    context = click.Context(command, info_name=path, terminal_width=_WIDTH, max_content_width=_WIDTH)
+def _help(root: click.Command, command: click.Command, path: str) -> str:
+    # What a command takes from secguard itself: the names of its help option, which click keeps once it has made it.
+    settings = {**root.context_settings, **command.context_settings}
+    context = click.Context(command, info_name=path, terminal_width=_WIDTH, max_content_width=_WIDTH, **settings)
     return command.get_help(context)
 
 
@@ -39,7 +41,7 @@ def cli_reference(root: click.Command) -> str:
     parts = [_MADE, "# Command reference\n"]
     for path, command in _commands(root, "secguard"):
         mark = "#" * min(2 + path.count(" ") // 2, 3)
-        parts.append(f"{mark} `{path}`\n\n```text\n{_help(command, path).rstrip()}\n```\n")
+        parts.append(f"{mark} `{path}`\n\n```text\n{_help(root, command, path).rstrip()}\n```\n")
     return "\n".join(parts)
 
 

@@ -55,7 +55,7 @@ def test_the_units_are_there():
 def test_the_command_line_takes_every_word(name, words, monkeypatch):
     """Parsed by the command line itself; options that do not exist and values out of range are refused here."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="secguard")
+    context = click.Context(cli, info_name="secguard", **cli.context_settings)
     while isinstance(command, click.Group):
         child = command.get_command(context, words[0])
         assert child is not None, f"{name}: no command {words[0]}"
