@@ -20,11 +20,11 @@ what counts is the ratio, taken within one run against a peer or a physical limi
 """
 
 
-def measure(bench: Path) -> str:
+def measure(bench: Path, arguments: list[str]) -> str:
     """Run one benchmark, and return its section."""
-    done = subprocess.run([sys.executable, bench, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, bench, "--json", *arguments], stdout=subprocess.PIPE, text=True, check=True)
     lines = [
-        f"`python {bench.relative_to(HERE.parent.parent)}`\n",
+        f"`{' '.join(('python', str(bench.relative_to(HERE.parent.parent)), *arguments))}`\n",
         "| what | value | ratio | goal | |",
         "|---|---|---|---|---|",
     ]
@@ -54,13 +54,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, help="the file to write; default: print")
     parser.add_argument("--only", help="measure one room, and keep the others' sections")
+    parser.add_argument("arguments", nargs="*", help="of that room's benchmark, after --")
     options = parser.parse_args()
     found = sections(options.write if options.only else None)
     for bench in sorted(HERE.glob("bench_*.py")):
         room = bench.stem.removeprefix("bench_")
         if options.only in {None, room}:
             print(f"{room} ...", file=sys.stderr, flush=True)
-            found[room] = measure(bench)
+            found[room] = measure(bench, options.arguments if options.only else [])
     head = HEAD.format(
         day=datetime.now(UTC).date(),
         cores=os.cpu_count(),
