@@ -18,10 +18,10 @@ import msgspec
 
 from secguard.audit.index.index import Log, body_of
 from secguard.audit.sources.letters import DeadLetters, Letter
-from secguard.audit.sources.reading import RESERVED, columns, finish, rejection, said
+from secguard.audit.sources.reading import RESERVED, columns, finish, rejection, same
 from secguard.core import Clock, Finding, FormatError, Progress, RefusedError, Throttle, UsageError, finding, silent
 from secguard.core.files import translate_os_error
-from secguard.events import MAX_EVENT, Actor, Event, decode_stored, decode_untrusted, encode, long_act
+from secguard.events import MAX_EVENT, Actor, Event, decode_stored, decode_untrusted, long_act
 
 __all__ = ["ENCODINGS", "MAX_LISTED", "Imported", "Rejected", "import_file"]
 
@@ -230,7 +230,7 @@ class _Import:
 
     def _same(self, event: Event, index: int) -> bool:
         stored = body_of(self._log, index)
-        return stored is None or said(decode_stored(stored)) == encode(event)
+        return stored is None or same(decode_stored(stored), event)
 
 
 def import_file(

@@ -15,7 +15,7 @@ from loguru import logger
 from secguard.audit.index.index import Log, body_of
 from secguard.audit.sources.letters import DeadLetters, Letter
 from secguard.audit.sources.meter import Meter
-from secguard.audit.sources.reading import RESERVED, columns, rejection, said, sha256_of
+from secguard.audit.sources.reading import RESERVED, columns, rejection, said, same, sha256_of
 from secguard.core import Clock, FormatError, SecguardError
 from secguard.events import Actor, Event, decode_stored, encode
 
@@ -271,4 +271,4 @@ class Committer:
 
     def _same(self, event: Event, index: int) -> bool:
         stored = body_of(self._log, index)
-        return stored is None or said(decode_stored(stored)) == said(event)
+        return stored is None or same(decode_stored(stored), event)

@@ -45,6 +45,7 @@ __all__ = [
     "finish",
     "rejection",
     "said",
+    "same",
     "sha256_of",
 ]
 
@@ -108,6 +109,12 @@ def said(event: Event) -> bytes:
         data = {name: value for name, value in event.data.items() if name not in {_PEER, _VIA}}
         event = msgspec.structs.replace(event, data=data)
     return encode(event)
+
+
+def same(stored: Event, event: Event) -> bool:
+    """Whether an event says what one that was recorded before says: also before today's rules took more secrets out."""
+    told = said(event)
+    return said(stored) == told or said(redact(stored)) == told
 
 
 def finish(event: Event) -> tuple[Event, int]:

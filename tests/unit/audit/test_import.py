@@ -79,6 +79,21 @@ def test_what_the_service_adds_makes_no_other_event(run: Any, log: Any) -> None:
     assert run(line(1, data={"seconds": 61})).rejected == 1
 
 
+def test_todays_rules_for_secrets_make_no_other_event(run: Any, log: Any) -> None:
+    """Recorded by a version that knew fewer secrets: the same line is the same event, a changed one is not."""
+    lines = [line(n, reason="sshpass -p hunter2 x", data={"community_string": "geheim"}) for n in range(2)]
+    for number, raw in enumerate(lines):
+        old = msgspec.json.decode(raw)
+        run(line(number))
+        place = log.places[f"p-{number}"]
+        event = log.event(place)
+        data = {"community_string": "geheim", "source_kind": "video.view", "peer_uid": 1}
+        log.bodies[place] = encode(msgspec.structs.replace(event, reason=old["reason"], data=data))
+    again = run(*lines)
+    assert (again.recorded, again.duplicates, again.rejected) == (0, 2, 0)
+    assert run(line(0, reason="sshpass -p hunter2 y", data={"community_string": "geheim"})).rejected == 1
+
+
 def test_a_file_cannot_say_who_handed_it_in(run: Any, log: Any) -> None:
     done = run(line(0, data={"peer_uid": 0}))
     assert (done.recorded, run(line(0, data={"peer_uid": 0})).duplicates) == (1, 1)

@@ -50,6 +50,22 @@ def event(**values: Any) -> Event:
         ("<Name>u</Name><Password>ab 12</Password>", "<Name>u</Name><Password>[redacted]</Password>"),
         ("login --password ab12 --user u", "login --password [redacted] --user u"),
         ("密码＝ab12，令牌=cd34", "密码＝[redacted]，令牌=[redacted]"),
+        ("http://h/x?pass%77ord=ab12&b=1", "http://h/x?pass%77ord=[redacted]&b=1"),
+        ("http://h/x?na%6De=ab12", "http://h/x?na%6De=ab12"),
+        ("/r?to=http%3A%2F%2Fu%3Ap%40h%3Ftoken%3Dab%26b", "/r?to=http%3A%2F%2F[redacted]%40h%3Ftoken%3D[redacted]%26b"),
+        ("mysql -h db -P 3306 -u root -pab12 vms", "mysql -h db -P 3306 -u root -p[redacted] vms"),
+        ("sshpass -p ab12 ssh h; curl -su u:ab h", "sshpass -p [redacted] ssh h; curl -su u:ab h"),
+        ("mysql -uroot -p'ab 12' vms", "mysql -uroot -p[redacted] vms"),
+        ("curl -u u:ab12 http://h", "curl -u u:[redacted] http://h"),
+        ("snmpwalk -v2c -c ab12 10.0.0.1", "snmpwalk -v2c -c [redacted] 10.0.0.1"),
+        ("snmp-agent community read cipher ab12", "snmp-agent community read cipher [redacted]"),
+        (
+            "PGPASSWORD=ab12 userPassword=cd clientSecret: ef",
+            "PGPASSWORD=[redacted] userPassword=[redacted] clientSecret: [redacted]",
+        ),
+        ("ｐａｓｓｗｏｒｄ＝ab12，看", "password＝[redacted]，看"),
+        ("ＰＴＺ 控制，ｏｋ", "ＰＴＺ 控制，ｏｋ"),
+        ("community: 幸福小区", "community: 幸福小区"),
         ("私钥保管人：张三，令牌已交回", "私钥保管人：张三，令牌已交回"),
     ],
 )
@@ -63,6 +79,7 @@ _SECRET_KEYS = [
     *("password", "Passwd", "pwd", "user.password", "db-secret", "api_key", "apikey", "api-keys", "密码", "口令"),
     *("access_token", "AUTHORIZATION", "private_key", "passphrase", "cookies", "accessToken", "userPassword", "apiKey"),
     *("sk", "secretKey", "accessKeySecret", "secret_access_key", "JSESSIONID", "用户密码", "登录口令", "私钥", "令牌"),
+    *("PassWord", "ＰａｓｓＷｏｒｄ", "ｐｗｄ", "snmpCommunity", "community_string"),
 ]
 
 
@@ -74,7 +91,7 @@ def test_values_under_secret_keys(key: str) -> None:
         assert b"hunter2" not in encode(clean)
 
 
-@pytest.mark.parametrize("key", ["keyframe", "tokenizer", "compass", "passenger", "design"])
+@pytest.mark.parametrize("key", ["keyframe", "tokenizer", "compass", "passenger", "design", "community"])
 def test_keys_that_only_look_alike(key: str) -> None:
     item = event(data={key: "value"})
     assert redact(item) is item
@@ -96,7 +113,7 @@ def test_actors_names_of_keys_and_limits() -> None:
     assert redact(named).actor.name == "rtsp://[redacted]@h"
 
 
-@given(st.text(alphabet="passwordtokeybri:/?=@ &\"'密码口令eyJ.B-", max_size=80))
+@given(st.text(alphabet="passwordtokeybri:/?=@ &\"'密码口令eyJ.B-ｐＰｗｄ%3D", max_size=80))
 def test_the_quick_look_misses_nothing(text: str) -> None:
     item = event(reason=text, data={text: text})
     if redact(item) is not item:
@@ -120,5 +137,9 @@ def test_long_hostile_text_is_quick() -> None:
         "?token" * 600,
         "bearer " * 500,
         "a://" * 1000,
+        "mysql " * 900,
+        "snmp-server " * 900,
+        "%3a%2f%2f" * 900,
+        "?a%" * 2000,
     ):
         redact(event(reason=text, data={"t": text}))
