@@ -4,6 +4,7 @@ The index finds; every event is read from the ledger and held against the questi
 shown: who asked for the report, about what, and how many events it has.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from secguard.audit.index.following import catch_up, check_origin
 from secguard.audit.index.index import Index, Log, body_of, missing_bodies
 from secguard.audit.index.rows import row_of
 from secguard.audit.query.parser import parse
-from secguard.audit.query.query import Equals, matches
+from secguard.audit.query.query import And, Equals, Node, Range, matches
 from secguard.audit.search.answer import checkpoint_of, unreadable
 from secguard.core import Clock, Finding, Progress, finding, silent
 from secguard.core.errors import FormatError, UsageError
@@ -42,6 +43,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 _CLASS_OF = {kind: name for name, kinds in CLASSES.items() for kind in kinds}
 _JUSTIFIED = frozenset({"watched", "searched", "taken", "deleted"})
 _PAGE = 1000
+_PERIODS = "write 2026, 2026-10, 2026-10-07, or two of them: 2026-01..2026-06-30, the earlier one first"
 _MAX_FINDINGS = 1000
 MAX_ACCESSES = 200_000
 """Accesses of one report; a longer one is refused: a shorter period makes several."""
@@ -73,13 +75,29 @@ class Scope:
         Raises:
             UsageError: nothing is asked for.
         """
+        return " AND ".join(self._parts())
+
+    def node(self, now: datetime) -> Node:
+        """The question, read part by part: no part reaches into its neighbours.
+
+        Raises:
+            UsageError: nothing is asked for, or a part is not valid.
+        """
+        parse(self.query, now=now, zone=self.zone)  # without its parentheses: it must be whole
+        texts = self._parts()
+        parts = tuple(parse(part, now=now, zone=self.zone) for part in texts)
+        for part in (node for text, node in zip(texts, parts, strict=True) if text.startswith("time:")):
+            if isinstance(part, Range) and part.low is not None and part.high is not None and part.low >= part.high:
+                raise UsageError("audit.report.period", f"a period without a day: {self.period[:60]}", hint=_PERIODS)
+        return And(parts)
+
+    def _parts(self) -> list[str]:
         parts = []
         if self.camera:
             parts.append(f"(subject:{_quoted(self.camera)} OR {_quoted(self.camera)})")
         parts += [f"{name}:{_quoted(value)}" for name, value in (("actor", self.actor), ("case", self.case)) if value]
         if self.period:
-            start, dots, end = self.period.partition("..")
-            parts.append(f"time:[{start} TO {end}]" if dots else f"time:{start}")
+            parts.append(_time(self.period))
         if self.query.strip():
             parts.append(f"({self.query})")
         if not parts:
@@ -88,8 +106,15 @@ class Scope:
                 "a report on nothing",
                 hint="give --camera, --actor, --period, --of-case or --query",
             )
-        kinds = " OR ".join(_CLASS_OF)
-        return " AND ".join([*parts, f"kind:({kinds})"])
+        return [*parts, f"kind:({' OR '.join(_CLASS_OF)})"]
+
+
+def _time(period: str) -> str:
+    """A period as a term. Each end is one word, so that nothing else can be asked with it."""
+    start, dots, end = (part.strip() for part in period.strip().partition(".."))
+    if any(not re.fullmatch(r"[^\s()\[\]{}\"]+", part) for part in ((start, end) if dots else (start,))):
+        raise UsageError("audit.report.period", f"not a period: {period[:60]!r}", hint=_PERIODS)
+    return f"time:[{start} TO {end}]" if dots else f"time:{start}"
 
 
 def _quoted(text: str) -> str:
@@ -245,7 +270,7 @@ def gather(
         RefusedError: the index belongs to another log, or the report could not be recorded.
     """
     text = scope.text()
-    node = parse(text, now=clock.now(), zone=scope.zone)
+    node = scope.node(clock.now())
     check_origin(index, log)
     catch_up(index, log, progress)
     size, missing = log.size, missing_bodies(log)

@@ -13,7 +13,7 @@ from secguard.audit.index.following import batches
 from secguard.audit.index.index import Log
 from secguard.audit.index.rows import row_of
 from secguard.audit.query.parser import parse
-from secguard.audit.query.query import Node, matches
+from secguard.audit.query.query import All, Node, Range, matches
 from secguard.core import Clock
 from secguard.core.errors import UsageError
 from secguard.events import Actor, Event, decode_stored, new_event_id
@@ -84,11 +84,17 @@ def hold_query(*, query: str = "", case: str = "", camera: str = "", period: str
     """The query that several conditions make together; an event must meet all of them.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or one is not valid alone: none may reach into its neighbours.
     """
     parts = [f"({query})"] if query.strip() else []
     parts += [f"{field}:{_quoted(text)}" for field, text in (("subject", camera), ("id", event)) if text]
-    parts += [f"time:{period}"] if period else []
+    now = datetime.now(UTC)
+    parse(query, now=now)  # without its parentheses: it must be whole
+    if period:
+        if not isinstance(parse(f"time:{period}", now=now), Range | All):
+            hint = "write 2026, 2026-10 or 2026-10-07"
+            raise UsageError("audit.hold.period", f"not a period: {period[:60]!r}", hint=hint)
+        parts.append(f"time:{period}")
     if not parts and case:
         parts = [f"case:{_quoted(case)}"]
     if not parts:

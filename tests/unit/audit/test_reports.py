@@ -84,7 +84,15 @@ def test_reports_on_a_person_a_case_and_a_range(filled, index, clock, auditor) -
     assert names(period="2026-08-01..2026-09-30") == ["e-8"]
     assert names(query="outcome:denied") == ["e-5"]
     assert names(actor='x" OR kind:*') == [], "a name is a name, no query"
-    for scope in ({}, {"period": "yesterday-ish"}, {"query": "a:("}):
+    for scope in (
+        {},
+        {"period": "yesterday-ish"},
+        {"period": "2026 OR kind:*"},
+        {"period": "2026-10.."},
+        {"period": "2026-10..2026-09"},
+        {"query": "a:("},
+        {"query": "a) OR (kind:user.logged-in"},
+    ):
         with pytest.raises(UsageError):
             names(**scope)
 

@@ -126,7 +126,12 @@ def test_holds_come_and_go(log, make, clock, auditor) -> None:
     with pytest.raises(UsageError) as again:
         release_hold(log, clock, auditor, hold.id, reason="x")
     assert again.value.code == "audit.hold.unknown"
-    for wrong in (lambda: release_hold(log, clock, auditor, relative.id, reason=""), hold_query):
+    for wrong in (
+        lambda: release_hold(log, clock, auditor, relative.id, reason=""),
+        hold_query,
+        lambda: hold_query(query="a) OR (b", camera="x"),
+        lambda: hold_query(period="2026-10 OR *", camera="x"),
+    ):
         with pytest.raises(UsageError):
             wrong()
 
