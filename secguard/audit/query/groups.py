@@ -11,6 +11,7 @@ from datetime import UTC, timedelta, tzinfo
 from typing import Literal, get_args
 
 from secguard.audit.index.rows import Row
+from secguard.audit.query.parser import field_name
 from secguard.audit.query.query import KEYWORDS, Node, matches
 from secguard.core import UsageError
 
@@ -106,16 +107,17 @@ Grouping = ByField | ByTime
 
 
 def parse_field(name: str) -> ByField:
-    """What `--count-by NAME` asks for.
+    """What `--count-by NAME` asks for; the names are those of queries.
 
     Raises:
         UsageError: `audit.query.count`: there is no such field, or its values are not counted.
     """
-    if name not in COUNTED:
+    field = field_name(name)
+    if field not in COUNTED:
         raise UsageError(
             "audit.query.count", f"cannot count by {name[:40]!r}", hint=f"fields: {', '.join(COUNTED)}", where=name[:40]
         )
-    return ByField(name)
+    return ByField(field)
 
 
 def by_time(unit: Unit, zone: tzinfo = UTC) -> ByTime:

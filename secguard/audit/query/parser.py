@@ -29,7 +29,7 @@ from secguard.audit.query.query import (
 from secguard.core import FormatError, UsageError
 from secguard.events import Result, canonical_kind
 
-__all__ = ["MAX_DEPTH", "MAX_QUERY", "MAX_TERMS", "parse", "parse_cursor"]
+__all__ = ["MAX_DEPTH", "MAX_QUERY", "MAX_TERMS", "field_name", "parse", "parse_cursor"]
 
 MAX_QUERY = 4096
 """Characters of a query."""
@@ -73,6 +73,11 @@ _TIME = re.compile(
 )
 _RELATIVE = re.compile(r"now(?:([+-])(\d{1,6})([smhdw]))?", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def field_name(name: str) -> str:
+    """The short name of a field, whatever its case, also of one in the words of ECS (`user.name`)."""
+    return _ALIASES.get(name.lower(), name.lower())
 
 
 def parse(text: str, *, now: datetime, zone: tzinfo = UTC) -> Node:
@@ -201,8 +206,7 @@ class _Parser:
         return self._value(field, operator)
 
     def _field(self, name: str) -> str:
-        name = name.lower()
-        name = _ALIASES.get(name, name)
+        name = field_name(name)
         if name not in FIELDS:
             near = difflib.get_close_matches(name, FIELDS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(FIELDS)}; quote text that has a colon"

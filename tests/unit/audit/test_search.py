@@ -135,6 +135,7 @@ def test_counts_by_field_are_recorded_first(
 ) -> None:
     log.record([make(n, actor=Actor(name="张三" if n % 3 else "李四"), case="案7" if n == 4 else "") for n in range(9)])
     asker = Asker(index, log, clock, auditor, wait=True, case="案9", reason="月查")
+    assert parse_field("User.Name") == parse_field("actor"), "the names of queries"
     counts = asker.count("kind:video.viewed", parse_field("actor"), limit=1)
     assert (counts.by, counts.groups, counts.distinct, counts.total) == ("actor", (("张三", 6),), 2, 9)
     assert (counts.position, counts.size, counts.checkpoint, counts.outcome) == (9, 9, None, Outcome.PASS)
