@@ -1,7 +1,9 @@
 """What is known of files that grow: generations of content, open files, files that are not read, lines."""
 
+import fnmatch
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -21,6 +23,7 @@ __all__ = [
     "digest_of",
     "inode_of",
     "line_of",
+    "rotated_from",
 ]
 
 KEPT = 64 << 10
@@ -142,6 +145,18 @@ def beside(path: Path, generation: Generation) -> bool:
     """Whether a file is named as what the other was rotated to: `a.log.1`, `a-20261101.log`; or as itself."""
     stem = Path(generation.path).name.partition(".")[0]
     return path.name.startswith(stem) and not path.name[len(stem) : len(stem) + 1].isalnum()
+
+
+_COUNTED = r"[.\-_](?:\d[\dTZ+:]*|old|bak|prev|gz)(?=[.\-_]|$)"
+_ROTATION = re.compile(_COUNTED, re.IGNORECASE)
+_ROTATION_END = re.compile(rf"(?:{_COUNTED})+$", re.IGNORECASE)
+
+
+def rotated_from(name: str, pattern: str) -> bool:
+    """Whether a name is a followed one with numbers, dates, `old` or `gz`: `a-error.log` is no rotated `a.log`."""
+    if fnmatch.fnmatchcase(_ROTATION_END.sub("", name), pattern):
+        return True
+    return fnmatch.fnmatchcase(_ROTATION.sub("", name), _ROTATION.sub("", pattern))
 
 
 def line_of(offset: int, raw: bytes, limit: int) -> Line:

@@ -32,6 +32,7 @@ from secguard.audit.sources.content import (
     digest_of,
     inode_of,
     line_of,
+    rotated_from,
 )
 from secguard.core.errors import FormatError, SystemPartError
 from secguard.core.files import atomic_write
@@ -337,6 +338,9 @@ class Tail:
             return
         # What was rotated before it was ever seen, as while nothing ran, is new as well.
         missed = self._since and stranger.status.st_mtime > self._since - 1.0 and stranger.head
+        if missed and not stranger.fresh:
+            folder, name = stranger.path.parent, stranger.path.name
+            missed = any(one.parent == folder and rotated_from(name, one.name) for one in self._patterns)
         if not stranger.fresh and not missed:
             self._ignore(stranger)
             return

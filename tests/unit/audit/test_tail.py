@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from secguard.audit.sources import tail as module
-from secguard.audit.sources.content import Chunk, Gap
+from secguard.audit.sources.content import Chunk, Gap, rotated_from
 from secguard.audit.sources.tail import Tail
 from secguard.core import FormatError
 
@@ -235,6 +235,38 @@ def test_two_files_that_begin_alike_are_two(follow: Callable[..., Follower], tmp
     append(tmp_path / "cam10.log", "x")
     follower.turn()
     assert follower.lines == [b"# header", b"# header", b"x"]
+
+
+def test_another_log_beside_is_no_rotated_one(follow: Callable[..., Follower], tmp_path: Path, log: Path) -> None:
+    append(log, "one")
+    for name in ("a-error.log", "a.err", "a.log.swp", "ab.log"):
+        append(tmp_path / name, "other")
+    follower = follow()
+    follower.turn()
+    for name in ("a-error.log", "a.err", "a.log.swp", "ab.log", "a-error.log.1"):
+        append(tmp_path / name, "other again")
+    append(tmp_path / "a.log.2026-11-23_08-00-00.1", "rotated before it was seen")
+    follower.turn()
+    assert follower.lines == [b"one", b"rotated before it was seen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "is_rotated"),
+    [
+        ("a.log.1.gz", "a.log", True),
+        ("a-20261101.log", "a.log", True),
+        ("a.2026-11-23_08-00-00_123456.log", "a.log", True),
+        ("a.log.old", "a.log", True),
+        ("cam-1.log.2", "cam-1.log", True),
+        ("cam-1-20261101.log", "cam-1.log", True),
+        ("op-2.log.1", "op-*.log", True),
+        ("op-error.log.1", "op.log", False),
+        ("op-error.log", "op.log", False),
+        ("op.err", "op.log", False),
+    ],
+)
+def test_names_of_rotated_files(name: str, pattern: str, is_rotated: bool) -> None:
+    assert rotated_from(name, pattern) is is_rotated
 
 
 def test_a_line_too_long_is_hashed_and_passed_over(follow: Callable[..., Follower], tmp_path: Path, log: Path) -> None:
