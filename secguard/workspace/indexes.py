@@ -51,11 +51,17 @@ def following_file(state: Path) -> Path:
 def standing_of_index(workspace: "Workspace") -> dict[str, Any]:
     """The index for `secguard status`: how far, how much behind and for how long, and whether it works."""
     size = workspace.ledger.size
+    from secguard.audit.index.following import check_origin
+    from secguard.audit.index.index import Health
+
     try:
         index = workspace.index
         health, position, refused = index.health(), index.position, len(index.refused)
+        check_origin(index, workspace.ledger)
     except SecguardError as error:  # the rest of the status is worth reading all the same
         return {"index": workspace.config.index.kind, "index health": f"down: {error}"}
+    if position > size and health.state == "ok":
+        health = Health("degraded", f"it knows more events than the ledger: {position} of {size}")
     try:
         following = msgspec.json.decode(read_bounded(following_file(workspace.state), _MAX_SECRET), type=Following)
     except (UsageError, msgspec.MsgspecError):
@@ -63,7 +69,7 @@ def standing_of_index(workspace: "Workspace") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "index": workspace.config.index.kind,
         "index position": position,
-        "index behind": size - position,
+        "index behind": max(0, size - position),
         "index health": health.state if health.state == "ok" else f"{health.state}: {health.detail}",
     }
     if refused:

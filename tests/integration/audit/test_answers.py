@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,17 @@ def test_the_status_of_a_damaged_index(full: Any) -> None:
     facts = status(full.folder)
     assert facts["index health"].startswith("down: ")
     assert facts["ledger size"] == 152
+
+
+def test_the_status_of_an_index_that_is_not_ours(full: Any) -> None:
+    for change, health in (
+        ("position = position + 100", "degraded: it knows more events than the ledger: 252 of 152"),
+        ("origin = 'example/other', position = 152", "down: the index belongs to the log example/other, not "),
+    ):
+        with closing(sqlite3.connect(full.index)) as db:
+            db.execute(f"UPDATE meta SET {change}")
+            db.commit()
+        assert status(full.folder)["index health"].startswith(health)
 
 
 def test_following_says_what_is_wrong_and_goes_on(full: Any, tmp_path: Path) -> None:
