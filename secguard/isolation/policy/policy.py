@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _WIDEST = {4: 8, 6: 32}
+_MAPPED = ipaddress.ip_network("::ffff:0:0/96")
 
 
 def _zone(reader: Reader, name: str, value: Any) -> Zone | None:
@@ -75,18 +76,23 @@ def _zone(reader: Reader, name: str, value: Any) -> Zone | None:
         sound &= _block(reader, block, *path, "ipBlocks", number)
     if not sound:
         return None
+    held: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
     for number, agent in enumerate(zone.agents):
         if agent.interface and (agent.sensor != "mirror" or agent.addresses or not agent.covers):
             message = f"{agent.name}: interface is for sensor: mirror without addresses, and needs covers"
             reader.add("agent", message, *path, "agents", number)
         for text in agent.addresses:
             try:
-                inside = zone.covers(ipaddress.ip_address(text))
+                address = ipaddress.ip_address(text)
+                inside = zone.covers(address)
             except ValueError as error:
                 reader.add("address", str(error)[:120], *path, "agents", number)
                 continue
             if not inside:
                 reader.add("agent-outside", f"{text} is not in zone {name}", *path, "agents", number)
+            if address in held:
+                reader.add("address-twice", f"two agents have {text}", *path, "agents", number)
+            held.add(address)
         for text in agent.covers:
             network = reader.network(text, *path, "agents", number)
             if network is not None and not within(network, (block.cidr for block in zone.ip_blocks)):
@@ -112,6 +118,9 @@ def _block(reader: Reader, block: Block, *path: str | int) -> bool:
     if network.prefixlen < _WIDEST[network.version]:
         hint = f"at most /{_WIDEST[network.version]}: a scan sends only to blocks that are certainly yours"
         reader.add("block-wide", f"{block.cidr} is too wide", *path, hint=hint)
+    elif network.is_multicast or network.is_loopback or (network.version == 6 and network.overlaps(_MAPPED)):
+        hint = "no packet between zones has such an address; write an IPv4 block as IPv4"
+        reader.add("block-kind", f"{block.cidr} is multicast, loopback or IPv4-mapped", *path, hint=hint)
     sound = True
     for item in block.exceptions:
         other = reader.network(item, *path, "except")
