@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class SqliteIndex:
             SystemPartError: it cannot be opened.
         """
         try:
-            index = cls(path, open_sqlite(path, _WHOLE, _VERSION, durable=False))
+            index = cls(path, _open(path))
         except (FormatError, RefusedError):
             if not rebuild:
                 raise
@@ -400,6 +400,24 @@ class SqliteIndex:
         except sqlite3.DatabaseError:
             return []  # too damaged to tell; the failed check is reported
         return sorted(index for index, difference in sums.items() if difference)[:1000]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the file without statistics for SQLite's planner.
+
+    Nothing here runs ANALYZE; forged statistics make it join by reading a whole table for each row.
+    """
+    db = open_sqlite(path, _WHOLE, _VERSION, durable=False)
+    names: list[tuple[str]] = []
+    with suppress(sqlite3.DatabaseError):  # what is wrong with the file is said where it is used
+        query = "SELECT name FROM sqlite_schema WHERE name LIKE 'sqlite!_stat%' ESCAPE '!'"
+        names = db.execute(query).fetchall()
+        for (name,) in names:
+            db.execute(f'DROP TABLE IF EXISTS "{name}"')
+    if names:  # this connection remembers what it has read
+        db.close()
+        db = open_sqlite(path, _WHOLE, _VERSION, durable=False)
+    return db
 
 
 def _schema_damage(db: sqlite3.Connection) -> list[str]:

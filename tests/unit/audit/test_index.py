@@ -1,3 +1,4 @@
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,3 +186,20 @@ def test_a_reader_meanwhile_sees_the_old_state(index: SqliteIndex, log: Any, mak
     writer.execute("COMMIT")
     writer.close()
     assert index.find(All(), limit=1).total == 0
+
+
+def test_forged_statistics_do_not_slow_a_comparison(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    SqliteIndex.open(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("ANALYZE")
+        db.executemany(
+            "INSERT INTO sqlite_stat1 VALUES (?, ?, '1 1')", [("event", "event_time"), ("words_content", None)]
+        )
+        db.commit()
+    join = (
+        "EXPLAIN QUERY PLAN SELECT 1 FROM event JOIN words_content ON words_content.id = seq WHERE seq BETWEEN 1 AND 9"
+    )
+    with contextlib.closing(SqliteIndex.open(path)) as index:
+        plan = [row[3] for row in index._db.execute(join)]
+    assert [step.split()[0] for step in plan] == ["SEARCH", "SEARCH"], "never the whole table for each row"
