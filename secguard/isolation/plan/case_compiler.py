@@ -127,9 +127,10 @@ class Builder:
         else:
             while not sport or not self._free(carried, here, there, sport, dport):
                 sport = self.port()
+        canary = bool(flow and flow.canary and profile != "outbound")  # that one goes late, and once
         values = (
             profile, protocol, family, src, dst, sport, dport,
-            flow.expect if flow else "deny", flow.name if flow else "", bool(flow and flow.canary), source, target,
+            flow.expect if flow else "deny", flow.name if flow else "", canary, source, target,
         )  # fmt: skip
         for column, value in zip(self.table.columns(), values, strict=True):
             column.append(value)

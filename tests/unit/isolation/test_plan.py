@@ -73,6 +73,13 @@ def test_ports_of_flows_past_their_date_or_between_other_zones_are_probed() -> N
     assert _expect(found, 1, "udp", 30050) == {"deny"}
 
 
+def test_a_canary_is_a_case_of_every_phase(plan: Plan) -> None:
+    cases = plan.cases
+    canaries = {cases.profile[i] for i in range(len(cases)) if cases.canary[i]}
+    late = {cases.dport[i] for i in range(len(cases)) if cases.profile[i] == "outbound" and cases.expect[i] == "open"}
+    assert (canaries, late) == ({"l4"}, {9200}), "outbound is sent late in the scan: it cannot arrive before"
+
+
 def test_no_two_cases_share_a_five_tuple_in_either_direction(plan: Plan) -> None:
     cases = plan.cases
     seen: set[tuple[object, ...]] = set()
