@@ -100,12 +100,20 @@ class Sensor:
         for token in self._tokens.find(packet):
             if token.status is Status.GOOD and self._window[0] <= at <= self._window[1]:
                 self._good(token, packet, header, outgoing, at)
-            elif not outgoing and not self._echoed(header):
+            elif not outgoing and not self._echoed(header) and not self._late(token, packet, header):
                 self._stranger("forged" if token.status is Status.FORGED else "foreign", header, at)
 
     def _echoed(self, header: Header) -> bool:
         """Whether it comes in a connection of ours: a service that quotes what it did not understand garbles it."""
         return header.protocol == _NUMBERS["tcp"] and (header.source, header.sport) in self._accepting
+
+    def _late(self, token: Token, packet: bytes, header: Header) -> bool:
+        """Whether a device returns, in an ICMP error, what this address sent in an earlier run: no replay by anybody.
+
+        Fragments that nobody completes come back a minute later (RFC 8200, 4.5).
+        """
+        said = headers.answer(packet, header) if token.status is Status.FOREIGN and header.protocol in {1, 58} else None
+        return said is not None and headers.text(said[1].source) in self._info.addresses
 
     def _good(self, token: Token, packet: bytes, header: Header, outgoing: bool, at: int) -> None:
         cases = self._plan.cases

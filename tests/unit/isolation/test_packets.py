@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6TimeExceeded, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Ether
 
 from secguard.isolation.agent.sensor import Sensor
 from secguard.isolation.plan.compiler import compile_plan
 from secguard.isolation.plan.plan import AgentInfo
-from secguard.isolation.plan.tokens import MAGIC, SIZE, Kind
+from secguard.isolation.plan.tokens import MAGIC, SIZE, Kind, Tokens
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.probes import headers
 from secguard.isolation.probes.dissect import dissect
@@ -180,6 +180,28 @@ def test_a_retransmitted_segment_is_no_replay_and_a_repeated_probe_is() -> None:
         for _ in range(3):
             sensor.hear(bytes(Ether() / segment), False, time.time_ns())
         assert sensor.arrivals().count == [count]
+
+
+def test_a_returned_packet_of_an_earlier_run_is_no_replay() -> None:
+    """Whoever holds a first fragment gives up after a minute, and quotes it: into the next run."""
+    token = Tokens(b"x" * 32, b"earlier" + b"y" * 9).make(Kind.PROBE, [1], [2 << 8])[0]
+    ours = IPv6(src="fd00:1::2", dst="fd00:2::2") / IPv6ExtHdrFragment(m=1, nh=17) / UDP(sport=9, dport=53) / token
+    v4 = IP(src="10.1.0.2", dst="10.2.0.2", flags="MF") / UDP(sport=9, dport=53) / token
+    v6_error = IPv6(src="fd00:1::1", dst="fd00:1::2") / ICMPv6TimeExceeded(code=1)
+    v4_error = IP(src="10.1.0.1", dst="10.1.0.2") / ICMP(type=11, code=1)
+    sensor = _sensor()
+    for packet in (v6_error / ours, v4_error / v4):
+        sensor.hear(bytes(Ether() / packet), False, time.time_ns())
+    assert sensor.strange_total == 0
+    theirs = IPv6(src="fd00:2::2", dst="fd00:1::2") / UDP(sport=9, dport=53) / token
+    for packet in (
+        ours,
+        theirs,
+        v6_error / theirs,
+        IPv6(src="fd00:1::1", dst="fd00:1::2") / ICMPv6EchoRequest(data=token),
+    ):
+        sensor.hear(bytes(Ether() / packet), False, time.time_ns())
+    assert sensor.strange().status == ["foreign"] * 4, "replayed, or quoted to somebody else"
 
 
 def test_a_service_that_garbles_what_it_quotes_is_no_stranger() -> None:
