@@ -170,7 +170,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         49152,
     )
     source_ports: Annotated[tuple[Number, ...], msgspec.Meta(max_length=32)] = msgspec.field(
-        default=(20, 53), name="sourcePorts"
+        default=(20, 53, 67, 80, 88, 123, 443, 500), name="sourcePorts"
     )
 
 

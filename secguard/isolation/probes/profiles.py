@@ -59,9 +59,7 @@ def _l4() -> Iterable[Probe]:
     yield Probe(profile="l4", name="udp", transport="udp", rounds=_one("udp"), sends="a datagram", hit=ports)
     trust = "the filter accepts by source port"
     for name, kinds in (("tcp", (("syn-data",), ("syn",))), ("udp", _one("udp"))):
-        sends = (
-            f"{name.upper()} from a trusted source port: 20, 53, ..., the destination's own, those of allowed services"
-        )
+        sends = f"{name.upper()} from a trusted source port: 20, 53, 123, ..., the destination's, those of services"
         yield Probe(
             profile="source-port", name=name, transport=name, rounds=kinds, leak="source-port", sends=sends, hit=trust
         )
