@@ -55,7 +55,9 @@ def test_leaky_results_by_case(leaky: LabResult) -> None:
     assert _results(leaky, "int", "ext", family=4, protocol="udp", dport=5514, profile="l4") == ["one-way"]
     assert _results(leaky, "ext", "int", family=4, protocol="tcp", dport=47808, profile="l4") == ["closed"]
     assert _results(leaky, "ext", "int", family=4, protocol="tcp", dport=22, profile="l4") == ["filtered"]
-    assert _results(leaky, "ext", "int", family=4, protocol="tcp", dport=22, profile="source-port") == ["closed"]
+    trusted = {"family": 4, "protocol": "tcp", "dport": 22, "profile": "source-port"}
+    assert _results(leaky, "ext", "int", **trusted, sport=20) == ["closed"]
+    assert _results(leaky, "ext", "int", **trusted, sport=53) == ["filtered"]
     assert _results(leaky, "ext", "int", family=4, protocol="ipip", profile="tunnels") == ["filtered"]
     assert _results(leaky, "int", "dmz", family=4, protocol="tcp", dport=9200, profile="l4") == ["open"]
     # The same camera: filtered under its own address, reached under the firewall's.
