@@ -2,7 +2,7 @@
 
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.store.blobs import BlobRef, BlobStore
-from secguard.store.sqlite import open_sqlite, sqlite_failure
+from secguard.store.sqlite import open_sqlite, sqlite_failure, transaction
 
 __all__ = [
     "BlobRef",
@@ -11,5 +11,6 @@ __all__ = [
     "fsync_directory",
     "open_sqlite",
     "sqlite_failure",
+    "transaction",
     "translate_os_error",
 ]

@@ -2,12 +2,13 @@
 
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from secguard.core.errors import FormatError, RefusedError, SystemPartError
 
-__all__ = ["open_sqlite", "sqlite_failure"]
+__all__ = ["open_sqlite", "sqlite_failure", "transaction"]
 
 _BUSY_MS = 5000
 
@@ -41,24 +42,32 @@ def _version(path: Path) -> int:
         connection.close()
 
 
-def _upgrade(connection: sqlite3.Connection, upgrades: Mapping[int, str], version: int) -> None:
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """One step that no other process writes into: committed when the block ends, rolled back when it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself may have rolled back, as on a full disk
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _upgrade(connection: sqlite3.Connection, upgrades: Mapping[int, str], version: int) -> None:
+    with transaction(connection):
         (found,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been first
         for step in range(found, version):
             for statement in upgrades[step].split(";\n"):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version={version}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
 
 
 def open_sqlite(
     path: Path, schema: str, version: int, *, durable: bool = True, upgrades: Mapping[int, str] | None = None
 ) -> sqlite3.Connection:
-    """Open a database, creating it from `schema` when new; autocommit, so callers write `BEGIN IMMEDIATE` themselves.
+    """Open a database, creating it from `schema` when new; autocommit, so callers write in a `transaction`.
 
     Args:
         path: the file; its directory is made.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from secguard.store import sqlite_failure
+from secguard.store import sqlite_failure, transaction
 
 __all__ = ["Base", "batched"]
 
@@ -40,16 +40,9 @@ class Base:
             SystemPartError: the disk is full, or the database is busy or damaged.
         """
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
         except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.IntegrityError):
                 raise
             raise sqlite_failure(error, self.path) from error

@@ -16,7 +16,7 @@ import msgspec
 from secguard.core import FormatError, UsageError, rfc3339
 from secguard.isolation.drift.leaks import cases_of, leaks_of, words_of
 from secguard.isolation.judge.result import ScanResult
-from secguard.store import open_sqlite, sqlite_failure
+from secguard.store import open_sqlite, sqlite_failure, transaction
 
 __all__ = ["Change", "Tracked", "Tracking"]
 
@@ -145,18 +145,8 @@ class Tracking:
         if self._db.in_transaction:
             yield
         else:
-            yield from self._transaction()
-
-    def _transaction(self) -> Iterator[None]:
-        with self._guard():
-            self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        with self._guard():
-            self._db.execute("COMMIT")
+            with self._guard(), transaction(self._db):
+                yield
 
     def changes(self, result: ScanResult) -> list[Change]:
         """What a scan changes; nothing if it was taken in before.
