@@ -16,12 +16,12 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from secguard.audit.index.index import Log, body_of
+from secguard.audit.index.index import Log
 from secguard.audit.sources.letters import DeadLetters, Letter
 from secguard.audit.sources.reading import RESERVED, columns, finish, rejection, same
 from secguard.core import Clock, Finding, FormatError, Progress, RefusedError, Throttle, UsageError, finding, silent
 from secguard.core.files import translate_os_error
-from secguard.events import MAX_EVENT, Actor, Event, decode_stored, decode_untrusted, long_act
+from secguard.events import MAX_EVENT, Actor, Event, decode_untrusted, long_act
 
 __all__ = ["ENCODINGS", "MAX_LISTED", "Imported", "Rejected", "import_file"]
 
@@ -205,7 +205,7 @@ class _Import:
                 continue
             if not duplicate:
                 self.recorded += 1
-            elif self._same(event, index):
+            elif same(self._log, index, event):
                 self.duplicates += 1
             else:
                 error = FormatError(
@@ -227,10 +227,6 @@ class _Import:
         if new:
             self._letters.keep(list(new.values()), self._clock.now())
             self._kept.update(new)
-
-    def _same(self, event: Event, index: int) -> bool:
-        stored = body_of(self._log, index)
-        return stored is None or same(decode_stored(stored), event)
 
 
 def import_file(

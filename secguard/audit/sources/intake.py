@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from loguru import logger
 
-from secguard.audit.index.index import Log, body_of
+from secguard.audit.index.index import Log
 from secguard.audit.sources.letters import DeadLetters, Letter
 from secguard.audit.sources.meter import Meter
 from secguard.audit.sources.reading import RESERVED, columns, rejection, said, same, sha256_of
 from secguard.core import Clock, FormatError, SecguardError
-from secguard.events import Actor, Event, decode_stored, encode
+from secguard.events import Actor, Event, encode
 
 __all__ = ["Committer", "Delivery", "Intake", "Settled"]
 
@@ -253,7 +253,7 @@ class Committer:
                 at += 1
                 if not duplicate:
                     answer.recorded += event.kind != "record.rejected"
-                elif not own or self._same(event, index):
+                elif not own or same(self._log, index, event):
                     answer.duplicates += event.kind != "record.rejected"
                 else:
                     error = FormatError(
@@ -268,7 +268,3 @@ class Committer:
         if conflicts:
             self._log.record(conflicts)
         return answers
-
-    def _same(self, event: Event, index: int) -> bool:
-        stored = body_of(self._log, index)
-        return stored is None or same(decode_stored(stored), event)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from secguard.audit.index.index import Log, body_of
 from secguard.audit.sources.mapping import Ignored, Mapper, Unmapped
 from secguard.audit.sources.settings import FileSource, Source, SyslogSource
 from secguard.audit.sources.syslog import parse_syslog
@@ -24,6 +25,7 @@ from secguard.events import (
     Receipt,
     Result,
     check_access,
+    decode_stored,
     encode,
     event_from,
     may_hold_secrets,
@@ -111,9 +113,15 @@ def said(event: Event) -> bytes:
     return encode(event)
 
 
-def same(stored: Event, event: Event) -> bool:
-    """Whether an event says what one that was recorded before says: also before today's rules took more secrets out."""
-    told = said(event)
+def same(log: Log, index: int, event: Event) -> bool:
+    """Whether an event says what the one recorded there says: also before today's rules took more secrets out.
+
+    What was deleted says nothing against it.
+    """
+    body = body_of(log, index)
+    if body is None:
+        return True
+    stored, told = decode_stored(body), said(event)
     return said(stored) == told or said(redact(stored)) == told
 
 
