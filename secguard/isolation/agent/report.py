@@ -11,9 +11,7 @@ __all__ = ["report"]
 
 def report(session: Session, swept: Swept | None = None) -> bytes:
     """Stop, and sign what was seen, of the sweeps too."""
-    for item in (*session.connections, *session.listeners):
-        item.close()
-    drops = session.wire.stop()
+    drops = session.stop()
     if session.wire.error:
         session.problems.append(f"interface: {session.wire.error}")
     seen = Observations(

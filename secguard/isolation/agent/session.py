@@ -40,9 +40,10 @@ class Session:
         self.me = self.plan.agent(name)
         self.signer = signer
         self.info = self.plan.agents[self.me]
-        mine = [item for item in wire.interfaces() if set(item.addresses) & set(self.info.addresses)]
         if self.info.interface:
             mine = [mirror_port(self.info.interface)]
+        else:
+            mine = [item for item in wire.interfaces() if set(item.addresses) & set(self.info.addresses)]
         missing = set(self.info.addresses) - {text for item in mine for text in item.addresses}
         if missing or len(mine) != 1:
             raise RefusedError(
@@ -62,8 +63,13 @@ class Session:
         self.permitted: set[str] = set()
         self.connections: list[socket.socket] = []
 
-    def close(self) -> None:
-        """Stop hearing, and close all sockets; after the report, which need not wait for it."""
+    def stop(self) -> int:
+        """End connections and listeners, and stop hearing; returns the frames lost."""
         for item in (*self.connections, *self.listeners):
             item.close()
+        return self.wire.stop()
+
+    def close(self) -> None:
+        """Stop, and close the wire's sockets; after the report, which need not wait for it."""
+        self.stop()
         self.wire.close()
