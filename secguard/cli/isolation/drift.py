@@ -100,6 +100,7 @@ def _baselines(site: "Workspace") -> list[Path]:
 def _both(ctx: Context, old: str | None, new: str | None) -> tuple[Path, Path, str]:
     """The two scans, and why the earlier one: `OLD NEW`, `NEW` against the baseline, or the last against it."""
     from secguard.isolation.drift.earlier import earlier_of
+    from secguard.isolation.evidence.folder import scan_name
     from secguard.isolation.evidence.summary import read_result
 
     if old is not None and new is not None:
@@ -115,7 +116,7 @@ def _both(ctx: Context, old: str | None, new: str | None) -> tuple[Path, Path, s
     result = read_result(later)
     if found := earlier_of(result, marked):
         return found[0], later, _MARKED
-    name = f"{result.at:%Y%m%dT%H%M%SZ}-{result.run[:8]}"
+    name = scan_name(result.at, result.run)
     if found := earlier_of(result, (folder for folder in reversed(runs) if folder.name < name)):
         return found[0], later, found[1]
     raise UsageError(

@@ -31,7 +31,7 @@ from secguard.isolation.judge.result import open_result
 from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.trust import MALFORMED, Purpose, TrustPolicy
 
-__all__ = ["AXES", "Checked", "check_folder", "is_run", "judged", "run_name", "save_run", "signer_of"]
+__all__ = ["AXES", "Checked", "check_folder", "is_run", "judged", "run_name", "save_run", "scan_name", "signer_of"]
 
 AXES = (Axis.INTEGRITY, Axis.PROVENANCE)
 _PLAN, _RESULT, _SIGNER, _JUDGE = "plan.json", "result.json", "signer.pem", "judge.pem"
@@ -60,7 +60,12 @@ class Checked:
 
 def run_name(result: RunResult) -> str:
     """`20261123T081500Z-1a2b3c4d`: when the run was judged, and the start of its ID."""
-    return f"{result.verdict.at:%Y%m%dT%H%M%SZ}-{result.plan.run[:8]}"
+    return scan_name(result.verdict.at, result.plan.run)
+
+
+def scan_name(at: datetime, run: str) -> str:
+    """The name of a kept run, from when it was judged and its ID."""
+    return f"{at:%Y%m%dT%H%M%SZ}-{run[:8]}"
 
 
 def is_run(folder: Path) -> bool:
