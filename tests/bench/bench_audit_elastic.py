@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from bench_audit import lines, milliseconds, questions, timed
+from bench_audit import lines, milliseconds, questions, say, timed
 
 from secguard.audit import ElasticIndex, ElasticServer, SqliteIndex, catch_up, compare, parse, reindex, row_of
 from secguard.audit.index.elastic.delivery import name_of
 from secguard.audit.index.elastic.documents import document_of
-from secguard.core import Progress, SecguardError, SystemClock, SystemPartError
+from secguard.core import SecguardError, SystemClock, SystemPartError
 from secguard.events import Event, decode_untrusted, encode
 from secguard.ledger import Ledger
 
@@ -81,19 +81,6 @@ def wait(true: Callable[[], bool], seconds: float, what: str) -> None:
         if time.monotonic() > limit:
             raise TimeoutError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.1)
-
-
-def say(what: str) -> Progress:
-    """Progress of long work, on standard error, every five seconds."""
-    due = time.monotonic() + 5
-
-    def show(done: int, total: int | None, unit: str) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + 5
-            print(f"  {what}: {done:,} of {total or 0:,} {unit}", file=sys.stderr, flush=True)
-
-    return show
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from secguard.isolation.probes.packets import fill
 from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.keys import Algorithm, Signer, generate
 
-__all__ = ["NOW", "POLICY", "make_run"]
+__all__ = ["NOW", "POLICY", "make_run", "unmoved"]
 
 NOW = datetime(2026, 10, 1, 8, 30, tzinfo=UTC)
 POLICY = """\
@@ -54,6 +54,17 @@ def _packet(plan: Plan, case: int, seq: int) -> bytes:
     token = plan.tokens().make(Kind.PROBE, [case], [seq])[0]
     ports = cases.sport[case], cases.dport[case]
     return fill(plan.templates[f"{kind}/{family}"], {len(ends[0]): (ends[0], ends[1])}, token, ports=ports)
+
+
+def unmoved(plan: Plan, agent: int) -> Observations:
+    """What a healthy agent saw of a run (of digest `d`) in which all it sent left, and nothing arrived anywhere."""
+    return Observations(
+        run=plan.run, plan="d", agent=agent, started=0, ended=1,
+        egress=[9 if src == agent else 0 for src in plan.cases.src],
+        arrivals=Arrivals(), answers=Answers(), hints=[], strange=Strange(),
+        beacons={family: Beacons([4] * 3, [4] * 3, [4] * 3) for family in ("4", "6")},
+        drops=0, problems=[], packets=[],
+    )  # fmt: skip
 
 
 def make_run(

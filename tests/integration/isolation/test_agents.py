@@ -14,16 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from secguard.isolation.lab.lab import available
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 from agent_kit import POLICY, Pki, cable, make_pki
+from lab_kit import NEEDS_LAB
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-_WHY_NOT = available()
 pytestmark = [
-    pytest.mark.skipif(bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"),
+    NEEDS_LAB,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces that outlive one process"),
 ]
 NOBODY = 65534

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from secguard.isolation.lab.lab import available
 from secguard.workspace import Workspace
+from tests.support.lab_kit import NEEDS_LAB
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-_WHY_NOT = available()
-pytestmark = pytest.mark.skipif(
-    bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"
-)
+pytestmark = NEEDS_LAB
 
 POLICY = """\
 apiVersion: secguard/v1alpha1

@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from secguard.core import FormatError, Outcome, UsageError
-from secguard.isolation.lab.lab import LabResult, available, run_lab
+from secguard.isolation.lab.lab import LabResult, run_lab
 from secguard.isolation.lab.planted import PLANTED, TUNNELS_PLANTED
 from secguard.isolation.runs.runner import Action
+from tests.support.lab_kit import NEEDS_LAB
 
-_WHY_NOT = available()
-pytestmark = pytest.mark.skipif(
-    bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"
-)
+pytestmark = NEEDS_LAB
 LEAKY = Path(__file__).parents[3] / "secguard" / "isolation" / "rules" / "leaky.nft"
 FEW = ["l4", "icmp", "dns", "spoof"]
 

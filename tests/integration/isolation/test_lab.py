@@ -16,12 +16,10 @@ from secguard.core import FormatError, Outcome, SystemPartError
 from secguard.isolation.lab.lab import PLANTED, LabResult, available, run_lab
 from secguard.isolation.runs.runner import Action
 from secguard.keys import generate, unseal
+from tests.support.lab_kit import NEEDS_LAB
 
 NIGHTLY = os.environ.get("SECGUARD_TEST_PROFILE") == "nightly"
-_WHY_NOT = available()
-pytestmark = pytest.mark.skipif(
-    bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"
-)
+pytestmark = NEEDS_LAB
 
 
 def _pairs(result: LabResult, code: str) -> set[tuple[str, str]]:

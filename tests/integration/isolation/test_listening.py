@@ -6,21 +6,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from secguard.core import Outcome, SystemClock, SystemPartError
-from secguard.isolation.lab.lab import available
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.runs.collect import collect
 from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.isolation.wire.namespaces import Namespaces, isolate
 from secguard.isolation.wire.wire import tool
 from secguard.keys import Algorithm, generate
+from tests.support.lab_kit import NEEDS_LAB
 
-_WHY_NOT = available()
-pytestmark = pytest.mark.skipif(
-    bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"
-)
+pytestmark = NEEDS_LAB
 
 POLICY = """\
 apiVersion: secguard/v1alpha1

@@ -13,16 +13,15 @@ import pytest
 
 from secguard.cli.main import cli
 from secguard.core import SecguardError
-from secguard.isolation.lab.lab import available
 from secguard.isolation.schedule.book import Book
 from secguard.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 from agent_kit import POLICY, cable
+from lab_kit import NEEDS_LAB
 
-_WHY_NOT = available()
 pytestmark = [
-    pytest.mark.skipif(bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"),
+    NEEDS_LAB,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces that outlive one process"),
 ]
 

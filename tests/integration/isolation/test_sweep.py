@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 
 from secguard.core import Outcome
-from secguard.isolation.lab.lab import LabResult, available, run_lab
+from secguard.isolation.lab.lab import LabResult, run_lab
 from secguard.isolation.runs.runner import Action
+from tests.support.lab_kit import NEEDS_LAB
 
 NIGHTLY = os.environ.get("SECGUARD_TEST_PROFILE") == "nightly"
-_WHY_NOT = available()
-pytestmark = pytest.mark.skipif(
-    bool(_WHY_NOT), reason=f"needs nft, ip and namespaces: apt-get install nftables: {_WHY_NOT}"
-)
+pytestmark = NEEDS_LAB
 
 POLICY = """
 apiVersion: secguard/v1alpha1

@@ -10,7 +10,6 @@ from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 
 from secguard.core import FormatError, Outcome, describe
-from secguard.isolation.agent.observations import Answers, Arrivals, Beacons, Observations, Strange
 from secguard.isolation.agent.sensor import Sensor
 from secguard.isolation.judge.judge import Judgement, judge
 from secguard.isolation.plan.compiler import compile_plan
@@ -23,6 +22,7 @@ from secguard.isolation.probes.packets import crc32c, fill, kinds, parts
 from secguard.isolation.probes.profiles import PROBES, PROFILES, Probe, probe, profile_hazard
 from secguard.isolation.probes.templates import template
 from secguard.keys import Algorithm, generate
+from tests.support.isolation_kit import unmoved
 
 NOW = datetime(2026, 10, 1, tzinfo=UTC)
 DOCS = Path(__file__).parents[3] / "docs" / "probes.md"
@@ -296,16 +296,7 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         cases = plan.cases
-        self.seen = [
-            Observations(
-                run=plan.run, plan="d", agent=agent, started=0, ended=1,
-                egress=[9 if src == agent else 0 for src in cases.src],
-                arrivals=Arrivals(), answers=Answers(), hints=[], strange=Strange(),
-                beacons={family: Beacons([4] * 3, [4] * 3, [4] * 3) for family in ("4", "6")},
-                drops=0, problems=[], packets=[],
-            )
-            for agent in range(3)
-        ]  # fmt: skip
+        self.seen = [unmoved(plan, agent) for agent in range(3)]
         for case, flow in enumerate(cases.flow):
             if flow:
                 for phase in (1, 2, 3) if cases.canary[case] else (2,):

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from secguard.core import FormatError, Outcome, describe
-from secguard.isolation.agent.observations import Answers, Arrivals, Beacons, Observations, Strange
 from secguard.isolation.agent.sensor import Sensor
 from secguard.isolation.judge.judge import Judgement, judge
 from secguard.isolation.plan.compiler import compile_plan
@@ -15,6 +14,7 @@ from secguard.isolation.plan.tokens import Kind
 from secguard.isolation.policy.policy import load_policy
 from secguard.isolation.probes.headers import packed, parse, text
 from secguard.isolation.probes.packets import checksum, fill, parts
+from tests.support.isolation_kit import unmoved
 
 NOW = datetime(2026, 10, 1, tzinfo=UTC)
 INSIDE = int(NOW.timestamp() * 1e9)
@@ -97,16 +97,7 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         cases = plan.cases
         self.plan = plan
-        self.seen = [
-            Observations(
-                run=plan.run, plan="d", agent=agent, started=0, ended=1,
-                egress=[9 if src == agent else 0 for src in cases.src],
-                arrivals=Arrivals(), answers=Answers(), hints=[], strange=Strange(),
-                beacons={family: Beacons([4] * 3, [4] * 3, [4] * 3) for family in ("4", "6")},
-                drops=0, problems=[], packets=[],
-            )
-            for agent in (A, B, C)
-        ]  # fmt: skip
+        self.seen = [unmoved(plan, agent) for agent in (A, B, C)]
         for case, flow in enumerate(cases.flow):
             if flow:
                 self.arrive(case, cases.dst[case], plan.ends(case)[1])
