@@ -12,7 +12,7 @@ from secguard.audit.index.following import batches, catch_up, check_origin
 from secguard.audit.index.helpers import MANY, in_any_order
 from secguard.audit.index.index import Damage, Index, Log, body_of, missing_bodies
 from secguard.audit.index.rows import Row, rows_of
-from secguard.audit.index.sqlite import PARTS
+from secguard.audit.index.tables import PARTS
 from secguard.core import (
     Axis,
     Clock,
@@ -122,7 +122,7 @@ class _Checking:
 
 def _compare_beside(tally: _Tally, root: str, path: str, stop: int, progress: Progress) -> Damage:
     """Have helpers compare ranges and check the structure, on all processors."""
-    checks = [("check", path, part) for part in ("words", "trees", "directory")]  # the longest first
+    checks = [("check", path, part) for part in PARTS]  # the longest first
     ranges = [("compare", root, path, first, min(first + _RANGE, stop)) for first in range(0, stop, _RANGE)]
     damages: dict[str, Damage] = {}
     found: dict[int, list[Difference]] = {}
@@ -189,10 +189,9 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
         findings = [*gone.findings[:MAX_NAMED], finding("audit.index.rebuilt", position=now, size=size)]
         return findings, dict.fromkeys(tally.counts, 0), now, size
     named = {item.data["index"] for item in tally.findings}
-    for place in damage.seqs:
-        if place not in named:
-            body = body_of(log, place) if 0 <= place < stop else None
-            tally.note([Difference("altered", place, decode_stored(body).id if body else "", "word lists")])
+    for place in sorted(set(damage.seqs) - named):
+        body = body_of(log, place) if 0 <= place < stop else None
+        tally.note([Difference("altered", place, decode_stored(body).id if body else "", "word lists")])
     tally.excuse(gone, index)
     findings = tally.findings
     findings += [finding("audit.index.damaged", problem=problem) for problem in damage.problems]

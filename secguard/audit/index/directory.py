@@ -1,8 +1,9 @@
 """Checks the directory of SQLite's full-text lists: where a search starts to read.
 
-FTS5 keeps words in sorted leaf pages, and in `words_idx`, for each page, a term that is greater than all words of the
-page before and not greater than the page's first. SQLite's own integrity check reads the pages one after the other,
-so it passes when directory rows were deleted or changed, and then searches find nothing (fts5_index.c, "%_idx").
+FTS5 keeps the words of the table `words` in sorted leaf pages, and in `words_idx`, for each page, a term that is
+greater than all words of the page before and not greater than the page's first. SQLite's own integrity check reads the
+pages one after the other, so it passes when directory rows were deleted or changed, and then searches find nothing
+(fts5_index.c, "%_idx").
 """
 
 import sqlite3
@@ -91,27 +92,32 @@ def _sound(pages: list[_Page], rows: list[tuple[int, bytes]]) -> bool:
     return bounds.keys() <= {number for number, _ in rows}
 
 
-def _segments(db: sqlite3.Connection) -> Iterator[tuple[int, list[_Page]]]:
+def _segments(db: sqlite3.Connection, table: str) -> Iterator[tuple[int, list[_Page]]]:
     mask = (1 << _SEGMENT_SHIFT) - 1
-    query = "SELECT id, block FROM words_data WHERE id >= ? AND id & ? < ? ORDER BY id"
+    query = f"SELECT id, block FROM {table}_data WHERE id >= ? AND id & ? < ? ORDER BY id"  # noqa: S608 - our own constant
     leaves = db.execute(query, (_LEAVES, mask, 1 << _PAGE_BITS))
     pages = ((place >> _SEGMENT_SHIFT, _Page(place & mask, *_terms(block))) for place, block in leaves)
     for segment, found in groupby(pages, itemgetter(0)):
         yield segment, [page for _, page in found]
 
 
-def directory_is_sound(db: sqlite3.Connection) -> bool:
-    """Whether searches reach all words that the leaf pages of the table `words` hold.
+def directory_is_sound(db: sqlite3.Connection, table: str) -> bool:
+    """Whether searches reach all words that the leaf pages of a full-text table hold.
+
+    Args:
+        db: the database.
+        table: the table's name, one of ours.
 
     Raises:
         sqlite3.Error: the tables cannot be read.
     """
     rows: dict[int, list[tuple[int, bytes]]] = {}
     # A term of another type would sort elsewhere than its bytes do.
-    directory = db.execute("SELECT segid, iif(typeof(term) = 'blob', term, NULL), pgno >> 1 FROM words_idx")
+    query = f"SELECT segid, iif(typeof(term) = 'blob', term, NULL), pgno >> 1 FROM {table}_idx"  # noqa: S608 - as above
+    directory = db.execute(query)
     for segment, term, place in directory:
         rows.setdefault(segment, []).append((place, term))
     try:
-        return all(_sound(pages, rows.get(segment, [])) for segment, pages in _segments(db))
+        return all(_sound(pages, rows.get(segment, [])) for segment, pages in _segments(db, table))
     except (IndexError, TypeError):  # a page is cut off, or something is no bytes
         return False

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from secguard.audit.index.places import rest_of
-from secguard.audit.index.words import document, document_of, person_of
+from secguard.audit.index.words import document, document_of, joined, person_of, without
 from secguard.events import decode_stored
 
 __all__ = ["COLUMNS", "Row", "microseconds", "row_of", "rows_of"]
@@ -36,7 +36,7 @@ class Row(NamedTuple):
         reasoned: 1 if a reason is given.
         digest: SHA-256 of the event's stored bytes (32 bytes).
         reason: the words of the reason.
-        text: the words of everything else that people write.
+        data: the words of what the event says beside.
         ecs: the other fields of the event's ECS document, as JSON, in an index that holds documents; else empty.
     """
 
@@ -55,13 +55,30 @@ class Row(NamedTuple):
     reasoned: int
     digest: bytes
     reason: str
-    text: str
+    data: str
     ecs: str = ""
 
+    @property
+    def text(self) -> str:
+        """The words of everything but the reason."""
+        return joined(self._before(), self.data)
+
+    def with_text(self, text: str) -> "Row":
+        """The row whose `text` this is: other columns stay, and their words are taken away.
+
+        Where the text does not begin with their words, no event gives the row.
+        """
+        return self._replace(data=without(text, self._before()))
+
+    def _before(self) -> str:
+        return document(
+            (self.address, self.subject, self.case, self.approver), person_of(self.actor, self.role, self.org)
+        )
+
     @classmethod
-    def blank(cls, seq: int, id: str = "", reason: str = "", text: str = "") -> "Row":  # noqa: A002 - the field's name
+    def blank(cls, seq: int, id: str = "", reason: str = "", data: str = "") -> "Row":  # noqa: A002 - the field's name
         """A row of which only this much is known."""
-        return cls(seq, id, "", 0, "", "", "", "", "", "", "", "", 0, b"", reason, text)
+        return cls(seq, id, "", 0, "", "", "", "", "", "", "", "", 0, b"", reason, data)
 
 
 COLUMNS = Row._fields[:-1]
@@ -106,11 +123,12 @@ def row_of(seq: int, body: bytes, *, ecs: bool = False) -> Row:
         kept = [value.replace("\0", "\ufffd") for value in (name, role, org, address, subject, case, approver, id_)]
         name, role, org, address, subject, case, approver, id_ = kept
     # The words of a question are left out: a search would find all earlier searches for the same words.
-    texts = [address, subject, case, approver]
+    data = ""
     if event.data and event.kind != "audit.searched":
+        texts: list[str] = []
         _collect(event.data.values(), texts)
+        data = document(texts)
     reason = document_of(event.reason) if event.reason else ""
-    text = document(texts, person_of(name, role, org))
     rest = rest_of(event) if ecs else ""
     return tuple.__new__(  # half the time of Row(...)
         Row,
@@ -130,7 +148,7 @@ def row_of(seq: int, body: bytes, *, ecs: bool = False) -> Row:
             1 if reason else 0,
             _sha256(body).digest(),
             reason,
-            text,
+            data,
             rest,
         ),
     )

@@ -13,7 +13,7 @@ from functools import lru_cache
 from operator import add
 from typing import NamedTuple
 
-__all__ = ["GAP", "Phrase", "document", "document_of", "person_of", "phrase_of", "words_of"]
+__all__ = ["GAP", "Phrase", "document", "document_of", "joined", "person_of", "phrase_of", "without", "words_of"]
 
 GAP = "\u241f"
 """A word that no search can name; it stands between two fields, so that no phrase reaches across."""
@@ -99,6 +99,21 @@ def document(texts: Iterable[str], before: str = "") -> str:
         elif found := _remembered(text) if len(text) <= _SHORT else _joined(text):
             fields.append(found)
     return _BETWEEN.join(fields)
+
+
+def joined(before: str, after: str) -> str:
+    """The words of earlier fields and of later ones as one string."""
+    return f"{before}{_BETWEEN}{after}" if before and after else before or after
+
+
+def without(text: str, before: str) -> str:
+    """What `joined` was given after `before`; something that no document is if it was given no `before`."""
+    if not before:
+        return text
+    if text == before:
+        return ""
+    after = text.removeprefix(before + _BETWEEN)
+    return after if after and after != text else f"{GAP} {text}"
 
 
 def phrase_of(text: str, *, prefix: bool = False) -> Phrase | None:

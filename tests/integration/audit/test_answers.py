@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from index_kit import copy
 
 Events = Callable[..., bytes]
 PROGRAM = [sys.executable, "-P", "-m", "secguard"]
@@ -203,8 +204,7 @@ def test_following_says_what_is_wrong_and_goes_on(full: Any, tmp_path: Path) -> 
     with Workspace.find(folder) as workspace:
         workspace.catch_up()
         size = workspace.ledger.size
-        columns = 'id, kind, time, actor, role, org, address, subject, "case", approver, outcome, reasoned, digest'
-        workspace.index._db.execute(f"INSERT INTO event SELECT {size}, {columns} FROM event WHERE seq = 1")  # type: ignore[attr-defined]
+        copy(workspace.index._db, 1, size)  # type: ignore[attr-defined]
         workspace.record("video.viewed", "32011600001310000001")
     follower = subprocess.Popen(
         [*PROGRAM, "audit", "index", "--follow", "-w", folder], stderr=subprocess.PIPE, text=True

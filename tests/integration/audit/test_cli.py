@@ -139,8 +139,8 @@ def test_behind_is_exit_3_until_one_waits(site: Any, events: Events, tmp_path: P
     [
         ("DELETE FROM event WHERE seq = 5", "audit.index.missing"),
         ("DELETE FROM event WHERE seq = 5; DELETE FROM words WHERE rowid = 5", "audit.index.missing"),
-        ("UPDATE event SET actor = 'nobody' WHERE seq = 5", "audit.index.altered"),
-        ("UPDATE words SET text = 'x' WHERE rowid = 5", "audit.index.altered"),
+        ("UPDATE event SET actor = 99 WHERE seq = 5", "audit.index.altered"),
+        ("UPDATE event SET reason = (SELECT reason FROM event WHERE seq = 6) WHERE seq = 5", "audit.index.altered"),
         ("INSERT INTO words (rowid, text) VALUES (900, 'x')", "audit.index.extra"),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secguard.audit import SqliteIndex, matches, parse, row_of
+from secguard.audit.index import names
 from secguard.audit.index.index import Cursor
 from secguard.audit.index.rows import Row
 from secguard.audit.query.groups import Grouping, groups_that_mean
@@ -48,13 +49,24 @@ def typed_index(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Sql
 
 
 @settings(max_examples=60)
-@given(st.lists(events(), min_size=1, max_size=8), st.lists(queries, min_size=1, max_size=12), st.integers(1, 4))
+@given(
+    st.lists(events(), min_size=1, max_size=8),
+    st.lists(queries, min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.sampled_from([1, 300]),
+)
 def test_sqlite_finds_what_the_query_means(
-    shared: SqliteIndex, happened: list[Event], asked: list[Node], limit: int
+    shared: SqliteIndex, happened: list[Event], asked: list[Node], limit: int, enough: int
 ) -> None:
     shared.clear()
     rows = [row_of(seq, encode(event)) for seq, event in enumerate(happened)]
     assert shared.add("log", 0, len(rows), rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "_ENOUGH", enough)  # few names that hold a phrase, and more than are looked at
+        _same(shared, rows, asked, limit)
+
+
+def _same(shared: SqliteIndex, rows: list[Row], asked: list[Node], limit: int) -> None:
     for query in asked:
         wanted = expected(query, rows)
         seen: list[int] = []

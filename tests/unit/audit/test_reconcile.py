@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from index_kit import copy, say
 
 from secguard.audit import Damage, Reconciled, SqliteIndex, catch_up, compare, reindex, search
 from secguard.audit import reconcile as judge_index
 from secguard.audit.index.directory import directory_is_sound
 from secguard.audit.index.rows import COLUMNS
+from secguard.audit.index.tables import LISTS, NAMED, quoted
 from secguard.core import Axis, Clock, Outcome, RefusedError, SystemPartError, finding
 from secguard.core.findings import describe
 from secguard.events import Actor, Event, Result
@@ -24,7 +26,7 @@ Make = Callable[..., Event]
 
 @pytest.fixture
 def reconcile(index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make) -> Callable[[], Reconciled]:
-    log.record([make(number) for number in range(10)])
+    log.record([make(number, data={"session": f"s-{number}"}) for number in range(10)])
     catch_up(index, log)
     return lambda: judge_index(index, log, clock, auditor)
 
@@ -70,8 +72,7 @@ def test_a_deleted_row(reconcile: Any, index: SqliteIndex, log: Any) -> None:
 
 def test_an_added_row(reconcile: Any, index: SqliteIndex) -> None:
     for seq in (10, 77, -1):
-        index._db.execute(f"INSERT INTO event SELECT {seq}, 'forged', kind, time, actor, role, org, address, subject, "
-                          '"case", approver, outcome, reasoned, digest FROM event WHERE seq = 0')  # fmt: skip
+        copy(index._db, 0, seq, "forged")
     done = reconcile()
     assert sorted(named(done)) == [("audit.index.extra", seq, "forged") for seq in (-1, 10, 77)]
     assert (done.missing, done.extra, done.altered) == (0, 3, 0)
@@ -89,7 +90,7 @@ def test_what_another_process_indexes_meanwhile_is_no_extra_row(
         with contextlib.closing(SqliteIndex.open(tmp_path / "audit.db")) as other:
             catch_up(other, log)
         if forged:
-            index._db.execute("UPDATE event SET actor = 'forged' WHERE seq = ?", (log.size - 1,))
+            say(index._db, log.size - 1, "actor", "forged")
         return stray(stop)
 
     monkeypatch.setattr(index, "stray", meanwhile)
@@ -133,10 +134,13 @@ def test_a_row_of_a_pruned_body_is_named(reconcile: Any, log: Any, index: Sqlite
     assert compare(index, log)[1] == {"missing": 0, "extra": 0, "altered": 0}
 
 
-@pytest.mark.parametrize("column", [name for name in COLUMNS if name not in {"seq", "reason", "text"}])
+@pytest.mark.parametrize("column", [name for name in COLUMNS if name not in {"seq", "reasoned", "data"}])
 def test_each_edited_column(reconcile: Any, index: SqliteIndex, column: str) -> None:
-    value = {"time": 1, "reasoned": 0, "digest": b"\0" * 32}.get(column, "x")
-    index._db.execute(f'UPDATE event SET "{column}" = ? WHERE seq = 6', (value,))
+    if column in NAMED:
+        say(index._db, 6, column, "x")
+    else:
+        value = {"time": 1, "digest": b"\0" * 32}.get(column, "x")
+        index._db.execute(f"UPDATE event SET {column} = ? WHERE seq = 6", (value,))
     done = reconcile()
     assert named(done) == [("audit.index.altered", 6, "x" if column == "nothing" else "e-6")]
     (found,) = done.verdict.findings
@@ -145,12 +149,64 @@ def test_each_edited_column(reconcile: Any, index: SqliteIndex, column: str) -> 
     assert "e-6" in describe(found, "zh")
 
 
-@pytest.mark.parametrize("column", ["reason", "text"])
-def test_edited_words(reconcile: Any, index: SqliteIndex, column: str) -> None:
-    index._db.execute(f"UPDATE words SET {column} = 'x' WHERE rowid = 6")
+def test_edited_words(reconcile: Any, index: SqliteIndex) -> None:
+    index._db.execute("UPDATE words SET text = 'x' WHERE rowid = 6")
     done = reconcile()
     assert named(done) == [("audit.index.altered", 6, "e-6")]
-    assert done.verdict.findings[0].data["columns"] == column
+    assert done.verdict.findings[0].data["columns"] == "data"
+
+
+@pytest.mark.parametrize("field", NAMED)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE name SET value = 'x' WHERE id = {number}",
+        "UPDATE name SET field = 'ghost' WHERE id = {number}",
+        "DELETE FROM name WHERE id = {number}",
+        "UPDATE event SET {column} = 999999 WHERE seq = 6",
+        "UPDATE event SET {column} = (SELECT max(id) FROM name WHERE field <> '{field}') WHERE seq = 6",
+        "DELETE FROM named WHERE rowid = {number}",
+        "UPDATE named SET text = 'x' WHERE rowid = {number}",
+        "UPDATE named_content SET c0 = 'x' WHERE id = {number}",
+        "DELETE FROM named_content WHERE id = {number}",
+    ],
+)
+def test_a_name_that_is_not_what_events_say(
+    told_apart: SqliteIndex, log: Any, tmp_path: Path, change: str, field: str
+) -> None:
+    """Whoever changes a name changes what many events seem to say, or hides them from a search for its words."""
+    value = getattr(told_apart.rows(6, 7)[0], field)
+    with contextlib.closing(sqlite3.connect(tmp_path / "audit.db")) as db:
+        (number,) = db.execute("SELECT id FROM name WHERE field = ? AND value = ?", (field, value)).fetchone()
+        db.execute(change.format(number=number, column=quoted(field), field=field))
+        db.commit()
+    findings, counts, *_ = compare(told_apart, log)
+    assert [item.data["id"] for item in findings if item.code == "audit.index.altered"] == ["e-6"], "who says it"
+    assert counts == {"missing": 0, "extra": 0, "altered": 1}
+
+
+@pytest.fixture
+def told_apart(log: Any, make: Make, index: SqliteIndex) -> SqliteIndex:
+    """Each event says other things in all its fields."""
+    log.record([make(number, **_one_of_its_own(number)) for number in range(10)])
+    catch_up(index, log)
+    assert compare(index, log)[0] == []
+    return index
+
+
+def _one_of_its_own(number: int) -> dict[str, Any]:
+    who = Actor(name=f"张{number}", role=f"侦查员{number}", org=f"支队{number}", address=f"10.0.0.{number}")
+    return {
+        "actor": who, "subject": f"3201160000131000{number:04d}", "case": f"案{number}", "approver": f"李{number}",
+        "reason": f"核查第{number}号线索",
+    }  # fmt: skip
+
+
+def test_lists_of_words_that_belong_to_no_name(reconcile: Any, index: SqliteIndex) -> None:
+    index._db.execute("INSERT INTO named (rowid, text) VALUES (900, 'x')")
+    done = reconcile()
+    assert [item.code for item in done.verdict.findings] == ["audit.index.damaged"]
+    assert done.verdict.outcome is Outcome.FAIL
 
 
 def test_words_without_a_row_and_a_row_without_words(reconcile: Any, index: SqliteIndex) -> None:
@@ -165,9 +221,9 @@ def test_words_without_a_row_and_a_row_without_words(reconcile: Any, index: Sqli
 
 
 def test_inverted_lists_that_do_not_hold_the_words(reconcile: Any, index: SqliteIndex) -> None:
-    (text,) = index._db.execute("SELECT c1 FROM words_content WHERE id = 5").fetchone()
+    (text,) = index._db.execute("SELECT c0 FROM words_content WHERE id = 5").fetchone()
     index._db.execute("UPDATE words SET text = 'x' WHERE rowid = 5")
-    index._db.execute("UPDATE words_content SET c1 = ? WHERE id = 5", (text,))
+    index._db.execute("UPDATE words_content SET c0 = ? WHERE id = 5", (text,))
     done = reconcile()
     assert named(done) == [("audit.index.altered", 5, "e-5")]
     assert {item.code for item in done.verdict.findings} == {"audit.index.altered", "audit.index.damaged"}
@@ -245,11 +301,11 @@ def test_a_check_that_fails_is_an_error(
 @pytest.fixture
 def many(index: SqliteIndex, log: Any, make: Make) -> SqliteIndex:
     """An index whose full-text lists have many pages, several of which begin with no word."""
-    index._db.execute("INSERT INTO words (words, rank) VALUES ('pgsz', 100)")
+    for table in LISTS:
+        index._db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('pgsz', 100)")
     for start in range(0, 90, 30):
-        log.record(
-            [make(number, reason=f"w{number * 37 % 89} 抓捕 common{number}") for number in range(start, start + 30)]
-        )
+        texts = {number: f"w{number * 37 % 89} 抓捕 common{number}" for number in range(start, start + 30)}
+        log.record([make(number, reason=text, data={"note": text}) for number, text in texts.items()])
         catch_up(index, log)
     assert index.damage() == Damage([], [])
     return index
@@ -266,9 +322,10 @@ def many(index: SqliteIndex, log: Any, make: Make) -> SqliteIndex:
         "INSERT INTO words_idx SELECT segid, x'30ff', 2 FROM words_idx LIMIT 1",
     ],
 )
-def test_a_directory_of_words_that_hides_some(many: SqliteIndex, log: Any, change: str) -> None:
+@pytest.mark.parametrize("table", LISTS)
+def test_a_directory_of_words_that_hides_some(many: SqliteIndex, log: Any, change: str, table: str) -> None:
     """SQLite's own check passes most of these, and words are not found any more."""
-    many._db.execute(change)
+    many._db.execute(change.replace("words", table))
     findings, *_ = compare(many, log)
     assert any(item.code == "audit.index.damaged" and "directory" in describe(item) for item in findings)
 
@@ -281,12 +338,12 @@ def test_the_directory_stays_sound_through_merges_and_deletions(many: SqliteInde
             for row in range(luck.randint(1, 12)):
                 words = " ".join(f"w{luck.randint(0, 900)}" for _ in range(8))
                 many._db.execute(
-                    "INSERT INTO words (rowid, reason, text) VALUES (?, ?, ?)", (turn * 50 + row + 999, words, "a b")
+                    "INSERT INTO words (rowid, text) VALUES (?, ?)", (turn * 50 + row + 999, f"{words} a b")
                 )
             many._db.execute("DELETE FROM words WHERE rowid = ?", (luck.randint(0, turn * 50 + 999),))
         if turn % 5 == 0:
             many._db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (luck.choice([-5, 3, 20]),))
-        assert directory_is_sound(many._db)
+        assert directory_is_sound(many._db, "words")
 
 
 def test_the_directory_of_words_that_share_more_than_127_bytes(index: SqliteIndex) -> None:
@@ -299,14 +356,14 @@ def test_the_directory_of_words_that_share_more_than_127_bytes(index: SqliteInde
             index._db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row, words))
     places = [place for (place,) in index._db.execute("SELECT pgno FROM words_idx WHERE term > x'30'")]
     assert len(places) > 10
-    assert directory_is_sound(index._db)
+    assert directory_is_sound(index._db, "words")
     for place in places:
         (term,) = index._db.execute("SELECT term FROM words_idx WHERE pgno = ?", (place,)).fetchone()
         for wrong in (term[:-1] + bytes([term[-1] + 1]), term[:-1]):
             index._db.execute("UPDATE words_idx SET term = ? WHERE pgno = ?", (wrong, place))
-            assert directory_is_sound(index._db) is False
+            assert directory_is_sound(index._db, "words") is False
         index._db.execute("UPDATE words_idx SET term = ? WHERE pgno = ?", (term, place))
-    assert directory_is_sound(index._db)
+    assert directory_is_sound(index._db, "words")
 
 
 def test_an_index_of_another_log(reconcile: Any, index: SqliteIndex, log: Any, clock: Clock, auditor: Actor) -> None:
@@ -320,8 +377,9 @@ def test_an_index_of_another_log(reconcile: Any, index: SqliteIndex, log: Any, c
 
 @pytest.mark.parametrize(
     "change",
-    ["DROP TABLE event", "DROP TABLE words", "DROP TABLE meta", "DELETE FROM meta", "PRAGMA user_version = 0",
-     "PRAGMA user_version = 7", "CREATE TRIGGER t AFTER INSERT ON event BEGIN DELETE FROM event; END"],
+    ["DROP TABLE event", "DROP TABLE words", "DROP TABLE name", "DROP TABLE named", "DROP TABLE meta",
+     "DELETE FROM meta", "PRAGMA user_version = 0", "PRAGMA user_version = 7",
+     "CREATE TRIGGER t AFTER INSERT ON event BEGIN DELETE FROM event; END"],
 )  # fmt: skip
 def test_reindex_mends_whatever_was_done_to_the_tables(log: Any, make: Make, tmp_path: Path, change: str) -> None:
     log.record([make(number) for number in range(10)])

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from index_kit import say
 
 from secguard.audit.reports import Scope, access_report, gather, render_register
 from secguard.core.errors import SecguardError, UsageError
@@ -99,7 +100,8 @@ def test_reports_on_a_person_a_case_and_a_range(filled, index, clock, auditor) -
 
 def test_what_the_index_made_up_is_not_in_the_report(filled, index, clock, auditor) -> None:
     gather(Scope(actor="李四"), index, filled, clock, auditor)
-    index._db.execute("UPDATE event SET actor = '李四' WHERE id = 'e-1'")
+    (place,) = index._db.execute("SELECT seq FROM event WHERE id = 'e-1'").fetchone()
+    say(index._db, place, "actor", "李四")
     found = gather(Scope(actor="李四"), index, filled, clock, auditor)
     assert [row.event.id for row in found.rows] == ["e-2"]
     assert [item.code for item in found.findings] == ["audit.index.altered"]

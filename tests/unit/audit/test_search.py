@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from index_kit import say
 
 from secguard.audit import Asker, Page, SqliteIndex, by_time, catch_up, parse_field
 from secguard.audit import search as answer
@@ -88,7 +89,7 @@ def test_newest_first_by_claimed_time(search: Any, log: Any, make: Make) -> None
 def test_a_row_changed_to_be_found_is_named(search: Any, index: SqliteIndex, log: Any, make: Make) -> None:
     log.record([make(0), make(1, actor=Actor(name="李四"))])
     catch_up(index, log)
-    index._db.execute("UPDATE event SET actor = '李四' WHERE seq = 0")
+    say(index._db, 0, "actor", "李四")
     page = search("actor:李四")
     assert [hit.event.id for hit in page.hits] == ["e-1"]
     assert page.outcome is Outcome.FAIL
@@ -207,7 +208,8 @@ def test_all_pages_are_one_view_and_every_event_is_checked(  # noqa: PLR0917 - f
     seen += [hit.index for hit in answer.hits]
     assert seen == [9, 8, 7, 6, 5, 4, 3, 2, 0]
     assert answer.outcome is Outcome.PASS  # a row changed to be missed shows in reconcile
-    index._db.execute("UPDATE event SET kind = 'video.viewed', actor = 'x' WHERE seq = 1")
+    index._db.execute("UPDATE event SET kind = 'video.viewed' WHERE seq = 1")
+    say(index._db, 1, "actor", "x")
     answer = asker.all("actor:x")
     assert list(answer.hits) == []
     assert [item.code for item in answer.findings] == ["audit.index.altered"]

@@ -32,7 +32,7 @@ _HARMLESS = {"norms", "eager_global_ordinals"}  # parameters of a field that cha
 def document_of(row: Row) -> dict[str, Any]:
     """The document of a row; the same row gives the same document."""
     document: dict[str, Any] = msgspec.json.decode(row.ecs or "{}")
-    columns = row._asdict() | {"reasoned": bool(row.reasoned), "digest": row.digest.hex()}
+    columns = row._asdict() | {"reasoned": bool(row.reasoned), "digest": row.digest.hex(), "text": row.text}
     for column, path in PLACES.items():
         if columns[column] != "":
             *parents, last = path
@@ -61,7 +61,8 @@ def row_from(document: Any) -> Row:
     columns: dict[str, Any] = {name: value or (0 if name in _KINDS else "") for name, value in taken.items()}
     columns["reasoned"] = int(columns["reasoned"])
     columns["digest"] = digest if digest.hex() == taken["digest"] else b""
-    return Row(**columns, ecs=rest_text(rest) if rest != {} else "")
+    text = columns.pop("text")
+    return Row(**columns, data="", ecs=rest_text(rest) if rest != {} else "").with_text(text)
 
 
 def _fields(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,57 @@
+"""The tables of the index in SQLite: what stands where, and which version wrote it.
+
+`event` has one row an event. What people and devices are called, and why somebody looked, comes again and again: such a
+value stands once in `name`, its words once in the full-text table `named`, and events hold its number. The full-text
+table `words` holds the rest of an event's words.
+"""
+
+__all__ = ["LISTS", "LOADING", "NAMED", "PARTS", "SCHEMA", "TREES", "UPGRADES", "VERSION", "numbers_of", "quoted"]
+
+NAMED = ("actor", "role", "org", "address", "subject", "case", "approver", "reason")
+"""Columns of `event` that hold numbers of `name`."""
+LISTS = ("words", "named")
+"""Full-text tables."""
+PARTS = ("trees", "words", "directory", "names")
+"""What can be checked apart from the rows, the longest first: definitions and B-trees; the lists of words; where a
+search in them starts; the names with their words."""
+_SPAN = 1 << 28
+
+
+def quoted(field: str) -> str:
+    """A field's column; `case` is a word of SQL."""
+    return '"case"' if field == "case" else field
+
+
+def numbers_of(field: str) -> tuple[int, int]:
+    """First and last number of a field's names: each has a span of its own, so that a search can keep to one field."""
+    first = NAMED.index(field) * _SPAN
+    return first, first + _SPAN - 1
+
+
+VERSION = 2
+_META = """
+CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT, position INTEGER NOT NULL) STRICT;
+INSERT INTO meta VALUES (1, NULL, 0)
+""".strip()
+_TABLES = f"""
+CREATE TABLE name (id INTEGER PRIMARY KEY, field TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (field, value)) STRICT;
+CREATE TABLE event (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, time INTEGER NOT NULL, outcome TEXT NOT NULL,
+  digest BLOB NOT NULL, {", ".join(f"{quoted(field)} INTEGER NOT NULL" for field in NAMED)}
+) STRICT;
+CREATE VIRTUAL TABLE named USING fts5 (text, tokenize = 'ascii', columnsize = 0);
+CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = 'ascii', columnsize = 0)
+""".strip()
+TREES = {
+    "event_id": "CREATE INDEX event_id ON event (id)",
+    "event_time": "CREATE INDEX event_time ON event (time)",
+    "event_kind": "CREATE INDEX event_kind ON event (kind, time)",
+    **{f"event_{field}": f"CREATE INDEX event_{field} ON event ({quoted(field)}, time)" for field in NAMED},
+}
+"""Built after many rows, not with them: that takes a third of the time. A search without them is slow, and right."""
+LOADING = 1
+"""The database's application ID while trees are left out."""
+SCHEMA = ";\n".join((_META, _TABLES, *TREES.values())) + ";\n"
+_ANEW = ("DROP TABLE event", "DROP TABLE words", "UPDATE meta SET origin = NULL, position = 0")
+UPGRADES = {1: ";\n".join((*_ANEW, _TABLES, *TREES.values()))}
+"""An index of version 1 is begun anew, and built again from the ledger."""
