@@ -25,6 +25,7 @@ _HASH_BYTES = 32 << 20
 _MERGED = 4
 """Segments of words that FTS5 merges by default."""
 _CACHE_KIB = 64 << 10
+_MAPPED = (1 << 31) - (1 << 16)  # SQLite's own limit
 _ADD_EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_WORDS = "INSERT INTO words (rowid, text) VALUES (?, ?)"
 
@@ -72,6 +73,10 @@ class SqliteIndex:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return cls(path, open_sqlite(path, SCHEMA, VERSION, durable=False, upgrades=UPGRADES))
+
+    def map_file(self) -> None:
+        """Read the file as memory: a third faster; but if somebody cuts it off meanwhile, this process ends."""
+        self._db.execute(f"PRAGMA mmap_size={_MAPPED}")
 
     def is_whole(self) -> bool:
         """Whether all tables are there, as they should be."""

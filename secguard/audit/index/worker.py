@@ -30,7 +30,9 @@ def _ledger(root: str) -> Ledger:
 
 @lru_cache(maxsize=1)
 def _index(path: str) -> SqliteIndex:
-    return SqliteIndex.open(Path(path))
+    index = SqliteIndex.open(Path(path))
+    index.map_file()
+    return index
 
 
 def _rows(root: str, start: int, stop: int, ecs: bool) -> list[tuple[Any, ...]]:
