@@ -2,15 +2,17 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import repeat
 from typing import Any
+
+import msgspec
 
 from secguard.audit.index.rows import Row
 from secguard.audit.index.tables import NAMED, numbers_of, quoted
 from secguard.audit.index.words import Phrase, document_of
 from secguard.core import SystemPartError
 
-__all__ = ["Names", "list_words", "match_of", "unsaid"]
+__all__ = ["ENOUGH", "Names", "list_words", "match_of", "unsaid"]
 
 _PLACES = [Row._fields.index(field) for field in NAMED]
 _FIRST = [Row._fields.index(field) for field in ("seq", "id", "kind", "time", "outcome", "digest")]
@@ -18,13 +20,17 @@ _REASONED, _REASON = Row._fields.index("reasoned"), Row._fields.index("reason")
 _MAX_KNOWN = 1 << 18
 _MAX_CHARACTERS = 1 << 25
 """Values that are remembered, and their characters: about 100 MB at worst."""
-_ENOUGH = 300
-"""Names that are counted to tell a common phrase from a rare one."""
+ENOUGH = 1000
+"""Names that are counted to tell a common phrase from a rare one; to list as many takes a millisecond."""
 
 
 def match_of(phrase: Phrase) -> str:
     """A phrase in FTS5's query language; its words are letters and digits, so the quotes hold."""
     return f'"{phrase.text}"{"*" if phrase.prefix else ""}'
+
+
+def _json(values: set[Any]) -> str:
+    return msgspec.json.encode(values).decode()
 
 
 def list_words(field: str, value: str) -> str:
@@ -55,7 +61,8 @@ class Names:
         columns = list(zip(*rows, strict=True))
         for field, place in zip(NAMED, _PLACES, strict=True):
             known = self._known[field]
-            self._learn(field, set(columns[place]).difference(known))
+            if unknown := set(columns[place]).difference(known):
+                self._learn(field, unknown)
             columns[place] = tuple(map(known.__getitem__, columns[place]))
         return zip(*(columns[place] for place in (*_FIRST, *_PLACES)), strict=True)
 
@@ -67,16 +74,19 @@ class Names:
         columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
         for field, place in zip(NAMED, _PLACES, strict=True):
             values = self._values[field]
-            for number in set(columns[place]).difference(values):
-                values[number] = value = self._value(field, number)
-                self._characters += len(value or "")
+            if unknown := set(columns[place]).difference(values):
+                self._read(field, unknown)
             columns[place] = tuple(map(values.__getitem__, columns[place]))
         columns[_REASONED] = (1 if reason else 0 for reason in columns[_REASON])
         return list(zip(*columns, strict=True))
 
-    def _value(self, field: str, number: int) -> str | None:
-        found = self._db.execute("SELECT value FROM name WHERE id = ? AND field = ?", (number, field)).fetchone()
-        return None if found is None else str(found[0])
+    def _read(self, field: str, numbers: set[int]) -> None:
+        values = self._values[field]
+        values.update(dict.fromkeys(numbers))
+        query = "SELECT name.id, name.value FROM json_each(?) AS j CROSS JOIN name ON name.id = j.value AND field = ?"
+        for number, value in self._db.execute(query, (_json(numbers), field)):
+            values[number] = value
+            self._characters += len(value)
 
     def _begin(self) -> None:
         """Forget when there is too much, or when another process wrote: it may have deleted what we know."""
@@ -87,25 +97,25 @@ class Names:
             self._version = version
 
     def _learn(self, field: str, values: set[str]) -> None:
-        known, listed = self._known[field], list[tuple[int, str]]()
-        for value in values:
-            number = self.number(field, value)
-            if number is None:
-                number = self._add(field, value)
-                if words := list_words(field, value):
-                    listed.append((number, words))
-            known[value] = number
-            self._characters += len(value)
-        self._db.executemany("INSERT INTO named (rowid, text) VALUES (?, ?)", listed)
+        known = self._known[field]
+        query = "SELECT name.value, name.id FROM json_each(?) AS j CROSS JOIN name USING (value) WHERE field = ?"
+        known.update(self._db.execute(query, (_json(values), field)))
+        new = sorted(values.difference(known))
+        numbers = self._numbers(field, len(new))
+        self._db.executemany("INSERT INTO name VALUES (?, ?, ?)", zip(numbers, repeat(field), new, strict=False))
+        lists = ((number, list_words(field, value)) for number, value in zip(numbers, new, strict=True))
+        self._db.executemany("INSERT INTO named (rowid, text) VALUES (?, ?)", (item for item in lists if item[1]))
+        known.update(zip(new, numbers, strict=True))
+        self._characters += sum(map(len, values))
 
-    def _add(self, field: str, value: str) -> int:
-        """A new number, the smallest above all of the field."""
+    def _numbers(self, field: str, count: int) -> range:
+        """New numbers, above all of the field."""
         first, last = numbers_of(field)
-        query = "INSERT INTO name SELECT ifnull(max(id) + 1, ?), ?, ? FROM name WHERE id BETWEEN ? AND ? RETURNING id"
-        ((number,),) = self._db.execute(query, (first, field, value, first, last)).fetchall()
-        if number > last:
+        (highest,) = self._db.execute("SELECT max(id) FROM name WHERE id BETWEEN ? AND ?", (first, last)).fetchone()
+        start = first if highest is None else highest + 1
+        if start + count - 1 > last:
             raise SystemPartError("audit.index.names", f"more than {last - first} different values of {field}")
-        return int(number)
+        return range(start, start + count)
 
     def number(self, field: str, value: str) -> int | None:
         """The number of a value; None if no event says it."""
@@ -113,23 +123,24 @@ class Names:
         return None if found is None else int(found[0])
 
     def counts(self, phrase: Phrase, fields: Sequence[str]) -> dict[str, int]:
-        """The fields among whose names a phrase stands, and in how many names: at most some hundred are counted."""
+        """The fields among whose names a phrase stands, and in how many names, as far as `ENOUGH`."""
         spans = {field: numbers_of(field) for field in fields}
         few = self._some(phrase, min(spans.values())[0], max(spans.values())[1])
-        if len(few) < _ENOUGH:
+        if len(few) < ENOUGH:
             found = {field: sum(first <= number <= last for number in few) for field, (first, last) in spans.items()}
         else:
-            found = {field: len(self._some(phrase, *span)) for field, span in spans.items()}
+            found = {field: ENOUGH * len(self._some(phrase, *span, limit=1)) for field, span in spans.items()}
         return {field: count for field, count in found.items() if count}
 
-    def _some(self, phrase: Phrase, first: int, last: int) -> list[int]:
-        query = "SELECT rowid FROM named WHERE named MATCH ? AND rowid BETWEEN ? AND ?"
-        return [number for (number,) in islice(self._db.execute(query, (match_of(phrase), first, last)), _ENOUGH)]
+    def _some(self, phrase: Phrase, first: int, last: int, *, limit: int = 0) -> list[int]:
+        query = "SELECT rowid FROM named WHERE named MATCH ? AND rowid BETWEEN ? AND ? LIMIT ?"
+        values = (match_of(phrase), first, last, limit or ENOUGH)
+        return [number for (number,) in self._db.execute(query, values)]
 
     def count_words(self, phrase: Phrase) -> int:
-        """How many events have a phrase among their other words: at most some hundred are counted."""
-        found = self._db.execute("SELECT 1 FROM words WHERE words MATCH ?", (match_of(phrase),))
-        return sum(1 for _ in islice(found, _ENOUGH))
+        """How many events have a phrase among their other words, as far as `ENOUGH`."""
+        query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
+        return int(self._db.execute(query, (match_of(phrase), ENOUGH)).fetchone()[0])
 
 
 def unsaid(db: sqlite3.Connection) -> list[int]:

@@ -1,14 +1,17 @@
 """The query tree as SQL over the tables of `secguard.audit.index.tables`; values stand only in parameters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
+from secguard.audit.index import names
 from secguard.audit.index.names import Names, match_of
 from secguard.audit.index.tables import NAMED, numbers_of, quoted
+from secguard.audit.index.words import Phrase
 from secguard.audit.query.query import All, And, Equals, Node, Not, Or, Range, Wildcard, Words, wildcard_parts
 
 __all__ = ["Condition"]
 
 _Sql = tuple[str, list[str | int]]
+_FEW = 5000
 _NOWHERE: _Sql = ("0", [])
 
 
@@ -23,22 +26,23 @@ class Condition:
 
     Args:
         query: the tree.
-        names: look up what it names.
+        known: looks up what it names.
     """
 
-    def __init__(self, query: Node, names: Names) -> None:
+    def __init__(self, query: Node, known: Names) -> None:
         self._query = query
-        self._names = names
+        self._names = known
         self._places: dict[Words, dict[str, int]] = {}
-        self._common = False
+        self._common = self._few = False
 
-    def sql(self, *, common: bool = False) -> _Sql:
+    def sql(self, *, walked: int = 0) -> _Sql:
         """The condition and its parameters; values stand only in the parameters.
 
         Args:
-            common: many rows match: walk the rows in the asked order and look each up, rather than sort all that match.
+            walked: many rows match: walk this many rows in the asked order and look each up, rather than sort all that
+                match; 0 otherwise.
         """
-        self._common = common
+        self._common, self._few = walked > 0, 0 < walked < _FEW
         return self._compile(self._query)
 
     def _compile(self, node: Node) -> _Sql:
@@ -57,8 +61,8 @@ class Condition:
             case Equals(field, value):
                 return self._equal(field, value)
             case Wildcard(field, pattern) if field in NAMED:
-                names = "SELECT id FROM name WHERE field = ? AND value GLOB ?"
-                return f"{quoted(field)} IN ({names})", [field, _glob(pattern)]
+                like = "SELECT id FROM name WHERE field = ? AND value GLOB ?"
+                return f"{quoted(field)} IN ({like})", [field, _glob(pattern)]
             case Wildcard(field, pattern):
                 return f"{field} GLOB ?", [_glob(pattern)]
             case Range(field, low, high):
@@ -76,16 +80,20 @@ class Condition:
     def _joint(self, parts: Sequence[Node], joint: str) -> _Sql:
         """The parts of an AND or OR; phrases that stand only among other words are looked for together."""
         compiled = [self._compile(part) for part in parts if not isinstance(part, Words)]
-        placed = [(self._placed(part), match_of(part.phrase)) for part in parts if isinstance(part, Words)]
-        if only := [match for places, match in placed if places.keys() == {"seq"}]:
+        placed = [(self._placed(part), part.phrase) for part in parts if isinstance(part, Words)]
+        if only := [match_of(phrase) for places, phrase in placed if places.keys() == {"seq"}]:
             text = joint.join(f"({match})" for match in only)
-            compiled.append(self._listed(["seq"], text, walk=self._common))
+            compiled.append(self._listed({"seq": 0}, text, walk=self._common))
         spoken = sorted(
-            ((places, match) for places, match in placed if places.keys() != {"seq"}),
+            ((places, phrase) for places, phrase in placed if places.keys() != {"seq"}),
             key=lambda item: sum(item[0].values()),
         )
-        for place, (places, match) in enumerate(spoken):  # start at the rarest
-            compiled.append(self._listed(places, match, walk=self._common or (joint == " AND " and place > 0)))
+        for place, (places, phrase) in enumerate(spoken):  # start at the rarest
+            if self._few and sum(places.values()) >= names.ENOUGH:
+                compiled.append(self._read(places, phrase))
+            else:
+                walk = self._common or (joint == " AND " and place > 0)
+                compiled.append(self._listed(places, match_of(phrase), walk=walk))
         return f"({joint.join(sql for sql, _ in compiled)})", [value for _, values in compiled for value in values]
 
     def _placed(self, node: Words) -> dict[str, int]:
@@ -97,8 +105,7 @@ class Condition:
             self._places[node] = places
         return self._places[node]
 
-    @staticmethod
-    def _listed(places: Iterable[str], match: str, *, walk: bool) -> _Sql:
+    def _listed(self, places: Mapping[str, int], match: str, *, walk: bool) -> _Sql:
         """Events that hold one of the names that match, or match by their other words.
 
         IN, not JOIN: a hundred times faster. The plus keeps SQLite from starting at the list.
@@ -115,3 +122,14 @@ class Condition:
                 found.append(f"{plus}{quoted(field)} IN ({within})")
                 values += (match, *numbers_of(field))
         return f"({' OR '.join(found) or '0'})", values
+
+    def _read(self, places: Mapping[str, int], phrase: Phrase) -> _Sql:
+        """The same by reading the words of a row: for few rows, where to list all that match would take longer."""
+        table = {"seq": "words_content"}
+        found = [
+            f"EXISTS (SELECT 1 FROM {table.get(field, 'named_content')} AS list "  # noqa: S608 - our own constants
+            f"WHERE list.id = event.{quoted(field)} AND instr(' ' || list.c0 || ' ', ?))"
+            for field in places
+        ]
+        text = f" {phrase.text}{'' if phrase.prefix else ' '}"
+        return f"({' OR '.join(found)})", [text] * len(found)

@@ -238,13 +238,14 @@ class SqliteIndex:
 
     def _total(self, condition: Condition, snapshot: int) -> int:
         wanted, values = condition.sql()
-        count = f"SELECT count(*) FROM event WHERE {wanted} AND seq < ?"  # noqa: S608 - values are parameters
+        count = f"SELECT count(*) FROM event WHERE {wanted} AND +seq < ?"  # noqa: S608 - values are parameters
         return int(self._db.execute(count, [*values, snapshot]).fetchone()[0])
 
     def _page(self, condition: Condition, limit: int, total: int, position: int, after: Cursor | None) -> Found:
         snapshot = after.snapshot if after else position
         # Walking meets the page after limit * position / total rows; sorting looks at total rows.
-        wanted, values = condition.sql(common=total * total > limit * position)
+        walked = limit * position // max(total, 1) + 1
+        wanted, values = condition.sql(walked=walked if walked < total else 0)
         more = "AND (time, seq) < (?, ?)" if after else ""
         page = f"SELECT time, seq FROM event WHERE seq < ? AND {wanted} {more}"  # noqa: S608 - values are parameters
         bounds = [*(after[1:] if after else ()), limit + 1]
