@@ -31,7 +31,7 @@ _REASONS = [
     *("日常巡查重点区域", "核查案件线索", "配合刑侦支队调阅监控录像"),
     *("大型活动安保值守", "设备画面质量巡检", "走失人员查找"),
 ]
-_UNITS = ["刑侦支队", "交通管理支队", "治安支队", "科技信息化支队"]
+UNITS = ["刑侦支队", "交通管理支队", "治安支队", "科技信息化支队"]
 _ACTOR = Actor(name="bench")
 
 
@@ -51,7 +51,7 @@ def lines(count: int) -> Iterator[bytes]:
             "actor": {
                 "name": rng.choice(people),
                 "role": "侦查员",
-                "org": rng.choice(_UNITS),
+                "org": rng.choice(UNITS),
                 "address": f"10.16.{rng.randrange(8)}.{rng.randrange(250)}",
             },
             "subject": f"3201160000131{rng.randrange(5000):07d}",
@@ -87,14 +87,18 @@ def _processors() -> float:
 
 
 def say(what: str) -> Progress:
-    """Progress of long work, on standard error, every five seconds."""
-    due = time.monotonic() + 5
+    """Progress of long work with its rate, on standard error, every five seconds."""
+    due = began = time.monotonic()
+    first: int | None = None
 
     def show(done: int, total: int | None, unit: str) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + 5
-            print(f"  {what}: {done:,} of {total or 0:,} {unit}", file=sys.stderr, flush=True)
+        nonlocal due, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if now >= due + 5:
+            due = now
+            rate = (done - first) / (now - began)
+            print(f"  {what}: {done:,} of {total or 0:,} {unit}, {rate:,.0f}/s", file=sys.stderr, flush=True)
 
     return show
 

