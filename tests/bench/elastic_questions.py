@@ -26,6 +26,7 @@ from elastic_server import TEMPLATE, Running, elasticsearch
 from msgspec.structs import replace
 
 from secguard.audit import ElasticIndex, SqliteIndex, catch_up, parse, rows_of
+from secguard.audit.index.elastic import EPOCH
 from secguard.audit.index.elastic.client import BUSY
 from secguard.audit.index.elastic.delivery import name_of
 from secguard.audit.index.elastic.documents import document_of
@@ -42,7 +43,7 @@ _CONNECTIONS = 2
 _WARMING = 60
 """Seconds for which other questions are asked before."""
 _STEP = 1 << 18
-"""Events between two points from which a load goes on; an index holds a multiple of it."""
+"""Events between two points from which a load goes on."""
 _LOADING: dict[str, Any] = {
     "refresh_interval": -1,
     "translog": {"durability": "async", "flush_threshold_size": "2gb", "flush_threshold_age": "1h"},
@@ -150,11 +151,11 @@ def _compute(pipe: Connection, root: Path, start: int, stop: int) -> None:
             for row in rows_of(first, bodies, ecs=True):
                 request += msgspec.json.encode({"create": {"_id": name_of(ledger.origin, row.seq)}})
                 request += b"\n" + msgspec.json.encode(document_of(row)) + b"\n"
-            pipe.send((len(bodies), bytes(request)))
+            pipe.send((len(bodies), bytes(request), time.process_time()))
 
 
-def _requests(root: Path, start: int, stop: int) -> Generator[tuple[int, bytes]]:
-    """Bulk requests with their numbers of events, computed ahead by another process."""
+def _requests(root: Path, start: int, stop: int) -> Generator[tuple[int, bytes, float]]:
+    """Bulk requests, computed ahead by another process: events in it, the request, the process's time so far."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     helper = context.Process(target=_compute, args=(there, root, start, stop), daemon=True)
@@ -162,9 +163,9 @@ def _requests(root: Path, start: int, stop: int) -> Generator[tuple[int, bytes]]
     there.close()
     try:
         while start < stop:
-            count, request = here.recv()
+            count, request, computed = here.recv()
             start += count
-            yield count, request
+            yield count, request, computed
     finally:
         here.close()
         helper.kill()
@@ -183,49 +184,73 @@ def _send(client: Any, name: str, request: bytes) -> None:
         time.sleep(1)
 
 
+class _Meter:
+    """Adds what the server, this process and its helper take from now on to the cost of the index."""
+
+    def __init__(self, running: Running, folder: _Folder) -> None:
+        self._running, self._folder = running, folder
+        self._clock, self._used = time.perf_counter(), running.processors() + time.process_time()
+
+    def note(self, computed: float) -> None:
+        """Save it; the helper took `computed` seconds so far."""
+        clock, used = time.perf_counter(), self._running.processors() + time.process_time() + computed
+        self._folder.costs.elastic.add(clock - self._clock, used - self._used, self._running.megabytes())
+        self._folder.save()
+        self._clock, self._used = clock, used
+
+
 def _load(running: Running, elastic: ElasticIndex, ledger: Ledger, folder: _Folder) -> None:
-    """Bring all events in; the position moves when those before it are on the server's disk."""
+    """Bring all events in, make them searchable, and wait until the server has merged what it wants to."""
     show = say("load Elasticsearch")
     with running.client() as client:
         if not all(client.indices.exists(index=name) for name in elastic._file.read().indices):  # the data were removed
             elastic.clear()
         if not elastic.position:
             folder.costs.elastic = _Cost()
-        while (start := elastic.position) < ledger.size:
-            stop = min((start // _STEP + 1) * _STEP, ledger.size)
-            began, used = time.perf_counter(), running.processors()
-            spent = Spent(lambda stop=stop: _step(client, elastic, ledger, stop, show))
-            used = running.processors() - used + spent.processors
-            folder.costs.elastic.add(time.perf_counter() - began, used, running.megabytes())
-            folder.save()
-        used = running.processors()
+        complete = elastic.position == ledger.size
+        while elastic.position < ledger.size:
+            _fill(client, elastic, ledger, _Meter(running, folder), show)
+        meter = _Meter(running, folder)
         client.indices.put_settings(index="secguard-audit-*", settings={"index": _LOADED})
-        waiting, _ = timed(running.settle)
-        folder.costs.elastic.add(waiting, running.processors() - used, running.megabytes())
-        folder.save()
+        running.settle()
+        if not complete:
+            meter.note(0.0)
 
 
-def _step(client: Any, elastic: ElasticIndex, ledger: Ledger, stop: int, show: Progress) -> None:
+def _fill(client: Any, elastic: ElasticIndex, ledger: Ledger, meter: _Meter, show: Progress) -> None:
+    """Fill one index on the server; the position follows when the events before it are on the server's disk."""
     with elastic._file.alone() as before:
-        start = before.position
-        name = elastic._name(before, start)
+        done = reached = before.position
+        stop = min((done // EPOCH + 1) * EPOCH, ledger.size)
+        name = elastic._name(before, done)
         state = elastic._ensure(before, name)
         client.indices.put_settings(index=name, settings={"index": _LOADING})
-        pool, sent, done = ThreadPoolExecutor(_CONNECTIONS), deque[Future[None]](), start
+
+        def flush(position: int, computed: float) -> None:
+            client.indices.flush(index=name, wait_if_ongoing=True)
+            meter.note(computed)
+            elastic._file.write(replace(state, position=position))
+
+        senders, flusher = ThreadPoolExecutor(_CONNECTIONS), ThreadPoolExecutor(1)
+        sent, flushing = deque[Future[None]](), deque[Future[None]]()
         try:
-            with closing(_requests(ledger.root, start, stop)) as requests:
-                for count, request in requests:
+            with closing(_requests(ledger.root, done, stop)) as requests:
+                for count, request, computed in requests:
                     if len(sent) >= _CONNECTIONS:
                         sent.popleft().result()
-                    sent.append(pool.submit(_send, client, name, request))
+                    sent.append(senders.submit(_send, client, name, request))
                     done += count
                     show(done, ledger.size, "events")
-            for one in sent:
-                one.result()
+                    if done >= reached + _STEP or done == stop:
+                        for earlier in (*sent, *flushing):
+                            earlier.result()
+                        flushing = deque([flusher.submit(flush, done, computed)])
+                        reached = done
+            for last in flushing:
+                last.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        client.indices.flush(index=name, wait_if_ongoing=True)
-        elastic._file.write(replace(state, position=stop))
+            senders.shutdown(wait=False, cancel_futures=True)
+            flusher.shutdown(wait=False, cancel_futures=True)
 
 
 def _check(elastic: ElasticIndex, ledger: Ledger) -> None:
