@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ __all__ = ["ENOUGH", "Names", "list_words", "match_of", "unsaid"]
 _PLACES = [Row._fields.index(field) for field in NAMED]
 _FIRST = [Row._fields.index(field) for field in ("seq", "id", "kind", "time", "outcome", "digest")]
 _REASONED, _REASON = Row._fields.index("reasoned"), Row._fields.index("reason")
+_AT_ONCE = 500
 _MAX_KNOWN = 1 << 18
 _MAX_CHARACTERS = 1 << 25
 """Values that are remembered, and their characters: about 100 MB at worst."""
@@ -29,8 +30,11 @@ def match_of(phrase: Phrase) -> str:
     return f'"{phrase.text}"{"*" if phrase.prefix else ""}'
 
 
-def _json(values: set[Any]) -> str:
-    return msgspec.json.encode(values).decode()
+def _parts(values: set[Any]) -> Iterator[str]:
+    """Some hundred at a time as JSON: SQLite takes no text of more than a gigabyte."""
+    rest = iter(values)
+    while part := list(islice(rest, _AT_ONCE)):
+        yield msgspec.json.encode(part).decode()
 
 
 def list_words(field: str, value: str) -> str:
@@ -84,9 +88,9 @@ class Names:
         values = self._values[field]
         values.update(dict.fromkeys(numbers))
         query = "SELECT name.id, name.value FROM json_each(?) AS j CROSS JOIN name ON name.id = j.value AND field = ?"
-        for number, value in self._db.execute(query, (_json(numbers), field)):
-            values[number] = value
-            self._characters += len(value)
+        for part in _parts(numbers):
+            values.update(self._db.execute(query, (part, field)))
+        self._characters += sum(len(values[number] or "") for number in numbers)
 
     def _begin(self) -> None:
         """Forget when there is too much, or when another process wrote: it may have deleted what we know."""
@@ -99,7 +103,8 @@ class Names:
     def _learn(self, field: str, values: set[str]) -> None:
         known = self._known[field]
         query = "SELECT name.value, name.id FROM json_each(?) AS j CROSS JOIN name USING (value) WHERE field = ?"
-        known.update(self._db.execute(query, (_json(values), field)))
+        for part in _parts(values):
+            known.update(self._db.execute(query, (part, field)))
         new = sorted(values.difference(known))
         numbers = self._numbers(field, len(new))
         self._db.executemany("INSERT INTO name VALUES (?, ?, ?)", zip(numbers, repeat(field), new, strict=False))

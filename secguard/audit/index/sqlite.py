@@ -293,6 +293,7 @@ class SqliteIndex:
     def forget(self, seqs: Sequence[int]) -> int:
         """Delete the rows of events; returns how many there were."""
         places = [(seq,) for seq in seqs]
+        self.settle()  # without its tree, each name would be looked for in all rows
         with self._guard(transaction="BEGIN IMMEDIATE"):
             self._db.execute("PRAGMA secure_delete=ON")  # on this connection: freed pages are overwritten
             count = self._db.executemany("DELETE FROM event WHERE seq = ?", places).rowcount

@@ -10,7 +10,8 @@ import pytest
 
 from secguard.audit import SqliteIndex, catch_up, compare, parse, rows_of
 from secguard.audit.index import names
-from secguard.audit.index.tables import numbers_of
+from secguard.audit.index.helpers import MANY
+from secguard.audit.index.tables import TREES, numbers_of
 from secguard.core import RefusedError, SystemPartError
 from secguard.events import Actor, Event
 
@@ -124,3 +125,26 @@ def test_more_names_than_a_field_has_numbers(index: SqliteIndex, log: Any, make:
     with pytest.raises(SystemPartError, match="different values of case"):
         catch_up(index, log)
     assert (index.position, index.rows(0, 9)) == (0, [])
+
+
+@pytest.mark.parametrize("table", ["words_content", "named_content"])
+@pytest.mark.parametrize("value", ["x'ff00'", "7", "NULL", "'a' || char(0) || 'b'"])
+def test_words_of_another_type_are_no_crash(index: SqliteIndex, log: Any, make: Make, table: str, value: str) -> None:
+    log.record([make(number, case=f"案{number}", data={"session": f"s-{number}"}) for number in range(5)])
+    catch_up(index, log)
+    index._db.execute(f"UPDATE {table} SET c0 = {value} WHERE id = (SELECT max(id) FROM {table})")
+    findings, counts, *_ = compare(index, log)
+    assert findings
+    assert counts["altered"]
+
+
+def test_names_are_forgotten_though_a_load_was_broken_off(
+    tmp_path: Path, index: SqliteIndex, log: Any, make: Make
+) -> None:
+    log.record([make(number, case=f"案{number}") for number in range(5)])
+    catch_up(index, log)
+    index.prepare(MANY)
+    log.bodies[1] = None
+    assert index.forget([1]) == 1
+    assert ("case", "案1") not in said(tmp_path / "audit.db")
+    assert {name for (name,) in index._db.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")} >= set(TREES)
