@@ -13,7 +13,18 @@ from functools import lru_cache
 from operator import add
 from typing import NamedTuple
 
-__all__ = ["GAP", "Phrase", "document", "document_of", "joined", "person_of", "phrase_of", "without", "words_of"]
+__all__ = [
+    "GAP",
+    "Phrase",
+    "document",
+    "document_of",
+    "joined",
+    "person_of",
+    "phrase_of",
+    "unfit",
+    "without",
+    "words_of",
+]
 
 GAP = "\u241f"
 """A word that no search can name; it stands between two fields, so that no phrase reaches across."""
@@ -107,13 +118,18 @@ def joined(before: str, after: str) -> str:
 
 
 def without(text: str, before: str) -> str:
-    """What `joined` was given after `before`; something that no document is if it was given no `before`."""
+    """What `joined` was given after `before`; `unfit` if it was given no `before`."""
     if not before:
         return text
     if text == before:
         return ""
     after = text.removeprefix(before + _BETWEEN)
-    return after if after and after != text else f"{GAP} {text}"
+    return after if after and after != text else unfit(text)
+
+
+def unfit(text: str) -> str:
+    """A text that does not begin as it should, as something that no document is."""
+    return f"{GAP} {text}"
 
 
 def phrase_of(text: str, *, prefix: bool = False) -> Phrase | None:

@@ -39,6 +39,18 @@ def _leaves(document: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+@pytest.mark.parametrize(("field", "value", "columns"), [
+    ("subject", "x", "subject"), ("case", "案9", "case"), ("words", {"text": "x"}, "reason, data"),
+    ("words", {"reason": "核查 查 case", "text": "张三"}, "data"), ("approver", "x", "approver"),
+])  # fmt: skip
+def test_an_edited_field_is_named_alone(make: Callable[..., Event], field: str, value: Any, columns: str) -> None:
+    row = row_of(3, encode(make(1, case="案7", data={"session": "s-1"})), ecs=True)
+    document = document_of(row)
+    document["secguard"][field] = value
+    (found,) = differences([row], [row_from(document)])
+    assert (found.what, found.columns) == ("altered", columns)
+
+
 def test_any_other_document_is_no_row_of_an_event(make: Callable[..., Event]) -> None:
     actor = Actor(name="张三", address="10.16.0.7")
     row = row_of(3, encode(make(1, actor=actor, outcome=Result.DENIED, approver="李四")), ecs=True)
