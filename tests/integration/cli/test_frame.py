@@ -38,6 +38,16 @@ def test_help_imports_nothing_heavy(heavy):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def test_a_search_on_sqlite_loads_no_client_of_a_search_server():
+    code = (
+        "import sys; from secguard.audit import Asker, SqliteIndex; "
+        "assert not {'ssl', 'secguard.audit.index.elastic', 'secguard.audit.sources.importer'} & set(sys.modules); "
+        "import secguard.audit; [getattr(secguard.audit, name) for name in secguard.audit.__all__]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_logger_is_loaded_by_what_logs_and_speaks_as_asked():
     code = (
         "import sys\nfrom secguard.cli.render import set_logging\nset_logging(0)\n"
