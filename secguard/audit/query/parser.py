@@ -72,6 +72,8 @@ _TIME = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?(Z|[+-]\d\d:?\d\d)?)?)?)?", re.ASCII
 )
 _RELATIVE = re.compile(r"now(?:([+-])(\d{1,6})([smhdw]))?", re.ASCII)
+_LAST = microseconds(datetime.max.replace(tzinfo=UTC)) + 1
+"""The end of the year 9999: no event is later."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -359,6 +361,8 @@ class _Parser:
                 return first, first + seconds * 1_000_000
         months = 1 if month else 12
         following = moment.year * 12 + moment.month - 1 + months
+        if following >= 120_000:  # there is no year 10000 to say where 9999 ends
+            return first, _LAST
         return first, microseconds(moment.replace(year=following // 12, month=following % 12 + 1))
 
 
