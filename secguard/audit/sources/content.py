@@ -147,16 +147,16 @@ def beside(path: Path, generation: Generation) -> bool:
     return path.name.startswith(stem) and not path.name[len(stem) : len(stem) + 1].isalnum()
 
 
-_COUNTED = r"[.\-_](?:\d[\dTZ+:]*|old|bak|prev|gz)(?=[.\-_]|$)"
-_ROTATION = re.compile(_COUNTED, re.IGNORECASE)
-_ROTATION_END = re.compile(rf"(?:{_COUNTED})+$", re.IGNORECASE)
+_BEHIND = re.compile(r"(?:[.\-_](?:\d[\dTZ+:]*|old|bak|prev|gz)(?=[.\-_]|$))+$", re.IGNORECASE)
+"""Behind the name: `a.log.1`, `a.log-20261101.gz`, `a.log.old`."""
+_DATED = re.compile(r"[.\-_]20\d\d(?:-[01]\d(?:-[0-3]\d)?|[01]\d[0-3]\d)[\dTZ:+]*(?:[.\-_][\dTZ:+]+)*(?=[.\-_]|$)")
+"""Before the ending only a date, with what counts or times it: `a-20261101.log`; `a-1.log` is another log."""
 
 
 def rotated_from(name: str, pattern: str) -> bool:
-    """Whether a name is a followed one with numbers, dates, `old` or `gz`: `a-error.log` is no rotated `a.log`."""
-    if fnmatch.fnmatchcase(_ROTATION_END.sub("", name), pattern):
-        return True
-    return fnmatch.fnmatchcase(_ROTATION.sub("", name), _ROTATION.sub("", pattern))
+    """Whether a name is a followed one that was rotated: `a-error.log` and `a-1.log` are no rotated `a.log`."""
+    ended = _BEHIND.sub("", name)
+    return fnmatch.fnmatchcase(ended, pattern) or fnmatch.fnmatchcase(_DATED.sub("", ended, count=1), pattern)
 
 
 def line_of(offset: int, raw: bytes, limit: int) -> Line:

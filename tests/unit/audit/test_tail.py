@@ -263,6 +263,15 @@ def test_another_log_beside_is_no_rotated_one(follow: Callable[..., Follower], t
         ("op-error.log.1", "op.log", False),
         ("op-error.log", "op.log", False),
         ("op.err", "op.log", False),
+        ("op-1.log", "op.log", False),
+        ("op.2.log", "op.log", False),
+        ("op-1.log.1", "op.log", False),
+        ("op-old.log", "op.log", False),
+        ("op-32011600001310000001.log", "op.log", False),
+        ("op-2026-11.log.gz", "op.log", True),
+        ("op-2026-11-23-1.log", "op.log", True),
+        ("op.log-20261123T080000Z.gz", "op.log", True),
+        ("messages-20261101", "messages", True),
     ],
 )
 def test_names_of_rotated_files(name: str, pattern: str, is_rotated: bool) -> None:
