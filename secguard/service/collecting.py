@@ -55,8 +55,13 @@ def collect(
     return asyncio.get_running_loop().create_task(collector.run(stop, ready))
 
 
-def _door(app: "web.Application", context: Callable[[], ssl.SSLContext] | None, connections: int) -> Door:
-    return Gate(app, context, connections=connections)
+def _door(
+    app: "web.Application",
+    context: Callable[[], ssl.SSLContext] | None,
+    connections: int,
+    refused: Callable[[str, str], None],
+) -> Door:
+    return Gate(app, context, connections=connections, refused=refused)
 
 
 def _context(

@@ -77,7 +77,7 @@ async def run(name: str, home: Path, bodies: list[bytes]) -> tuple[float, int]:
         clock=SystemClock(),
         actor=_ME,
         contexts=lambda *_: None,
-        opener=lambda app, context, most: Gate(app, context, connections=most),
+        opener=lambda app, context, most, refused: Gate(app, context, connections=most, refused=refused),
     )
     begun = time.perf_counter()
     task = asyncio.create_task(collector.run(stop, ready.set_result))

@@ -225,7 +225,7 @@ class Collector:
                 closing["sources"] = {
                     item.name: {
                         name: getattr(item, name)
-                        for name in ("received", "recorded", "duplicates", "rejected", "ignored", "lost")
+                        for name in ("received", "recorded", "duplicates", "rejected", "ignored", "lost", "refused")
                     }
                     for item in status.sources
                 }
@@ -305,8 +305,14 @@ class Collector:
         for name, feed in self._feeds.items():
             feed.look(now)
             self._judge(self._desks[name], now)
+            self._tell_turned_away(self._desks[name], now)
         self._watch_clock(None)
         self._write(committer)
+
+    @staticmethod
+    def _tell_turned_away(desk: Desk, now: float) -> None:
+        if turned := desk.meter.turned_away(now):
+            desk.note("source.lost", "clients were turned away", cause="refused", clients=turned)
 
     @staticmethod
     def _judge(desk: Desk, now: float) -> None:
@@ -365,6 +371,8 @@ class Collector:
             SecguardError: the ledger did not record all of it in time.
         """
         await asyncio.gather(*(feed.stop() for feed in self._feeds.values()), return_exceptions=True)
+        for desk in self._desks.values():
+            self._tell_turned_away(desk, float("inf"))
         committer.stop()
         done, _ = await asyncio.wait([committing], timeout=_DRAIN_SECONDS)
         if not done:

@@ -47,8 +47,9 @@ class Door(Protocol):
         ...
 
 
-Opener = Callable[["web.Application", "Callable[[], ssl.SSLContext] | None", int], Door]
-"""Makes the door of an application: its TLS context if any, and how many connections at once."""
+Opener = Callable[["web.Application", "Callable[[], ssl.SSLContext] | None", int, Callable[[str, str], None]], Door]
+"""Makes the door of an application: its TLS context if any, how many connections at once, and who is told of the
+address and the reason where a handshake refused a client's certificate."""
 
 
 class HttpFeed:
@@ -95,7 +96,10 @@ class HttpFeed:
 
         context = self._context
         self._door = self._opener(
-            self.application(), (lambda: context) if context is not None else None, self._settings.connections
+            self.application(),
+            (lambda: context) if context is not None else None,
+            self._settings.connections,
+            self._desk.meter.turn_away,
         )
         sockets = open_place(self._settings.listen, socket.SOCK_STREAM)
         scheme = "https" if context is not None else "http"
@@ -129,10 +133,14 @@ class HttpFeed:
         problem = self._committer.problem
         return web.json_response({"status": "failed" if problem else "ok"}, status=503 if problem else 200)
 
-    def _refuse(self, status: int, code: str, message: str, **headers: str) -> "web.Response":
+    def _refuse(self, status: int, code: str, message: str, peer: str = "", **headers: str) -> "web.Response":
+        """Answer that nothing was taken; with `peer`, because it may not send at all."""
         from aiohttp import web
 
-        self._desk.meter.health.refused += 1
+        if peer:
+            self._desk.meter.turn_away(peer, message)
+        else:
+            self._desk.meter.health.refused += 1
         return web.json_response({"code": code, "message": message}, status=status, headers=headers)
 
     def _sender(self, request: "web.Request") -> tuple[str, str, "web.Response | None"]:
@@ -140,7 +148,7 @@ class HttpFeed:
         settings = self._settings
         peer = request.remote or ""
         if not self._peers.admits(peer):
-            return "", "", self._refuse(403, "audit.http.peer", "this address may not send")
+            return "", "", self._refuse(403, "audit.http.peer", "this address may not send", peer)
         transport = request.transport
         tls: Any = transport.get_extra_info("ssl_object") if transport is not None else None
         shown: bytes | None = tls.getpeercert(binary_form=True) if tls is not None else None
@@ -162,6 +170,7 @@ class HttpFeed:
                     401,
                     "audit.http.sender",
                     "no token or certificate that is allowed",
+                    peer,
                     **{"WWW-Authenticate": "Bearer"},
                 ),
             )

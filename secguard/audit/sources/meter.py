@@ -1,6 +1,7 @@
 """What is known of a source's health: how much came, what became of it, when, and how its clock stands."""
 
-from collections import deque
+import time
+from collections import Counter, deque
 from datetime import datetime
 
 import msgspec
@@ -12,6 +13,9 @@ from secguard.core.verdict import Finding
 __all__ = ["Health", "Meter", "findings_of"]
 
 _STEP = 0.1
+_HOUR = 3600.0
+_CLIENTS = 20
+"""Clients that were turned away which are told apart, with their reasons, in one record."""
 _WINDOW = 60.0
 """Seconds over which the least delay stands for the clock's offset."""
 
@@ -28,7 +32,8 @@ class Health(msgspec.Struct, omit_defaults=False, kw_only=True):
         rejected: records that were put aside.
         ignored: records that the configuration does not want.
         lost: records that the kernel dropped, or that a sender's numbers show to be missing.
-        refused: requests or connections that were turned away.
+        refused: requests, connections and datagrams that were turned away.
+        refused_last: address of the last client that may not send, and why, in the last hour; empty: none.
         waiting: events that are read and not recorded yet.
         behind: bytes of files that are not read yet.
         last_received: when the last record came; empty: never.
@@ -49,6 +54,7 @@ class Health(msgspec.Struct, omit_defaults=False, kw_only=True):
     ignored: int = 0
     lost: int = 0
     refused: int = 0
+    refused_last: str = ""
     waiting: int = 0
     behind: int = 0
     last_received: str = ""
@@ -80,6 +86,8 @@ class Meter:
         self._delays: deque[tuple[float, float]] = deque()  # (monotonic, seconds), least last: a sliding minimum
         self._newest: datetime | None = None
         self._received: datetime | None = None
+        self._turned: Counter[str] = Counter()
+        self._turned_last = self._turned_said = float("-inf")
 
     def heard(self, received: datetime, now: float) -> None:
         """A record came."""
@@ -105,6 +113,22 @@ class Meter:
         if not self._delays or now - self._delays[-1][0] > _STEP:  # so few that they are bounded
             self._delays.append((now, delay))
 
+    def turn_away(self, peer: str, why: str) -> None:
+        """A client may not send: what it has to say is not heard."""
+        who = f"{peer}: {why[:120]}"
+        self.health.refused += 1
+        self.health.refused_last = who
+        self._turned_last = time.monotonic()
+        self._turned[who if who in self._turned or len(self._turned) < _CLIENTS else "others"] += 1
+
+    def turned_away(self, now: float) -> dict[str, int]:
+        """Who was turned away, why and how often, to be recorded: the first at once, then all once an hour."""
+        if not self._turned or now - self._turned_said < _HOUR:
+            return {}
+        self._turned_said = now
+        turned, self._turned = dict(self._turned), Counter()
+        return turned
+
     def shown(self) -> Health:
         """The counts, up to date."""
         if self._received is not None:
@@ -123,6 +147,8 @@ class Meter:
         if bool(silent) != bool(health.silent):
             changed.append("silent" if silent else "returned")
         health.silent = round(silent, 1)
+        if now - self._turned_last > _HOUR:
+            health.refused_last = ""
         while self._delays and self._delays[0][0] < now - _WINDOW:
             self._delays.popleft()
         if self._delays:
@@ -145,6 +171,8 @@ def findings_of(health: Health) -> list[Finding]:
         found.append(finding("audit.source.clock", health.name, seconds=health.offset))
     if health.lost:
         found.append(finding("audit.source.lost", health.name, count=health.lost))
+    if health.refused_last:
+        found.append(finding("audit.source.refused", health.name, last=health.refused_last))
     if health.rejected:
         found.append(finding("audit.source.rejected", health.name, count=health.rejected))
     if health.problem:

@@ -14,6 +14,7 @@ import msgspec
 
 from secguard.audit.sources.feeds import Desk, Peers
 from secguard.audit.sources.framing import Frame, Framer
+from secguard.audit.sources.greeting import TlsListener
 from secguard.audit.sources.identities import Revoked, certificate_names
 from secguard.audit.sources.intake import Delivery
 from secguard.audit.sources.reading import Read
@@ -29,6 +30,7 @@ _TURN = 256
 _FRAMES = 512
 _DRAIN = 5.0
 _MOST = 4_000_000
+_STRANGER = "this address may not send"
 
 
 def parse_place(text: str) -> tuple[str, int]:
@@ -97,7 +99,7 @@ class SyslogFeed:
         self._context = context
         self._udp: list[socket.socket] = []
         self._drops: dict[int, int] = {}
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsListener] = []
         self._numbers = numbers
         self._seen: dict[str, int] = {}
 
@@ -114,16 +116,14 @@ class SyslogFeed:
             for one in self._udp:
                 places.append(f"udp {name_of(one)}")
                 loop.add_reader(one, self._datagrams, one)
-        for kind, place, context in (("tcp", settings.tcp, None), ("tls", settings.tls, self._context)):
-            if place:
-                for one in open_place(place, socket.SOCK_STREAM):
-                    places.append(f"{kind} {name_of(one)}")
-                    patience = 10.0 if context else None
-                    self._servers.append(
-                        await loop.create_server(
-                            lambda: _Stream(self), sock=one, ssl=context, ssl_handshake_timeout=patience
-                        )
-                    )
+        for one in open_place(settings.tcp, socket.SOCK_STREAM) if settings.tcp else ():
+            places.append(f"tcp {name_of(one)}")
+            self._servers.append(await loop.create_server(lambda: _Stream(self), sock=one))
+        for one in open_place(settings.tls, socket.SOCK_STREAM) if settings.tls else ():
+            assert self._context is not None
+            places.append(f"tls {name_of(one)}")
+            turned = self.desk.meter.turn_away
+            self._servers.append(TlsListener(one, self._context, lambda: _Stream(self), turned))
 
     def look(self, now: float) -> None:
         """Count what the kernel dropped (`drops` of /proc/net/udp, by the socket's inode), and what is missing."""
@@ -206,7 +206,7 @@ class SyslogFeed:
                 continue
             peer = address[0]
             if not self.peers.admits(peer):
-                self.desk.meter.health.refused += 1
+                self.desk.meter.turn_away(peer, _STRANGER)
                 continue
             self.message(delivery, data, received, peer=peer, transport="udp")
         else:
@@ -271,15 +271,21 @@ class _Stream(asyncio.Protocol):
         name = transport.get_extra_info("peername") or ("",)
         self._peer = str(name[0])
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        refused = len(feed.connections) >= feed.settings.connections or not feed.peers.admits(self._peer)
+        refused = "" if feed.peers.admits(self._peer) else _STRANGER
+        if not refused and len(feed.connections) >= feed.settings.connections:
+            refused = "too many connections"
         if tls is not None:
             self._kind = "tls"
             shown = tls.getpeercert(binary_form=True)
             names = certificate_names(shown)
             self._certificate = names.shown
-            refused = refused or not names.match(feed.settings.clients) or (bool(shown) and feed.revoked(shown or b""))
+            if not refused and not names.match(feed.settings.clients):
+                refused = f"{self._certificate or 'no certificate'} is not among clients"
+            if not refused and shown and feed.revoked(shown):
+                refused = f"the certificate of {self._certificate} is revoked or not known"
+        if refused:
+            feed.desk.meter.turn_away(self._peer, refused)
         if refused or feed.stopping:
-            feed.desk.meter.health.refused += 1
             transport.abort()
             if not self.ended.done():
                 self.ended.set_result(None)

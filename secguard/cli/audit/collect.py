@@ -25,6 +25,7 @@ _COLUMNS = (
     ("rejected", "搁置"),
     ("ignored", "忽略"),
     ("lost", "丢失"),
+    ("turned away", "拒绝"),
     ("waiting", "待写"),
     ("behind (bytes)", "未读字节"),
     ("last record", "最后收到"),
@@ -42,6 +43,7 @@ def _row(health: "Health") -> tuple[object, ...]:
         health.rejected,
         health.ignored,
         health.lost,
+        health.refused,
         health.waiting,
         health.behind,
         health.last_received or "-",
@@ -60,7 +62,8 @@ def collect(ctx: Context, *, status: bool, passphrase_file: Path | None) -> Resu
     """Take events in from all [audit.sources] until SIGTERM or SIGINT: files, syslog, HTTP.
 
     At the end what was taken in is recorded, positions are saved, and the exit code is 0. With --status: exit 0 if all
-    is well, 1 if records were lost or put aside or a clock is off, 3 if a source is silent or nothing collects.
+    is well, 1 if records were lost or put aside or a clock is off, 3 if a source is silent, clients were turned away in
+    the last hour, or nothing collects.
     """
     return _status(ctx) if status else _run(ctx, passphrase_file)
 

@@ -365,10 +365,18 @@ def test_a_client_without_a_certificate_or_with_another_name_is_refused(
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 10) as plain:
             plain.sendall(b"<13>no TLS at all\n")
             plain.recv(1)
+        status = folder / "state" / "audit" / "collect.json"
+        until(lambda: json.loads(status.read_text())["sources"][0]["refused"] == 3, "they are not counted")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-    kinds = {event.kind for event in stored(folder)}
-    assert kinds == {"collect.started", "collect.finished"}
+    events = stored(folder)
+    assert {event.kind for event in events} == {"collect.started", "source.lost", "collect.finished"}
+    turned: dict[str, int] = {}
+    for event in events:
+        turned |= event.data.get("clients", {})
+    assert len(turned) == 3  # the third is the one without TLS, in OpenSSL's words
+    assert {"127.0.0.1: peer did not return a certificate", "127.0.0.1: stranger.test is not among clients"} < set(turned)
+    assert events[-1].data["sources"]["net"]["refused"] == 3
 
 
 def test_the_sites_own_certificates_serve_and_revoked_ones_are_refused(site: Any, tmp_path: Path) -> None:

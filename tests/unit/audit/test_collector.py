@@ -78,7 +78,7 @@ async def collecting(root: Path, log: Any, clock: Clock | None = None, **tables:
         clock=clock or SystemClock(),
         actor=ME,
         contexts=lambda *_: None,
-        opener=lambda app, context, connections: Gate(app, context, connections=connections),
+        opener=lambda app, context, most, refused: Gate(app, context, connections=most, refused=refused),
     )
     task = asyncio.create_task(collector.run(stop, ready.set_result))
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
@@ -217,7 +217,10 @@ def test_http_refuses_whom_it_should_and_says_why(tmp_path: Path, flaky: Log) ->
 
     asyncio.run(run())
     assert not flaky.events("video.")
-    assert [event.kind for event in flaky.events("source.")] == ["source.allowed", "source.withdrawn"]
+    kinds = [event.kind for event in flaky.events("source.")]
+    assert (sorted(kinds), kinds[0]) == (["source.allowed", "source.lost", "source.withdrawn"], "source.allowed")
+    clients = next(event.data["clients"] for event in flaky.events("source.lost"))
+    assert list(clients) == ["127.0.0.1: no token or certificate that is allowed"]
     kept = (tmp_path / "state" / "tokens.json").read_text() + str(flaky.events())
     assert (tmp_path / "token-vms").read_text().strip() not in kept
 
@@ -392,6 +395,21 @@ def test_streams_that_are_nonsense_are_put_aside_and_the_next_line_is_read(tmp_p
     codes = [event.data["code"] for event in flaky.events("record.rejected")]
     assert sorted(codes) == ["audit.map.kind", "audit.syslog.framing", "audit.syslog.framing", "events.encoding"]
     assert max(event.data["bytes"] for event in flaky.events("record.rejected")) == 400_000
+
+
+def test_who_is_turned_away_is_recorded_at_once_and_then_once_an_hour() -> None:
+    meter = Meter("net", "syslog", 0, 0, 0.0)
+    for number in range(40):
+        meter.turn_away(f"10.0.0.{number}", "no TLS")
+    first = meter.turned_away(5.0)
+    assert (first["10.0.0.0: no TLS"], first["others"], len(first)) == (1, 20, 21)
+    assert [item.code for item in findings_of(meter.health)] == ["audit.source.refused"]
+    meter.turn_away("10.0.0.1", "no TLS")
+    assert not meter.turned_away(3000.0)
+    assert meter.turned_away(3700.0) == {"10.0.0.1: no TLS": 1}
+    assert meter.health.refused == 41
+    meter.look(time.monotonic() + 3601)
+    assert not findings_of(meter.health)
 
 
 class Settable:
