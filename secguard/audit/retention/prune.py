@@ -142,7 +142,6 @@ def plan_prune(
     times: dict[int, datetime] = {}
     held: Counter[str] = Counter()
     kinds: dict[int, str] = {}
-    latest: datetime | None = None
     own: datetime | None = None  # time of the last event that was recorded on this machine: others came after it
     for first, bodies in log.scan(0, size):
         for index, body in enumerate(bodies, first):
@@ -155,7 +154,7 @@ def plan_prune(
                 recorded += ranges
                 unsettled += ranges if index >= settled else ()
             if head.actor.assurance is not Assurance.CLAIMED:
-                own, latest = head.time, max(head.time, latest or head.time)
+                own = head.time
             if head.kind not in cutoffs:
                 cutoffs[head.kind] = policy.cutoff(head.kind, now)
             cutoff = cutoffs[head.kind]
@@ -170,7 +169,7 @@ def plan_prune(
             candidates.append(index)
             times[index], kinds[index] = head.time, head.kind
         report(first + len(bodies), size, "events")
-    _check_clock(now, latest)
+    _check_clock(now, own)
     done = bytearray(size)
     for low, high in recorded:
         done[low : high + 1] = b"\1" * (high + 1 - low)
@@ -209,7 +208,10 @@ def _ranges(body: bytes) -> list[tuple[int, int]]:
 
 
 def _check_clock(now: datetime, latest: datetime | None) -> None:
-    """A clock that is years ahead would delete everything."""
+    """A clock that is years ahead would delete everything.
+
+    It is held against the last record, not the latest: that may stem from a day when the clock was wrong.
+    """
     if latest is not None and not latest - timedelta(days=1) <= now <= latest + _SILENCE:
         raise RefusedError(
             "audit.prune.clock",

@@ -196,3 +196,15 @@ def test_what_the_index_could_not_forget_is_said_and_told_again(tmp_path: Path, 
     told = finding("audit.prune.index", reason="the account may not delete")
     assert "may not delete" in describe(told)
     assert "audit reindex" in hint(told, "zh")
+
+
+def test_a_record_of_a_day_with_a_wrong_clock_neither_stops_nor_frees_a_later_run(log, make, auditor) -> None:
+    auditor = msgspec.structs.replace(auditor, assurance=Assurance.OS_USER)
+    wrong = NOW + timedelta(days=9000)
+    log.record([make(0, time=NOW - timedelta(days=300))])
+    for number, time in enumerate((NOW, wrong, NOW)):
+        log.record([Event(id=f"own-{number}", kind="audit.searched", time=time, actor=auditor)])
+    assert list(plan_prune(log, policy(), NOW).expired) == [0]
+    with pytest.raises(RefusedError) as doubted:
+        plan_prune(log, policy(), wrong)
+    assert doubted.value.code == "audit.prune.clock"
