@@ -1,12 +1,13 @@
 """Asking witnesses over HTTP: for a cosignature of a checkpoint, and for the last checkpoint that they cosigned."""
 
 import hashlib
+import io
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from secguard.core import Finding, finding
@@ -17,6 +18,9 @@ from secguard.ledger.witness.request import format_request, parse_size
 
 if TYPE_CHECKING:
     import http.client
+    import socket
+
+    from _typeshed import WriteableBuffer
 
 __all__ = ["Answer", "Peer", "ask", "ask_all", "fetch_seen"]
 
@@ -84,6 +88,29 @@ def _connect(peer: Peer, seconds: float) -> "tuple[http.client.HTTPConnection, s
     return http.client.HTTPSConnection(parts.hostname, port, timeout=seconds, context=context), prefix
 
 
+class _Reader(io.RawIOBase):
+    """Reads an answer until a deadline, however slowly it comes: a socket's own timeout begins anew with each byte."""
+
+    def __init__(self, sock: "socket.socket", inner: io.RawIOBase, deadline: float) -> None:
+        self._sock = sock
+        self._inner = inner
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._inner.readinto(buffer)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
 class _Session:
     """One connection to a witness, kept alive over a few requests; bounded in time and size."""
 
@@ -91,12 +118,20 @@ class _Session:
         self._peer = peer
         self._deadline = time.monotonic() + seconds
         self._connection, self._prefix = _connect(peer, seconds)
+        self._connection.response_class = self._response  # type: ignore[assignment] # all that is asked of it is to be called
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def _response(self, sock: "socket.socket", *args: Any, **options: Any) -> "http.client.HTTPResponse":
+        import http.client
+
+        response = http.client.HTTPResponse(sock, *args, **options)
+        response.fp = io.BufferedReader(_Reader(sock, response.fp.detach(), self._deadline))
+        return response
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str, bytes]:
         """Status, content type and body.

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import errno
 import shutil
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -22,10 +23,12 @@ from secguard.ledger import Ledger, NoteKey, parse_checkpoint, verify_log
 from secguard.ledger.merkle import root_of
 from secguard.ledger.note import Checkpoint, format_checkpoint, sign_note
 from secguard.ledger.witness import (
+    Peer,
     Witness,
     WitnessHome,
     WitnessKey,
     add_cosignatures,
+    ask,
     cosign,
     cosignatures,
     parse_verifier,
@@ -190,6 +193,33 @@ def test_a_witness_follows_a_log(witness: Witness, log: Ledger, tmp_path: Path) 
     assert (seen.witness, seen.checkpoint.size) == (W_KEY.name, 700)
     assert log.root_at(700) == seen.checkpoint.root
     assert not any((tmp_path / "witness" / "contradictions").iterdir())
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_witness_whose_answer_trickles_for_ever_is_silent(log: Ledger, begin: bytes) -> None:
+    ended = threading.Event()
+
+    def trickle(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(begin)
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        try:
+            threads.submit(trickle, server)
+            peer = Peer(W_KEY, f"http://127.0.0.1:{server.getsockname()[1]}")
+            note = log.checkpoint()
+            assert note is not None
+            answer = threads.submit(ask, peer, note, log.consistency, seconds=0.3).result(10)
+        finally:
+            ended.set()
+    assert answer.finding is not None
+    assert (answer.finding.code, answer.finding.data["reason"]) == (
+        "ledger.witness.silent",
+        f"the witness {W_KEY.name} cannot be asked: no answer in time",
+    )
 
 
 def test_statuses_of_the_standard(witness: Witness, log: Ledger, tmp_path: Path) -> None:
