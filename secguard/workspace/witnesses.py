@@ -104,12 +104,14 @@ class Cosigned:
         answers: one a witness.
         cosignatures: those that hold.
         findings: contradictions, silence, a quorum that is not reached.
+        reached: as many cosigned as the quorum asks for; False where it asks for none.
     """
 
     note: bytes
     answers: Sequence[Answer]
     cosignatures: Sequence[Cosignature]
     findings: Sequence[Finding]
+    reached: bool
 
 
 def ask_witnesses(workspace: "Workspace", witnesses: Witnesses, *, seconds: float = 10.0) -> Cosigned:
@@ -139,4 +141,4 @@ def ask_witnesses(workspace: "Workspace", witnesses: Witnesses, *, seconds: floa
     if len(given) < witnesses.quorum:
         size = parse_checkpoint(note).size
         findings.append(finding("ledger.witness.quorum", f"checkpoint {size}", have=len(given), need=witnesses.quorum))
-    return Cosigned(note, answers, given, findings)
+    return Cosigned(note, answers, given, findings, 0 < witnesses.quorum <= len(given))

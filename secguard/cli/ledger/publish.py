@@ -43,8 +43,10 @@ def checkpoint_(ctx: Context, *, passphrase_file: Path | None, no_witness: bool)
 
 
 def cosigned_result(ctx: Context, asked: "Cosigned", data: dict[str, object], line: str) -> Result:
-    """Who cosigned, and why others did not."""
+    """Who cosigned, and why others did not: where the quorum has, silence of the others changes nothing."""
     outcomes = {item.outcome for item in asked.findings}
+    if asked.reached:
+        outcomes.discard(Outcome.UNKNOWN)
     outcome = next((one for one in (Outcome.FAIL, Outcome.UNKNOWN) if one in outcomes), Outcome.PASS)
     cosigned = [{"name": item.name, "time": item.time} for item in asked.cosignatures]
     rows = [(item.name, item.time) for item in asked.cosignatures]

@@ -88,7 +88,7 @@ def _cosigned(ws: "Workspace") -> "Cosigned | None":
     given = cosignatures(note, witnesses.keys) if note else []
     if len(given) < max(1, witnesses.quorum):
         return ws.ask_witnesses()
-    return Cosigned(note, (), given, witnesses.findings)
+    return Cosigned(note, (), given, witnesses.findings, False)
 
 
 @command("ledger.check-receipt", "check-receipt")

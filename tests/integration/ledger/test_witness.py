@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from secguard.cli.main import main
+from secguard.keys import Algorithm, generate
+from secguard.ledger.witness import WitnessKey
 from secguard.workspace.site import create_site
 from tests.support.tlog_reader import read_log
 
@@ -82,6 +84,10 @@ def place(template: Path, tmp_path: Path) -> Path:
     return tmp_path / "place"
 
 
+def _other_key() -> str:
+    return WitnessKey("witness.example/away", generate(Algorithm.ED25519).public_key()).vkey()
+
+
 def configure(site: Path, url: str, *more: str) -> None:
     text = (site / "secguard.toml").read_text()
     text = text.replace("[ledger]\n", "[ledger]\nquorum = 1\n", 1)
@@ -99,6 +105,12 @@ def test_a_witness_from_its_certificate_to_the_court(place: Path) -> None:
         assert given["name"] == "witness.example/w1"
         verified = run("ledger", "verify", "-w", site)
         assert verified["data"]["witnesses"] == {"witness.example/w1": signed["data"]["size"]}
+        second = f'\n[[ledger.witnesses]]\nurl = "http://127.0.0.1:1"\nkey = "{_other_key()}"\n'
+        text = (site / "secguard.toml").read_text()
+        (site / "secguard.toml").write_text(text + second)
+        one_of_two = run("ledger", "witness", "ask", "-w", site)  # the quorum is 1
+        assert codes(one_of_two) == ["ledger.witness.silent"]
+        (site / "secguard.toml").write_text(text)
 
         receipt = place / "receipt.json"
         proved = run("ledger", "prove", "1", "-o", receipt, "-w", site)
