@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Door", "HttpFeed", "Opener"]
 
 _POSITION = re.compile(r"[\x21-\x7e]{1,200}")
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 _LISTED = 100
 _LINES = 20_000
 _DURABLE_SECONDS = 30.0
@@ -184,6 +185,9 @@ class HttpFeed:
         sender, certificate, refused = self._sender(request)
         if refused is not None:
             return refused
+        if request.headers.get("Content-Encoding", "identity").strip().lower() not in _ENCODINGS:
+            packed = {"Accept-Encoding": "gzip, deflate"}  # RFC 9110, section 12.5.3; else its bytes were put aside
+            return self._refuse(415, "audit.http.encoding", "a body is plain, gzip or deflate", **packed)
         limit = self._settings.body_mb << 20
         if (request.content_length or 0) > limit:
             return self._refuse(413, "audit.http.size", f"a request has at most {limit} bytes")
