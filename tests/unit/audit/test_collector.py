@@ -209,6 +209,9 @@ def test_http_refuses_whom_it_should_and_says_why(tmp_path: Path, flaky: Log) ->
             packed = {**headers, "Content-Encoding": "gzip"}
             assert (await status(data=b"\x1f\x8bno gzip", headers=packed))[1]["code"] == "audit.http.body"
             assert (await status(data=gzip.compress(b"\n" * (8 << 20)), headers=packed))[0] == 413
+            for other in ("rot13", "gzip, gzip"):
+                packed = {**headers, "Content-Encoding": other}
+                assert (await status(data=line(0), headers=packed))[0] == 415
             code, said = await status(data=b"{}\nnot json\n", headers=headers)
             assert (code, said["rejected"], [item["line"] for item in said["problems"]]) == (422, 2, [1, 2])
             assert (await client.get(url.replace("/v1/events", "/healthz"))).status == 200
