@@ -13,13 +13,16 @@ A sink never drops an event in silence: what is no event raises (loguru prints t
 `catch=False`), and where events cannot be handed in, the call waits and then raises.
 """
 
-import contextlib
+import atexit
+import errno
 import os
 import ssl
+import sys
 import threading
 import time
 from collections import deque
 from datetime import UTC
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -36,6 +39,7 @@ __all__ = ["FileSink", "HttpSink", "event_of", "sink"]
 _FIELDS = ("subject", "case", "approver", "reason")
 _ACTOR = ("role", "org", "address")
 _BATCH = 500
+_BATCH_BYTES = 1_000_000
 
 
 def event_of(record: Any) -> Event | None:
@@ -130,7 +134,7 @@ class FileSink:
             os.close(self._file)
             self._file = -1
         try:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SystemPartError("audit.sink.file", f"cannot open: {error.strerror}", where=str(self._path)) from error
 
@@ -147,12 +151,12 @@ class FileSink:
         with self._lock:
             self._reopen()
             try:
+                size = os.fstat(self._file).st_size
+                if size and os.pread(self._file, 1, size - 1) != b"\n":
+                    line = b"\n" + line  # half a line of a day when the disk was full must not swallow this one
                 # One write with O_APPEND: lines of several processes do not mix.
-                written = os.write(self._file, line)
-                if written < len(line):  # a full disk: what is half there must not swallow the next line
-                    with contextlib.suppress(OSError):
-                        os.write(self._file, b"\n")
-                    raise OSError(28, "No space left on device")
+                if os.write(self._file, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if self._durable:
                     os.fdatasync(self._file)
             except OSError as error:
@@ -171,7 +175,8 @@ class FileSink:
 class HttpSink:
     """Hands events in to an HTTP source from a thread; each is sent until it is said to be durable.
 
-    Events wait in memory: for those that must outlive a crash of the platform take a file.
+    Events wait in memory: for those that must outlive a crash of the platform take a file. A program that ends without
+    removing the sink delivers them first; a forked process has a thread and a queue of its own.
 
     Attributes:
         refused: events that the source put aside; it has recorded why.
@@ -206,6 +211,11 @@ class HttpSink:
             raise UsageError("audit.sink.file", f"cannot read: {error}") from error
         self._waiting = waiting
         self._patience = patience
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin in this process; after a fork, what waits is the parent's, and its thread and locks are not here."""
+        self._process = os.getpid()
         self._queue: deque[bytes] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -214,6 +224,14 @@ class HttpSink:
         self.problem = ""
         self._thread = threading.Thread(target=self._run, name="secguard-sink", daemon=True)
         self._thread.start()
+        atexit.register(self.stop)
+        ends = sys.modules.get("multiprocessing.util")
+        if ends is not None:  # its processes end without `atexit`
+            ends.Finalize(self, self._stop_in, args=(self._process,), exitpriority=10)
+
+    def _stop_in(self, process: int) -> None:
+        if os.getpid() == process and not self._stopping:
+            self.stop()
 
     def write(self, message: "Message") -> None:
         """Take a record; called by loguru. Waits while too many wait.
@@ -225,6 +243,8 @@ class HttpSink:
         if event is None:
             return
         line = encode(event)
+        if os.getpid() != self._process:
+            self._begin()
         with self._changed:
             room = self._changed.wait_for(lambda: len(self._queue) < self._waiting or self._stopping, self._patience)
             if not room or self._stopping:
@@ -242,6 +262,9 @@ class HttpSink:
         Raises:
             SystemPartError: not all of it could be delivered in time.
         """
+        atexit.unregister(self.stop)
+        if os.getpid() != self._process:  # nothing was handed in by this process
+            return
         with self._changed:
             self._stopping = True
             self._deadline = time.monotonic() + self._patience
@@ -260,7 +283,7 @@ class HttpSink:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._queue) or self._stopping)
-                batch = [self._queue[at] for at in range(min(_BATCH, len(self._queue)))]
+                batch = self._batch()
             if not batch or time.monotonic() > self._deadline:
                 break
             try:
@@ -284,6 +307,17 @@ class HttpSink:
                 self._changed.notify_all()
         if connection is not None:
             connection.close()
+
+    def _batch(self) -> list[bytes]:
+        """What is sent next; a source takes requests of a megabyte at least."""
+        batch: list[bytes] = []
+        room = _BATCH_BYTES
+        for line in islice(self._queue, _BATCH):
+            room -= len(line) + 1
+            if batch and room < 0:
+                break
+            batch.append(line)
+        return batch
 
     def _connect(self) -> Any:
         from http.client import HTTPConnection, HTTPSConnection
@@ -315,4 +349,7 @@ class HttpSink:
             raise SystemPartError(
                 "audit.sink.http", f"status {response.status}: {body[:200].decode('utf-8', 'replace')}"
             )
-        self.refused += int(json.loads(body).get("rejected", 0))
+        said = json.loads(body)
+        if not isinstance(said, dict) or not isinstance(said.get("rejected"), int):
+            raise SystemPartError("audit.sink.http", "what answers is no source of events")
+        self.refused += said["rejected"]

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -103,7 +105,7 @@ class Source:
             return web.json_response({"rejected": 1})
 
         async def main() -> None:
-            app = web.Application()
+            app = web.Application(client_max_size=1 << 20)
             app.router.add_post("/v1/events", post)
             runner = web.AppRunner(app)
             await runner.setup()
@@ -137,6 +139,57 @@ def test_over_http_until_it_is_taken(logger: Any, tmp_path: Path) -> None:
         source.close()
     assert [event["id"] for event in source.events] == [f"e-{n}" for n in range(7)]
     assert target.refused >= 1
+
+
+PROGRAM = """
+import multiprocessing, os, sys, threading
+from loguru import logger
+from secguard.audit.sources.loguru import sink
+
+logger.remove()
+logger.add(sink(sys.argv[1], token_file=sys.argv[2]), catch=False)
+
+def work(name, long=""):
+    for number in range(40):
+        logger.bind(kind="video.viewed", actor="a", id=f"{name}-{number}", note=long).info("x")
+
+threads = [threading.Thread(target=work, args=(f"thread{n}",)) for n in range(4)]
+for thread in threads:
+    thread.start()
+child = os.fork()
+if child == 0:
+    work("forked")
+    sys.exit()
+other = multiprocessing.get_context("fork").Process(target=work, args=("process", "y" * 50_000))
+other.start()
+other.join()
+assert os.waitpid(child, 0)[1] == 0 and other.exitcode == 0
+work("main")
+"""
+
+
+def test_a_program_with_threads_and_forks_that_ends_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("sgt_x\n")
+    source = Source()
+    try:
+        url = f"http://127.0.0.1:{source.port}/v1/events"
+        program = [sys.executable, "-c", PROGRAM, url, str(tmp_path / "token")]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    finally:
+        source.close()
+    assert (done.returncode, done.stderr) == (0, "")
+    names = ("thread0", "thread1", "thread2", "thread3", "forked", "process", "main")
+    assert sorted(event["id"] for event in source.events) == sorted(f"{name}-{n}" for name in names for n in range(40))
+
+
+def test_half_a_line_of_a_full_disk_swallows_none(logger: Any, tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    file.write_text('{"id":"half')
+    logger.add(sink(file), catch=False)
+    for n in range(2):
+        logger.bind(kind="video.viewed", actor="a", id=f"e-{n}").info("x")
+    half, *lines = file.read_text().splitlines()
+    assert (half, [json.loads(line)["id"] for line in lines]) == ('{"id":"half', ["e-0", "e-1"])
 
 
 def test_nobody_there_is_said(logger: Any) -> None:
