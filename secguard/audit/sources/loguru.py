@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from secguard.audit.sources.reading import finish
-from secguard.core.errors import SecguardError, SystemPartError, UsageError
+from secguard.core.errors import SystemPartError, UsageError
 from secguard.events import Event, encode, event_from, new_event_id
 
 if TYPE_CHECKING:
@@ -193,6 +193,11 @@ class HttpSink:
         waiting: int = 10_000,
         patience: float = 30.0,
     ) -> None:
+        # The thread must not be amid these imports when the program forks: the child would have half of them.
+        import http.client
+        import json
+
+        self._http, self._json = http.client, json
         parts = urlsplit(url)
         if not parts.hostname or parts.username:
             raise UsageError(
@@ -289,7 +294,7 @@ class HttpSink:
             try:
                 connection = connection or self._connect()
                 self._send(connection, batch)
-            except (OSError, SecguardError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on, and the events wait
                 self.problem = str(error)
                 if connection is not None:
                     connection.close()
@@ -320,11 +325,9 @@ class HttpSink:
         return batch
 
     def _connect(self) -> Any:
-        from http.client import HTTPConnection, HTTPSConnection
-
         if self._context is None:
-            return HTTPConnection(self._host, self._port, timeout=40)
-        return HTTPSConnection(self._host, self._port, timeout=40, context=self._context)
+            return self._http.HTTPConnection(self._host, self._port, timeout=40)
+        return self._http.HTTPSConnection(self._host, self._port, timeout=40, context=self._context)
 
     def _send(self, connection: Any, batch: list[bytes]) -> None:
         """Send until it is durable.
@@ -333,9 +336,6 @@ class HttpSink:
             OSError: no answer.
             SystemPartError: it is not taken now.
         """
-        import json
-        from http.client import HTTPException
-
         headers = {"Content-Type": "application/x-ndjson"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -343,13 +343,13 @@ class HttpSink:
             connection.request("POST", self._path, b"\n".join(batch), headers)
             response = connection.getresponse()
             body = response.read(1 << 20)
-        except HTTPException as error:
+        except self._http.HTTPException as error:
             raise SystemPartError("audit.sink.http", f"no answer: {error}") from error
         if response.status not in {200, 422}:
             raise SystemPartError(
                 "audit.sink.http", f"status {response.status}: {body[:200].decode('utf-8', 'replace')}"
             )
-        said = json.loads(body)
+        said = self._json.loads(body)
         if not isinstance(said, dict) or not isinstance(said.get("rejected"), int):
             raise SystemPartError("audit.sink.http", "what answers is no source of events")
         self.refused += said["rejected"]
