@@ -8,10 +8,10 @@ from secguard.audit.reports.words import OUTCOMES, moment, name_of, span
 from secguard.report import Text
 from secguard.report.words import clean, pick
 
-__all__ = ["MAX_REGISTER", "render_register"]
+__all__ = ["VOLUME", "render_register", "volumes_of"]
 
-MAX_REGISTER = 20_000
-"""Rows that are printed; the rest is counted."""
+VOLUME = 10_000
+"""Rows of one page, which a browser still prints; a longer register has several volumes."""
 _GROUPS = {"watched", "searched", "taken"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _HEADS = (
@@ -62,28 +62,34 @@ code { font-family: "Noto Sans Mono", monospace; font-size: .95em }
 """
 
 
-def render_register(found: Accesses, organisation: str, lang: str = "zh") -> str:
-    """The register as one printable HTML page: no script, nothing loaded.
+def _entered(found: Accesses) -> list[Access]:
+    return [row for row in found.rows if row.group in _GROUPS]
+
+
+def volumes_of(found: Accesses) -> int:
+    """How many volumes the register has: one at least."""
+    return max(1, -(-len(_entered(found)) // VOLUME))
+
+
+def render_register(found: Accesses, organisation: str, lang: str = "zh", volume: int = 1) -> str:
+    """A volume of the register as a printable HTML page: no script, nothing loaded.
 
     Args:
         found: the accesses; live view, playback, search and what was taken away are entered.
         organisation: who keeps the register.
         lang: `zh` or `en`.
+        volume: which, from 1 to `volumes_of`.
     """
-    rows = [row for row in found.rows if row.group in _GROUPS]
+    rows = _entered(found)
+    before, volumes = (volume - 1) * VOLUME, volumes_of(found)
     title = Text("Register of viewing and retrieving", "视频图像信息查阅/调取登记表")
     t = _Words(lang)
     checkpoint = found.checkpoint
     origin = str(checkpoint["origin"]) if checkpoint else ""
     heads = "".join(f'<th scope="col" class="{name}">{t(head)}</th>' for name, head in _HEADS)
-    body = "".join(_row(found, number, row, t) for number, row in enumerate(rows[:MAX_REGISTER], 1))
+    body = "".join(_row(found, number, row, t) for number, row in enumerate(rows[before : before + VOLUME], before + 1))
     nothing = t(Text("Nothing was viewed or retrieved.", "期间无查阅、调取记录。"))
     body = body or f'<tr><td class="none" colspan="{len(_HEADS)}">{nothing}</td></tr>'
-    if len(rows) > MAX_REGISTER:
-        more = t(
-            Text(f"{len(rows) - MAX_REGISTER} more are not printed.", f"另有 {len(rows) - MAX_REGISTER} 条未打印。")
-        )
-        body += f'<tr><td class="none" colspan="{len(_HEADS)}">{more}</td></tr>'
     sign = "".join(
         f"<div>{t(words)}</div>"
         for words in (
@@ -98,7 +104,7 @@ def render_register(found: Accesses, organisation: str, lang: str = "zh") -> str
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{t(title)}</title>\n<style>{_STYLE % {'origin': _css(origin)}}</style>\n</head>\n<body>\n"
-        f'<h1>{t(title)}</h1>\n<ul class="facts">{_facts(found, organisation, len(rows), t)}</ul>\n'
+        f'<h1>{t(title)}</h1>\n<ul class="facts">{_facts(found, organisation, len(rows), (volume, volumes), t)}</ul>\n'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>\n"
         f'<div class="sign">{sign}</div>\n<p class="proof">{_proof(found, t)}</p>\n</body>\n</html>\n'
     )
@@ -120,7 +126,7 @@ def _css(text: str) -> str:
     return "".join(c for c in text if c.isalnum() or c in "./_-")[:120]
 
 
-def _facts(found: Accesses, organisation: str, count: int, t: _Words) -> str:
+def _facts(found: Accesses, organisation: str, count: int, volume: tuple[int, int], t: _Words) -> str:
     scope = found.scope
     facts = [
         (Text("unit", "单位"), organisation),
@@ -129,6 +135,7 @@ def _facts(found: Accesses, organisation: str, count: int, t: _Words) -> str:
         (Text("case", "案件编号"), scope.case),
         (Text("period", "期间"), scope.period),
         (Text("entries", "条数"), str(count)),
+        (Text("volume", "分册"), "{} / {}".format(*volume) if volume[1] > 1 else ""),
         (Text("times in", "时区"), zone_name(found)),
         (Text("made", "制表时间"), moment(found.made, scope.zone)),
     ]

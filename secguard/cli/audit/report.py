@@ -44,7 +44,7 @@ def report(
     The report itself is recorded before it is shown. Accesses without case number or approver are listed on their own.
     Exit code 0: nothing speaks against its completeness; 1: the index was altered; 3: it is behind the ledger.
     """
-    from secguard.audit.reports import Scope, access_report, gather, render_register
+    from secguard.audit.reports import Scope, access_report, gather, render_register, volumes_of
     from secguard.audit.reports.accesses import rows_as_json
     from secguard.core.files import atomic_write
 
@@ -62,8 +62,12 @@ def report(
             progress=ctx.progress("indexing"),
         )
         organisation = ws.config.site.name
+    files: list[Path] = []
     if register is not None:
-        atomic_write(register, render_register(found, organisation, ctx.lang).encode())
+        volumes = range(1, volumes_of(found) + 1)
+        files = [register if volume == 1 else register.with_stem(f"{register.stem}-{volume}") for volume in volumes]
+        for volume, file in zip(volumes, files, strict=True):
+            atomic_write(file, render_register(found, organisation, ctx.lang, volume).encode())
     outcomes = {item.outcome for item in found.findings}
     outcome = next((one for one in (Outcome.FAIL, Outcome.UNKNOWN) if one in outcomes), Outcome.PASS)
     people = [
@@ -90,6 +94,7 @@ def report(
             "checkpoint": found.checkpoint,
             "pruned": found.pruned,
             "recorded": found.recorded,
+            "register": files,
             "accesses": list(rows_as_json(found)) if ctx.json else [],
         },
         outcome=outcome,
@@ -103,6 +108,16 @@ def report(
             ctx.say(
                 f"ledger: {found.size} events, {found.pruned} deleted by retention",
                 f"账本共 {found.size} 条事件，其中 {found.pruned} 条已按留存策略删除",
+            ),
+            *(
+                [
+                    ctx.say(
+                        f"register: {len(files)} volumes, {files[0]} to {files[-1]}",
+                        f"登记表共 {len(files)} 册：{files[0]} 至 {files[-1]}",
+                    )
+                ]
+                if len(files) > 1
+                else []
             ),
         ],
         jsonl=rows_as_json(found),

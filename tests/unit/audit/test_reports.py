@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_kit import say
 
-from secguard.audit.reports import Scope, access_report, gather, render_register
+from secguard.audit.reports import Scope, access_report, gather, render_register, volumes_of
 from secguard.core.errors import SecguardError, UsageError
 from secguard.events import Actor, Result
 from secguard.report.html import render_html
@@ -107,7 +107,7 @@ def test_what_the_index_made_up_is_not_in_the_report(filled, index, clock, audit
     assert [item.code for item in found.findings] == ["audit.index.altered"]
 
 
-def test_documents(filled, index, clock, auditor) -> None:
+def test_documents(filled, index, clock, auditor, monkeypatch: pytest.MonkeyPatch) -> None:
     found = gather(Scope(camera=CAMERA, zone=CHINA), index, filled, clock, auditor)
     report = access_report(found)
     for lang in ("en", "zh"):
@@ -123,6 +123,11 @@ def test_documents(filled, index, clock, auditor) -> None:
     assert register.count('class="who"') == 1 + 6, "watched, searched, taken: head and rows"
     assert register.count("missing") - register.count("td.missing") == 3
     empty = gather(Scope(actor="nobody"), index, filled, clock, auditor)
+    monkeypatch.setattr("secguard.audit.reports.register.VOLUME", 4)
+    volumes = [render_register(found, "浦口分局", "zh", volume) for volume in range(1, volumes_of(found) + 1)]
+    numbers = [re.findall(r'<td class="no">(\d+)', volume) for volume in volumes]
+    assert numbers == [["1", "2", "3", "4"], ["5", "6"]]
+    assert "<b>分册</b>2 / 2" in volumes[1]
     assert "期间无查阅、调取记录" in render_register(empty, "x", "zh")
     assert "Nothing was viewed" in render_register(empty, "x", "en")
     assert render_html(access_report(empty), "zh")
