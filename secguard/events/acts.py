@@ -53,9 +53,10 @@ def long_act(
     subject: str,
     case: str = "",
     reason: str = "",
+    event_id: str = "",
     **data: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Record the start of a long act, let it run, and record its end.
+    """Record the start of a long act (as `event_id`, if that is given), let it run, and record its end.
 
     Yields:
         A dict for the values of the closing event; the caller fills it before leaving the block.
@@ -64,7 +65,7 @@ def long_act(
         SecguardError: recording failed, so nothing may be released; or what the block raised.
     """
     opening = Event(
-        id=new_event_id(),
+        id=event_id or new_event_id(),
         kind=f"{noun}.started",
         time=clock.now(),
         actor=actor,

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from secguard.audit.sources.collector import Collector, Status
+from secguard.audit.sources.collector import Collector, Status, read_status
 from secguard.audit.sources.identities import tls_context, trust
 from secguard.audit.sources.ingest import Door, Opener
 from secguard.audit.sources.settings import HttpSource, SyslogSource, load_sources
 from secguard.audit.sources.sockets import parse_place
 from secguard.core import SecguardError, UsageError
+from secguard.events import close_dangling, ending_id
 from secguard.service.gate import Gate
 from secguard.trust import chain_pem, read_certificates
 
@@ -41,6 +42,7 @@ def collect(
         passphrase_file: opens the key of the site's own server certificate, where a source uses it.
         ready: called once with the places of each source.
     """
+    _close_killed(workspace)
     collector = Collector(
         load_sources(workspace.config.audit.sources),
         root=workspace.root,
@@ -53,6 +55,16 @@ def collect(
         revoked=lambda certificate: _revoked(workspace, certificate),
     )
     return asyncio.get_running_loop().create_task(collector.run(stop, ready))
+
+
+def _close_killed(workspace: "Workspace") -> None:
+    """Record the end of a run that was killed, by what it said of itself: this must not wait for the index."""
+    before = read_status(workspace.state / "audit")
+    ledger = workspace.ledger
+    with contextlib.suppress(SecguardError):  # deleted by retention; or nothing can be recorded: the run says so itself
+        place = ledger.find(before.act) if before is not None and before.act else None
+        if place is not None and ledger.find(ending_id(opening := ledger.event(place))) is None:
+            close_dangling([opening], ledger, workspace.clock)
 
 
 def _door(

@@ -33,7 +33,7 @@ from secguard.core import Clock, Finding, RefusedError, SecguardError, UsageErro
 from secguard.core.clock import parse_time, rfc3339
 from secguard.core.files import atomic_write, translate_os_error
 from secguard.core.limits import read_bounded
-from secguard.events import Actor, Result, long_act
+from secguard.events import Actor, Result, long_act, new_event_id
 
 __all__ = ["Collector", "Contexts", "Status", "judge_status", "read_status"]
 
@@ -54,6 +54,7 @@ class Status(msgspec.Struct, kw_only=True):
     Attributes:
         pid: its process.
         started: since when.
+        act: ID of the `collect.started` event of this run.
         written: when this was written.
         problem: why the ledger does not record; empty: it does.
         letters: bytes of raw records that are kept aside.
@@ -64,6 +65,7 @@ class Status(msgspec.Struct, kw_only=True):
     version: int = 1
     pid: int
     started: str
+    act: str = ""
     written: str
     problem: str = ""
     letters: int = 0
@@ -188,7 +190,7 @@ class Collector:
         self._feeds: dict[str, FileFeed | SyslogFeed | HttpFeed] = {}
         self._desks: dict[str, Desk] = {}
         self._waiting: dict[str, float] = {}  # sources that did not start, and when to try again
-        self._started = ""
+        self._started = self._act = ""
         self._wall = 0.0
         self._mono = 0.0
         self.places: dict[str, list[str]] = {}
@@ -211,13 +213,14 @@ class Collector:
             )
         with _only_one(self._state / "collect.lock"):
             started = self._clock.now()
-            self._started = rfc3339(started)
+            self._started, self._act = rfc3339(started), new_event_id()
             act = long_act(
                 self._log,
                 self._clock,
                 "collect",
                 actor=self._actor,
                 subject="sources",
+                event_id=self._act,
                 sources=sorted(self._sources),
             )
             with act as closing:
@@ -350,6 +353,7 @@ class Collector:
         return Status(
             pid=os.getpid(),
             started=self._started,
+            act=self._act,
             written=rfc3339(self._clock.now()),
             problem=committer.problem,
             letters=used,

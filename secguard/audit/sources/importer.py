@@ -12,7 +12,7 @@ import codecs
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -297,7 +297,7 @@ def _run(
 ) -> Imported:
     sha256, size, total = _survey(file)
     name = name.encode("utf-8", "replace").decode()[:256]
-    facts = {"sha256": sha256, "bytes": size, "encoding": encoding}
+    facts: dict[str, Any] = {"sha256": sha256, "bytes": size, "encoding": encoding}
     with long_act(log, clock, "import", actor=actor, subject=name, case=case, reason=reason, **facts) as closing:
         run = _Import(log, clock, actor, file=name, sha256=sha256, encoding=encoding, letters=letters)
         digest = hashlib.sha256()

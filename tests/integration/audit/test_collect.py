@@ -130,6 +130,12 @@ def test_a_killed_collector_takes_every_line_once(site: Any, site_folder: Path) 
     assert killed == rounds
     events = stored(site_folder)
     assert sorted(event.data["number"] for event in events if "number" in event.data) == list(range(written))
+    begun, ended = (
+        {event.data["act"] if key else event.id for event in events if event.kind in kinds}
+        for key, kinds in ((False, {"collect.started"}), (True, {"collect.failed", "collect.finished"}))
+    )
+    assert len(begun) == rounds + 1
+    assert begun == ended, "a run that was killed is closed by the next"
     assert sum(event.kind == "record.rejected" for event in events) == 1
     assert [event.kind for event in events].count("collect.finished") == 1
     down = site.ask("collect", "--status", code=3)
