@@ -198,6 +198,7 @@ class HttpSink:
         import json
 
         self._http, self._json = http.client, json
+        "host".encode("idna")  # what looks names up imports this
         parts = urlsplit(url)
         if not parts.hostname or parts.username:
             raise UsageError(

@@ -156,7 +156,9 @@ def work(name, long=""):
 threads = [threading.Thread(target=work, args=(f"thread{n}",)) for n in range(4)]
 for thread in threads:
     thread.start()
-child = os.fork()
+for thread in threads:
+    thread.join()
+child = os.fork()  # while the sink's own thread delivers
 if child == 0:
     work("forked")
     sys.exit()
