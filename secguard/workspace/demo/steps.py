@@ -249,7 +249,8 @@ def audit(stage: Stage, progress: Progress) -> Shown:
         rows = [seq for (seq,) in database.execute("SELECT seq FROM event WHERE kind = 'video.exported' LIMIT 2")]
         database.execute("DELETE FROM event WHERE seq = ?", (rows[0],))
         database.execute("DELETE FROM words WHERE rowid = ?", (rows[0],))
-        database.execute("UPDATE event SET actor = '无名' WHERE seq = ?", (rows[1],))
+        last = "(SELECT max(id) FROM name WHERE field = 'actor')"
+        database.execute(f"UPDATE event SET actor = iif(actor = {last}, actor - 1, {last}) WHERE seq = ?", (rows[1],))  # noqa: S608 - our own constants
         names = [name for _, name, *_ in database.execute("PRAGMA table_info(event)") if name not in {"seq", "id"}]
         columns = ", ".join(f'"{name}"' for name in names)
         database.execute(
