@@ -21,8 +21,8 @@ _AT_ONCE = 500
 _MAX_KNOWN = 1 << 18
 _MAX_CHARACTERS = 1 << 25
 """Values that are remembered, and their characters: about 100 MB at worst."""
-ENOUGH = 1000
-"""Names that are counted to tell a common phrase from a rare one; to list as many takes a millisecond."""
+ENOUGH = 300
+"""Names that are counted to tell a common phrase from a rare one; to list as many takes half a millisecond."""
 
 
 def match_of(phrase: Phrase) -> str:

@@ -46,6 +46,7 @@ TREES = {
     "event_id": "CREATE INDEX event_id ON event (id)",
     "event_time": "CREATE INDEX event_time ON event (time)",
     "event_kind": "CREATE INDEX event_kind ON event (kind, time)",
+    "event_refused": "CREATE INDEX event_refused ON event (outcome, kind, time) WHERE outcome <> 'success'",
     **{f"event_{field}": f"CREATE INDEX event_{field} ON event ({quoted(field)}, time)" for field in NAMED},
 }
 """Built after many rows, not with them: that takes a third of the time. A search without them is slow, and right."""

@@ -53,7 +53,7 @@ def typed_index(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Sql
     st.lists(events(), min_size=1, max_size=8),
     st.lists(queries, min_size=1, max_size=12),
     st.integers(1, 4),
-    st.sampled_from([1, 1000]),
+    st.sampled_from([1, 300]),
 )
 def test_sqlite_finds_what_the_query_means(
     shared: SqliteIndex, happened: list[Event], asked: list[Node], limit: int, enough: int
