@@ -81,14 +81,16 @@ def _rows(result: ScanResult) -> Iterator[tuple[Case, Row]]:
     names = ("src", "dst", "family", "profile", "protocol", "sport", "dport", "outcome", "result", "expect", "detail")
     if any(name not in columns for name in names):
         return
-    named = {port for port, profile in zip(columns["dport"], columns["profile"], strict=True) if profile == "l4"}
+    asked = zip(columns["profile"], columns["protocol"], columns["dport"], strict=True)
+    named = {(protocol, port) for profile, protocol, port in asked if profile == "l4"}
     picked: list[Sequence[Any]] = [columns[name] for name in names]
     picked += [columns.get(name) or [""] * len(columns["src"]) for name in ("kind", "target")]
     rows = zip(*picked, strict=True)
     for src, dst, family, profile, protocol, sport, dport, outcome, said, expect, detail, kind, target in rows:
         ports = str(dport or "")
         if profile == "source-port":
-            drawn = dport in _DRAWN and dport not in named and dport != sport
+            # A port that nothing names is another one in each run; UDP 30000 may be named where TCP 30000 is drawn.
+            drawn = dport in _DRAWN and (protocol.partition("-")[0], dport) not in named and dport != sport
             ports = f"{sport}→{_HIGH if drawn else dport}"
         ports = ports if profile in _WITH_PORTS else ""
         case = (str(src), str(dst), int(family), str(profile), str(protocol), ports, str(target))

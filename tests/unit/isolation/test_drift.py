@@ -98,6 +98,19 @@ def test_what_is_no_longer_answered_cannot_be_compared(leaky: ScanResult) -> Non
     assert drift.closed == [leak_id("b", "a", "leak.open", "")], "where c is not concerned, all is known"
 
 
+def test_a_port_that_is_drawn_is_the_same_case_in_each_run(leaky: ScanResult) -> None:
+    """Also where the port is one that a flow of another protocol names: UDP 30000 here."""
+    columns = {name: list(values) for name, values in leaky.cases.items()}
+    rows = zip(columns["profile"], columns["protocol"], columns["dport"], strict=True)
+    drawn = [
+        n for n, (profile, kind, port) in enumerate(rows) if (profile, kind) == ("source-port", "tcp") and port > 19_999
+    ]
+    assert drawn
+    for row in drawn:
+        columns["dport"][row] = 30_000
+    assert cases_of(msgspec.structs.replace(leaky, cases=columns)).keys() == cases_of(leaky).keys()
+
+
 def test_a_policy_that_probes_less_hides_nothing(leaky: ScanResult) -> None:
     less = _read(make_run([DNS], policy=POLICY.replace("tcp: [22, 80]", "tcp: [80]")))
     drift = compare(leaky, less, NOW)
