@@ -207,15 +207,15 @@ def _ranges(body: bytes) -> list[tuple[int, int]]:
         return []
 
 
-def _check_clock(now: datetime, latest: datetime | None) -> None:
+def _check_clock(now: datetime, last: datetime | None) -> None:
     """A clock that is years ahead would delete everything.
 
     It is held against the last record, not the latest: that may stem from a day when the clock was wrong.
     """
-    if latest is not None and not latest - timedelta(days=1) <= now <= latest + _SILENCE:
+    if last is not None and not last - timedelta(days=1) <= now <= last + _SILENCE:
         raise RefusedError(
             "audit.prune.clock",
-            f"the clock says {now:%Y-%m-%d}, but what was last recorded here is of {latest:%Y-%m-%d}",
+            f"the clock says {now:%Y-%m-%d}, but what was last recorded here is of {last:%Y-%m-%d}",
             hint="if the clock is right, record anything (secguard audit search) and run again",
         )
 
