@@ -29,13 +29,18 @@ def test_help_starts_fast():
     )
 
 
+def fresh(code):
+    """Run Python code in a process of its own, which has imported nothing yet."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("heavy", ["scapy", "numpy", "av", "elasticsearch", "rich", "cryptography", "msgspec", "yaml"])
 def test_help_imports_nothing_heavy(heavy):
     code = (
         "import sys, secguard.cli.main as m; m.cli.main(['--help'], standalone_mode=False); "
         f"sys.exit('{heavy}' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert fresh(code).returncode == 0
 
 
 def test_a_search_on_sqlite_loads_no_client_of_a_search_server():
@@ -44,7 +49,7 @@ def test_a_search_on_sqlite_loads_no_client_of_a_search_server():
         "assert not {'ssl', 'secguard.audit.index.elastic', 'secguard.audit.sources.importer'} & set(sys.modules); "
         "import secguard.audit; [getattr(secguard.audit, name) for name in secguard.audit.__all__]"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -54,7 +59,7 @@ def test_the_logger_is_loaded_by_what_logs_and_speaks_as_asked():
         "assert not {'loguru', 'asyncio'} & set(sys.modules)\nfrom loguru import logger\n"
         "logger.info('hidden')\nlogger.warning('heard')\nset_logging(1)\nlogger.info('seen')\nlogger.debug('hidden')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh(code)
     assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING heard\n\d\d:\d\d:\d\d INFO seen\n", done.stderr), done.stderr
 
 
