@@ -12,7 +12,7 @@ from secguard.audit.index.following import batches, catch_up, check_origin
 from secguard.audit.index.helpers import MANY, in_any_order
 from secguard.audit.index.index import Damage, Index, Log, body_of, missing_bodies
 from secguard.audit.index.rows import Row, rows_of
-from secguard.audit.index.tables import PARTS
+from secguard.audit.index.soundness import PARTS
 from secguard.core import (
     Axis,
     Clock,

@@ -12,7 +12,7 @@ from secguard.audit.index.tables import NAMED, numbers_of, quoted
 from secguard.audit.index.words import Phrase, document_of
 from secguard.core import SystemPartError
 
-__all__ = ["ENOUGH", "Names", "list_words", "match_of", "unsaid"]
+__all__ = ["ENOUGH", "Names", "list_words", "match_of"]
 
 _PLACES = [Row._fields.index(field) for field in NAMED]
 _FIRST = [Row._fields.index(field) for field in ("seq", "id", "kind", "time", "outcome", "digest")]
@@ -122,6 +122,15 @@ class Names:
             raise SystemPartError("audit.index.names", f"more than {last - first} different values of {field}")
         return range(start, start + count)
 
+    def delete_unsaid(self) -> None:
+        """Delete the names that no event says any more, and their words."""
+        for field in NAMED:
+            lone = f"field = ? AND NOT EXISTS (SELECT 1 FROM event WHERE {quoted(field)} = name.id)"  # noqa: S608 - our own constants
+            numbers = self._db.execute(f"SELECT id FROM name WHERE {lone}", (field,)).fetchall()  # noqa: S608 - as above
+            self._db.executemany("DELETE FROM name WHERE id = ?", numbers)
+            self._db.executemany("DELETE FROM named WHERE rowid = ?", numbers)
+        self.forget()
+
     def number(self, field: str, value: str) -> int | None:
         """The number of a value; None if no event says it."""
         found = self._db.execute("SELECT id FROM name WHERE field = ? AND value = ?", (field, value)).fetchone()
@@ -146,14 +155,3 @@ class Names:
         """How many events have a phrase among their other words, as far as `ENOUGH`."""
         query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
         return int(self._db.execute(query, (match_of(phrase), ENOUGH)).fetchone()[0])
-
-
-def unsaid(db: sqlite3.Connection) -> list[int]:
-    """Numbers of the names that no event says."""
-    found: list[int] = []
-    for field in NAMED:
-        query = (
-            f"SELECT id FROM name WHERE field = ? AND NOT EXISTS (SELECT 1 FROM event WHERE {quoted(field)} = name.id)"  # noqa: S608 - our own constants
-        )
-        found += [number for (number,) in db.execute(query, (field,))]
-    return found

@@ -10,7 +10,7 @@ from secguard.audit.index.names import list_words
 from secguard.audit.index.tables import LISTS, LOADING, NAMED, SCHEMA, TREES, numbers_of, quoted
 from secguard.core import SystemPartError
 
-__all__ = ["check_part", "schema_damage"]
+__all__ = ["PARTS", "check_part", "schema_damage"]
 
 _MAX_SEQS = 1000
 _MAX_NAMES = 10_000
@@ -23,13 +23,7 @@ def check_part(db: sqlite3.Connection, part: str) -> Damage:
         sqlite3.Error: it cannot be read.
         SystemPartError: another process writes the index all the time.
     """
-    checks: dict[str, Callable[[sqlite3.Connection], Damage]] = {
-        "trees": _trees,
-        "directory": _directory,
-        "words": _words,
-        "names": _names,
-    }
-    return checks[part](db)
+    return _CHECKS[part](db)
 
 
 def schema_damage(db: sqlite3.Connection) -> list[str]:
@@ -71,8 +65,9 @@ def _words(db: sqlite3.Connection) -> Damage:
             if "interrupted" in str(error):
                 raise
             if error.sqlite_errorcode in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+                (_, _, file), *_ = db.execute("PRAGMA database_list")
                 raise SystemPartError(
-                    "audit.index.busy", "another process writes the index", hint="try again"
+                    "audit.index.busy", "another process writes the index", hint="try again", where=file
                 ) from error
             problems.append(f"full-text lists {table}: {error}")
         except sqlite3.DatabaseError:
@@ -119,3 +114,14 @@ def _unlisted(db: sqlite3.Connection, table: str) -> list[int]:
     except sqlite3.DatabaseError:
         return []  # too damaged to tell; the failed check is reported
     return sorted(index for index, difference in sums.items() if difference)[:_MAX_SEQS]
+
+
+_CHECKS: dict[str, Callable[[sqlite3.Connection], Damage]] = {
+    "trees": _trees,
+    "words": _words,
+    "directory": _directory,
+    "names": _names,
+}
+PARTS = tuple(_CHECKS)
+"""What can be checked apart from the rows, the longest first: definitions and B-trees; the lists of words; where a
+search in them starts; the names with their words."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from secguard.audit.index.helpers import MANY
 from secguard.audit.index.index import Counted, Cursor, Damage, Found, Health, Refused, refuse
-from secguard.audit.index.names import Names, unsaid
+from secguard.audit.index.names import Names
 from secguard.audit.index.rows import Row
-from secguard.audit.index.soundness import check_part, schema_damage
+from secguard.audit.index.soundness import PARTS, check_part, schema_damage
 from secguard.audit.index.sql import Condition
-from secguard.audit.index.tables import LISTS, LOADING, NAMED, PARTS, SCHEMA, TREES, UPGRADES, VERSION, quoted
+from secguard.audit.index.tables import LISTS, LOADING, NAMED, SCHEMA, TREES, UPGRADES, VERSION, quoted
 from secguard.audit.query.groups import MAX_GROUPS, ByField, Grouping, check_groups, groups_of
 from secguard.audit.query.query import Node
 from secguard.core import FormatError, RefusedError, SecguardError, SystemPartError
@@ -72,7 +72,7 @@ class SqliteIndex:
             index.close()
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return cls(path, open_sqlite(path, SCHEMA, VERSION, durable=False, upgrades=UPGRADES))
+        return cls(path, _connect(path))
 
     def map_file(self) -> None:
         """Read the file as memory: a third faster; but if somebody cuts it off meanwhile, this process ends."""
@@ -300,10 +300,8 @@ class SqliteIndex:
             self._db.execute("PRAGMA secure_delete=ON")  # on this connection: freed pages are overwritten
             count = self._db.executemany("DELETE FROM event WHERE seq = ?", places).rowcount
             self._db.executemany("DELETE FROM words WHERE rowid = ?", places)
-            names = [(number,) for number in unsaid(self._db)] if count else []
-            self._db.executemany("DELETE FROM name WHERE id = ?", names)
-            self._db.executemany("DELETE FROM named WHERE rowid = ?", names)
-        self._names.forget()
+            if count:
+                self._names.delete_unsaid()
         if count:
             with self._guard():  # the lists keep deleted words until they are merged
                 for table in LISTS:
@@ -360,12 +358,16 @@ class SqliteIndex:
             return check_part(self._db, part)
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    return open_sqlite(path, SCHEMA, VERSION, durable=False, upgrades=UPGRADES)
+
+
 def _open(path: Path) -> sqlite3.Connection:
     """Open the file without statistics for SQLite's planner.
 
     Nothing here runs ANALYZE; forged statistics make it join by reading a whole table for each row.
     """
-    db = open_sqlite(path, SCHEMA, VERSION, durable=False, upgrades=UPGRADES)
+    db = _connect(path)
     names: list[tuple[str]] = []
     with suppress(sqlite3.DatabaseError):  # what is wrong with the file is said where it is used
         query = "SELECT name FROM sqlite_schema WHERE name LIKE 'sqlite!_stat%' ESCAPE '!'"
@@ -374,5 +376,5 @@ def _open(path: Path) -> sqlite3.Connection:
             db.execute(f'DROP TABLE IF EXISTS "{name}"')
     if names:  # this connection remembers what it has read
         db.close()
-        db = open_sqlite(path, SCHEMA, VERSION, durable=False, upgrades=UPGRADES)
+        db = _connect(path)
     return db

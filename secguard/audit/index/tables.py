@@ -5,15 +5,12 @@ value stands once in `name`, its words once in the full-text table `named`, and 
 table `words` holds the rest of an event's words.
 """
 
-__all__ = ["LISTS", "LOADING", "NAMED", "PARTS", "SCHEMA", "TREES", "UPGRADES", "VERSION", "numbers_of", "quoted"]
+__all__ = ["LISTS", "LOADING", "NAMED", "SCHEMA", "TREES", "UPGRADES", "VERSION", "numbers_of", "quoted"]
 
 NAMED = ("actor", "role", "org", "address", "subject", "case", "approver", "reason")
 """Columns of `event` that hold numbers of `name`."""
 LISTS = ("words", "named")
 """Full-text tables."""
-PARTS = ("trees", "words", "directory", "names")
-"""What can be checked apart from the rows, the longest first: definitions and B-trees; the lists of words; where a
-search in them starts; the names with their words."""
 _SPAN = 1 << 28
 
 
