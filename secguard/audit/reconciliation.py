@@ -35,7 +35,7 @@ __all__ = ["MAX_NAMED", "Reconciled", "compare", "reconcile"]
 
 MAX_NAMED = 1000
 """Findings that are listed; the counts are complete."""
-_RANGE = 16_384
+_RANGE = 4096
 """Events that a helper compares in one go."""
 
 

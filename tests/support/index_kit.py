@@ -13,7 +13,7 @@ def say(db: sqlite3.Connection, seq: int, field: str, value: str) -> None:
     known = db.execute("SELECT id FROM name WHERE field = ? AND value = ?", (field, value)).fetchone()
     number = known[0] if known else numbers_of(field)[1]
     if not known:
-        db.execute("INSERT INTO name VALUES (?, ?, ?)", (number, field, value))
+        db.execute("INSERT INTO name VALUES (?, ?, ?, 0)", (number, field, value))
         db.execute("INSERT INTO named (rowid, text) VALUES (?, ?)", (number, list_words(field, value)))
     db.execute(f"UPDATE event SET {quoted(field)} = ? WHERE seq = ?", (number, seq))
 

@@ -10,7 +10,7 @@ from secguard.core import FormatError, Progress, RefusedError, SystemClock, sile
 from secguard.events import Actor, Assurance, Event, Result
 from secguard.ledger.tiles import BUNDLE
 
-__all__ = ["batches", "catch_up", "check_origin", "reindex"]
+__all__ = ["batches", "bundles", "catch_up", "check_origin", "reindex"]
 
 _BATCH = 4096
 _BATCH_BYTES = 16 << 20
@@ -106,7 +106,7 @@ def _ahead(log: Log, start: int, stop: int, *, ecs: bool) -> Iterator[tuple[int,
 def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:
     """The events [start, stop), some thousand or 16 MB at a time: one transaction or request for many blocks."""
     first, collected, size = start, list[bytes | None](), 0
-    for bodies in _bodies(log, start, stop):
+    for _, bodies in bundles(log, start, stop):
         collected.extend(bodies)
         size += sum(len(body) for body in bodies if body)
         if len(collected) >= _BATCH or size >= _BATCH_BYTES:
@@ -116,19 +116,22 @@ def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes |
         yield first, collected
 
 
-def _bodies(log: Log, start: int, stop: int) -> Iterator[Sequence[bytes | None]]:
-    """All of them; those of a file that is lost are gone, and the others are not held up by it."""
+def bundles(log: Log, start: int, stop: int) -> Iterator[tuple[int, Sequence[bytes | None]]]:
+    """The events [start, stop), as many at a time as lie in one file of the log, at most `BUNDLE`.
+
+    Those of a file that is lost are gone, and the others are not held up by it.
+    """
     while start < stop:
         try:
-            for _, bodies in log.scan(start, stop):
-                start += len(bodies)
-                yield bodies
+            for first, bodies in log.scan(start, stop):
+                start = first + len(bodies)
+                yield first, bodies
         except FormatError as error:
             if error.code not in GONE:
                 raise
             lost = min(stop, (start // BUNDLE + 1) * BUNDLE) - start
+            yield start, [None] * lost
             start += lost
-            yield [None] * lost
 
 
 def reindex(index: Index, log: Log, progress: Progress = silent) -> int:

@@ -1,6 +1,7 @@
 """The values that events say again and again, and their numbers: see `secguard.audit.index.tables`."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, repeat
 from typing import Any
@@ -8,15 +9,15 @@ from typing import Any
 import msgspec
 
 from secguard.audit.index.rows import Row
-from secguard.audit.index.tables import NAMED, numbers_of, quoted
+from secguard.audit.index.tables import NAMED, STORED, numbers_of, quoted
 from secguard.audit.index.words import Phrase, document_of
 from secguard.core import SystemPartError
 
 __all__ = ["ENOUGH", "Names", "list_words", "match_of"]
 
 _PLACES = [Row._fields.index(field) for field in NAMED]
-_FIRST = [Row._fields.index(field) for field in ("seq", "id", "kind", "time", "outcome", "digest")]
-_REASONED, _REASON = Row._fields.index("reasoned"), Row._fields.index("reason")
+_STORED = [Row._fields.index(field) for field in STORED]
+_USE = "UPDATE name SET uses = uses + ? WHERE id = ?"
 _AT_ONCE = 500
 _MAX_KNOWN = 1 << 18
 _MAX_CHARACTERS = 1 << 25
@@ -64,25 +65,26 @@ class Names:
         self._begin()
         columns = list(zip(*rows, strict=True))
         for field, place in zip(NAMED, _PLACES, strict=True):
-            known = self._known[field]
-            if unknown := set(columns[place]).difference(known):
+            known, uses = self._known[field], Counter(columns[place])
+            if unknown := uses.keys() - known.keys():
                 self._learn(field, unknown)
             columns[place] = tuple(map(known.__getitem__, columns[place]))
-        return zip(*(columns[place] for place in (*_FIRST, *_PLACES)), strict=True)
+            self._db.executemany(_USE, ((count, known[value]) for value, count in uses.items()))
+        return zip(*(columns[place] for place in _STORED), strict=True)
 
-    def spelled(self, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Rows with values where `rows` have their numbers; None where a number is none of that field."""
-        if not rows:
+    def spelled(self, stored: Sequence[tuple[Any, ...]], data: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of the table `event` and their other words as `Row` has them; None for a number that no name has."""
+        if not stored:
             return []
         self._begin()
-        columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
-        for field, place in zip(NAMED, _PLACES, strict=True):
+        columns: dict[str, Iterable[Any]] = dict(zip(STORED, zip(*stored, strict=True), strict=True))
+        for field in NAMED:
             values = self._values[field]
-            if unknown := set(columns[place]).difference(values):
+            if unknown := set(columns[field]).difference(values):
                 self._read(field, unknown)
-            columns[place] = tuple(map(values.__getitem__, columns[place]))
-        columns[_REASONED] = (1 if reason else 0 for reason in columns[_REASON])
-        return list(zip(*columns, strict=True))
+            columns[field] = list(map(values.__getitem__, columns[field]))
+        columns |= {"reasoned": [1 if reason else 0 for reason in columns["reason"]], "data": data, "ecs": repeat("")}
+        return list(zip(*map(columns.__getitem__, Row._fields), strict=False))
 
     def _read(self, field: str, numbers: set[int]) -> None:
         values = self._values[field]
@@ -107,7 +109,7 @@ class Names:
             known.update(self._db.execute(query, (part, field)))
         new = sorted(values.difference(known))
         numbers = self._numbers(field, len(new))
-        self._db.executemany("INSERT INTO name VALUES (?, ?, ?)", zip(numbers, repeat(field), new, strict=False))
+        self._db.executemany("INSERT INTO name VALUES (?, ?, ?, 0)", zip(numbers, repeat(field), new, strict=False))
         lists = ((number, list_words(field, value)) for number, value in zip(numbers, new, strict=True))
         self._db.executemany("INSERT INTO named (rowid, text) VALUES (?, ?)", (item for item in lists if item[1]))
         known.update(zip(new, numbers, strict=True))
@@ -122,13 +124,23 @@ class Names:
             raise SystemPartError("audit.index.names", f"more than {last - first} different values of {field}")
         return range(start, start + count)
 
-    def delete_unsaid(self) -> None:
-        """Delete the names that no event says any more, and their words."""
+    def unsay(self, seqs: Sequence[int]) -> None:
+        """Before events are deleted: count them out; names that no other event says go with their words."""
         for field in NAMED:
-            lone = f"field = ? AND NOT EXISTS (SELECT 1 FROM event WHERE {quoted(field)} = name.id)"  # noqa: S608 - our own constants
-            numbers = self._db.execute(f"SELECT id FROM name WHERE {lone}", (field,)).fetchall()  # noqa: S608 - as above
-            self._db.executemany("DELETE FROM name WHERE id = ?", numbers)
-            self._db.executemany("DELETE FROM named WHERE rowid = ?", numbers)
+            column, said = quoted(field), Counter[int]()
+            query = f"SELECT {column} FROM json_each(?) AS j CROSS JOIN event ON seq = j.value"  # noqa: S608 - our own constant
+            for part in _parts(set(seqs)):
+                said.update(number for (number,) in self._db.execute(query, (part,)))
+            self._db.executemany(_USE, ((-count, number) for number, count in said.items()))
+            # counted, not believed: a number of uses may have been changed by hand
+            query = f"SELECT count(*) FROM (SELECT 1 FROM event WHERE {column} = ? LIMIT ?)"  # noqa: S608 - as above
+            lone = [
+                (number,)
+                for number, count in said.items()
+                if self._db.execute(query, (number, count + 1)).fetchone()[0] == count
+            ]
+            self._db.executemany("DELETE FROM name WHERE id = ?", lone)
+            self._db.executemany("DELETE FROM named WHERE rowid = ?", lone)
         self.forget()
 
     def number(self, field: str, value: str) -> int | None:

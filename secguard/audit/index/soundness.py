@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from secguard.audit.index.directory import directory_is_sound
 from secguard.audit.index.index import Damage
@@ -93,6 +94,17 @@ def _names(db: sqlite3.Connection) -> Damage:
     return Damage(problems, _saying(db, wrong))
 
 
+def _uses(db: sqlite3.Connection) -> Damage:
+    """Whether as many events say each name as it is counted to be said."""
+    wrong: list[str] = []
+    for field in NAMED:
+        kept = db.execute("SELECT id, uses FROM name WHERE id BETWEEN ? AND ? ORDER BY id", numbers_of(field))
+        said = db.execute(f"SELECT {quoted(field)}, count(*) FROM event GROUP BY 1 ORDER BY 1")  # noqa: S608 - our own constant
+        if any(name != count for name, count in zip_longest(kept, said)):
+            wrong.append(field)
+    return Damage([f"how many events say each name is counted wrongly: {', '.join(wrong)}"] if wrong else [], [])
+
+
 def _saying(db: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
     """Events that say one of these names."""
     some = json.dumps(numbers[:_MAX_NAMES])
@@ -121,7 +133,8 @@ _CHECKS: dict[str, Callable[[sqlite3.Connection], Damage]] = {
     "words": _words,
     "directory": _directory,
     "names": _names,
+    "uses": _uses,
 }
 PARTS = tuple(_CHECKS)
 """What can be checked apart from the rows, the longest first: definitions and B-trees; the lists of words; where a
-search in them starts; the names with their words."""
+search in them starts; the names with their words; how many events say each."""

@@ -12,6 +12,8 @@ __all__ = ["Condition"]
 
 _Sql = tuple[str, list[str | int]]
 _FEW = 5000
+_LIKE = "field = ? AND value GLOB ?"
+_HOLDING = "SELECT rowid FROM named WHERE named MATCH ? AND rowid BETWEEN ? AND ?"
 _NOWHERE: _Sql = ("0", [])
 
 
@@ -45,6 +47,19 @@ class Condition:
         self._common, self._few = walked > 0, 0 < walked < _FEW
         return self._compile(self._query)
 
+    def names(self) -> _Sql | None:
+        """A condition over `name` where the query asks for names of one field alone: their uses are its events."""
+        match self._query:
+            case Equals(field, value) if field in NAMED:
+                return "field = ? AND value = ?", [field, value]
+            case Wildcard(field, pattern) if field in NAMED:
+                return _LIKE, [field, _glob(pattern)]
+            case Words(_, phrase) as node:
+                (field, *others) = self._placed(node) or ("seq",)
+                if field != "seq" and not others:
+                    return f"id IN ({_HOLDING})", [match_of(phrase), *numbers_of(field)]
+        return None
+
     def _compile(self, node: Node) -> _Sql:
         match node:
             case And(parts):
@@ -61,8 +76,7 @@ class Condition:
             case Equals(field, value):
                 return self._equal(field, value)
             case Wildcard(field, pattern) if field in NAMED:
-                like = "SELECT id FROM name WHERE field = ? AND value GLOB ?"
-                return f"{quoted(field)} IN ({like})", [field, _glob(pattern)]
+                return f"{quoted(field)} IN (SELECT id FROM name WHERE {_LIKE})", [field, _glob(pattern)]  # noqa: S608 - our own constants
             case Wildcard(field, pattern):
                 return f"{field} GLOB ?", [_glob(pattern)]
             case Range(field, low, high):
@@ -120,8 +134,7 @@ class Condition:
                 found.append(f"{plus}seq IN (SELECT rowid FROM words WHERE words MATCH ?)")  # noqa: S608 - our own constants
                 values.append(match)
             else:
-                within = "SELECT rowid FROM named WHERE named MATCH ? AND rowid BETWEEN ? AND ?"
-                found.append(f"{plus}{quoted(field)} IN ({within})")
+                found.append(f"{plus}{quoted(field)} IN ({_HOLDING})")
                 values += (match, *numbers_of(field))
         return f"({' OR '.join(found) or '0'})", values
 

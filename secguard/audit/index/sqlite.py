@@ -12,7 +12,7 @@ from secguard.audit.index.names import Names
 from secguard.audit.index.rows import Row
 from secguard.audit.index.soundness import PARTS, check_part, schema_damage
 from secguard.audit.index.sql import Condition
-from secguard.audit.index.tables import LISTS, LOADING, NAMED, SCHEMA, TREES, UPGRADES, VERSION, quoted
+from secguard.audit.index.tables import LISTS, LOADING, NAMED, SCHEMA, STORED, TREES, UPGRADES, VERSION, quoted
 from secguard.audit.query.groups import MAX_GROUPS, ByField, Grouping, check_groups, groups_of
 from secguard.audit.query.query import Node
 from secguard.core import FormatError, RefusedError, SecguardError, SystemPartError
@@ -29,12 +29,9 @@ _MAPPED = (1 << 31) - (1 << 16)  # SQLite's own limit
 _ADD_EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_WORDS = "INSERT INTO words (rowid, text) VALUES (?, ?)"
 
-# words_content is where FTS5 keeps the text as given: an ordinary table, far faster to read in order. LEFT JOIN: words
-# that are not there must not hide the row.
-_COLUMNS = {"reasoned": "0", "data": "ifnull(c0, '')", "ecs": "''"}
-_SELECT = ", ".join(_COLUMNS.get(column, f"event.{quoted(column)}") for column in Row._fields)
-_ROWS = f"SELECT {_SELECT} FROM event LEFT JOIN words_content AS other ON other.id = seq"  # noqa: S608 - our own constants
-_LONE = "SELECT id, c0 FROM words_content WHERE NOT EXISTS (SELECT 1 FROM event WHERE seq = words_content.id) AND id"
+_ROWS = f"SELECT {', '.join(map(quoted, STORED))} FROM event WHERE seq"  # noqa: S608 - our own constants
+# words_content is where FTS5 keeps the text as given: an ordinary table, far faster to read in order.
+_WORDS = "SELECT id, c0 FROM words_content WHERE id"
 
 
 class SqliteIndex:
@@ -237,11 +234,22 @@ class SqliteIndex:
         self._names.forget()
 
     def _total(self, condition: Condition, snapshot: int) -> int:
-        wanted, values = condition.sql()
+        names = condition.names()
+        if self._reaches_beyond(snapshot):
+            wanted, values = condition.sql()
+            query, values = f"SELECT count(*) FROM event WHERE +seq < ? AND {wanted}", [snapshot, *values]  # noqa: S608 - values are parameters
+        elif names is None:
+            wanted, values = condition.sql()
+            query = f"SELECT count(*) FROM event WHERE {wanted}"  # noqa: S608 - as above
+        else:
+            wanted, values = names
+            query = f"SELECT ifnull(sum(uses), 0) FROM name WHERE {wanted}"  # noqa: S608 - as above
+        return int(self._db.execute(query, values).fetchone()[0])
+
+    def _reaches_beyond(self, snapshot: int) -> bool:
+        """Whether later events are in than a search may see; to look at each row's place is half the work."""
         (last,) = self._db.execute("SELECT max(seq) FROM event").fetchone()
-        if last is not None and last >= snapshot:  # looked at only if need be: it is half the work
-            wanted, values = f"{wanted} AND +seq < ?", [*values, snapshot]
-        return int(self._db.execute(f"SELECT count(*) FROM event WHERE {wanted}", values).fetchone()[0])  # noqa: S608 - values are parameters
+        return last is not None and last >= snapshot
 
     def _page(self, condition: Condition, limit: int, total: int, position: int, after: Cursor | None) -> Found:
         snapshot = after.snapshot if after else position
@@ -282,13 +290,13 @@ class SqliteIndex:
             else:  # SQLite's remainder has the sign of the time
                 local = f"time + {by.shift:d}"
                 key = f"time - (({local}) % {by.step:d} + {by.step:d}) % {by.step:d}"
+            if self._reaches_beyond(position):
+                condition, values = f"+seq < ? AND {condition}", [position, *values]
             # values are parameters; the rest are our own constants and numbers
-            grouped = (
-                f"SELECT {key} AS key, count(*) AS many FROM event WHERE seq < ? AND {condition} GROUP BY key LIMIT ?"  # noqa: S608
-            )
+            grouped = f"SELECT {key} AS key, count(*) AS many FROM event WHERE {condition} GROUP BY key LIMIT ?"  # noqa: S608
             if named:
                 grouped = f"SELECT (SELECT value FROM name WHERE name.id = key), many FROM ({grouped})"  # noqa: S608
-            counts = self._db.execute(grouped, [position, *values, MAX_GROUPS + 1]).fetchall()
+            counts = self._db.execute(grouped, [*values, MAX_GROUPS + 1]).fetchall()
         check_groups(len(counts))
         return Counted(sum(count for _, count in counts), groups_of(counts, by), position)
 
@@ -298,10 +306,9 @@ class SqliteIndex:
         self.settle()  # without its tree, each name would be looked for in all rows
         with self._guard(transaction="BEGIN IMMEDIATE"):
             self._db.execute("PRAGMA secure_delete=ON")  # on this connection: freed pages are overwritten
+            self._names.unsay(seqs)
             count = self._db.executemany("DELETE FROM event WHERE seq = ?", places).rowcount
             self._db.executemany("DELETE FROM words WHERE rowid = ?", places)
-            if count:
-                self._names.delete_unsaid()
         if count:
             with self._guard():  # the lists keep deleted words until they are merged
                 for table in LISTS:
@@ -327,14 +334,14 @@ class SqliteIndex:
 
     def stray(self, stop: int) -> list[Row]:
         """Rows outside [0, stop), at most 1000."""
-        return list(map(Row._make, self._rows("NOT BETWEEN ? AND ?", (0, stop - 1), "LIMIT 1000")))
+        return list(map(Row._make, self._rows("NOT BETWEEN ? AND ?", (0, stop - 1), "LIMIT 1000")[:1000]))
 
     def _rows(self, span: str, bounds: tuple[int, int], limit: str = "") -> list[tuple[Any, ...]]:
         with self._guard(transaction="BEGIN"):
-            numbered = self._db.execute(f"{_ROWS} WHERE seq {span} ORDER BY seq {limit}", bounds).fetchall()
-            rows = self._names.spelled(numbered)
-            lone = self._db.execute(f"{_LONE} {span} ORDER BY id {limit}", bounds).fetchall()
-        return sorted([*rows, *(Row.blank(seq, data=data) for seq, data in lone)]) if lone else rows
+            stored = self._db.execute(f"{_ROWS} {span} ORDER BY seq {limit}", bounds).fetchall()
+            words = dict(self._db.execute(f"{_WORDS} {span} ORDER BY id {limit}", bounds))
+            rows = self._names.spelled(stored, [words.pop(row[0], "") for row in stored])
+        return sorted([*rows, *(Row.blank(seq, data=data) for seq, data in words.items())]) if words else rows
 
     def damage(self) -> Damage:
         """Check the tables' definitions, the B-trees, and FTS5's inverted lists against the words they come from.

@@ -1,14 +1,16 @@
 """The tables of the index in SQLite: what stands where, and which version wrote it.
 
 `event` has one row an event. What people and devices are called, and why somebody looked, comes again and again: such a
-value stands once in `name`, its words once in the full-text table `named`, and events hold its number. The full-text
-table `words` holds the rest of an event's words.
+value stands once in `name` with the number of events that say it, its words once in the full-text table `named`, and
+events hold its number. The full-text table `words` holds the rest of an event's words.
 """
 
-__all__ = ["LISTS", "LOADING", "NAMED", "SCHEMA", "TREES", "UPGRADES", "VERSION", "numbers_of", "quoted"]
+__all__ = ["LISTS", "LOADING", "NAMED", "SCHEMA", "STORED", "TREES", "UPGRADES", "VERSION", "numbers_of", "quoted"]
 
 NAMED = ("actor", "role", "org", "address", "subject", "case", "approver", "reason")
 """Columns of `event` that hold numbers of `name`."""
+STORED = ("seq", "id", "kind", "time", "outcome", "digest", *NAMED)
+"""Columns of `event`."""
 LISTS = ("words", "named")
 """Full-text tables."""
 _SPAN = 1 << 28
@@ -25,13 +27,15 @@ def numbers_of(field: str) -> tuple[int, int]:
     return first, first + _SPAN - 1
 
 
-VERSION = 2
+VERSION = 3
 _META = """
 CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT, position INTEGER NOT NULL) STRICT;
 INSERT INTO meta VALUES (1, NULL, 0)
 """.strip()
 _TABLES = f"""
-CREATE TABLE name (id INTEGER PRIMARY KEY, field TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (field, value)) STRICT;
+CREATE TABLE name (
+  id INTEGER PRIMARY KEY, field TEXT NOT NULL, value TEXT NOT NULL, uses INTEGER NOT NULL, UNIQUE (field, value)
+) STRICT;
 CREATE TABLE event (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, time INTEGER NOT NULL, outcome TEXT NOT NULL,
   digest BLOB NOT NULL, {", ".join(f"{quoted(field)} INTEGER NOT NULL" for field in NAMED)}
@@ -50,6 +54,9 @@ TREES = {
 LOADING = 1
 """The database's application ID while trees are left out."""
 SCHEMA = ";\n".join((_META, _TABLES, *TREES.values())) + ";\n"
-_ANEW = ("DROP TABLE event", "DROP TABLE words", "UPDATE meta SET origin = NULL, position = 0")
-UPGRADES = {1: ";\n".join((*_ANEW, _TABLES, *TREES.values()))}
-"""An index of version 1 is begun anew, and built again from the ledger."""
+_ANEW = (
+    *(f"DROP TABLE IF EXISTS {table}" for table in ("event", "name", *LISTS)),
+    "UPDATE meta SET origin = NULL, position = 0",
+)
+UPGRADES = dict.fromkeys(range(1, VERSION), ";\n".join((*_ANEW, _TABLES, *TREES.values())))
+"""An index of an earlier version is begun anew, and built again from the ledger."""

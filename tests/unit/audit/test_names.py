@@ -1,6 +1,7 @@
 """What many events say stands once in the index: how such names come, are shared between processes, and go."""
 
 import contextlib
+import random
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from secguard.audit import SqliteIndex, catch_up, compare, parse, rows_of
 from secguard.audit.index import names
 from secguard.audit.index.helpers import MANY
 from secguard.audit.index.tables import TREES, numbers_of
+from secguard.audit.query.groups import ByField
 from secguard.core import RefusedError, SystemPartError
 from secguard.events import Actor, Event
 
@@ -103,6 +105,32 @@ def test_names_of_a_transaction_that_was_taken_back(index: SqliteIndex, log: Any
     assert found(index, "案1", clock) == [0]
 
 
+def test_names_are_counted_as_events_come_and_go(index: SqliteIndex, log: Any, make: Make, clock: Any) -> None:
+    rng = random.Random(3)
+    for _ in range(4):
+        log.record([make(len(log.bodies) + number, case=f"案{rng.randrange(5)}") for number in range(40)])
+        catch_up(index, log)
+        gone = rng.sample(range(log.size), 9)
+        for place in gone:
+            log.bodies[place] = None
+        index.forget([*gone, *gone[:3], 10_000])
+        counted = index.count(parse("", now=clock.now()), ByField("case"))
+        for case, count in counted.groups:
+            asked = [f"case:{case}", f"text:{case}", f"case:{case[0]}?", f"case:{case} time:*"]
+            wanted = [count, count, counted.total, count]
+            assert [index.find(parse(text, now=clock.now()), limit=9).total for text in asked] == wanted
+    assert compare(index, log)[0] == []
+
+
+def test_a_count_of_names_sees_no_later_events(index: SqliteIndex, log: Any, make: Make, clock: Any) -> None:
+    log.record([make(number, case="案1") for number in range(5)])
+    catch_up(index, log)
+    page = index.find(parse("case:案1", now=clock.now()), limit=2)
+    log.record([make(number, case="案1") for number in range(5, 8)])
+    catch_up(index, log)
+    assert index.find(parse("case:案1", now=clock.now()), limit=2, after=page.next).total == page.total == 5
+
+
 def test_memory_of_names_is_bounded(
     index: SqliteIndex, log: Any, make: Make, monkeypatch: pytest.MonkeyPatch, clock: Any
 ) -> None:
@@ -121,7 +149,7 @@ def test_memory_of_names_is_bounded(
 
 def test_more_names_than_a_field_has_numbers(index: SqliteIndex, log: Any, make: Make) -> None:
     log.record([make(0, case="案1")])
-    index._db.execute("INSERT INTO name VALUES (?, 'case', 'the last')", (numbers_of("case")[1],))
+    index._db.execute("INSERT INTO name VALUES (?, 'case', 'the last', 0)", (numbers_of("case")[1],))
     with pytest.raises(SystemPartError, match="different values of case"):
         catch_up(index, log)
     assert (index.position, index.rows(0, 9)) == (0, [])
