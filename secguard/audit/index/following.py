@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from secguard.audit.index.helpers import MANY, cores, in_order
+from secguard.audit.index.helpers import MANY, cores, parts_of
 from secguard.audit.index.index import GONE, Index, Log, Refused, refuse
 from secguard.audit.index.rows import Row, rows_of
 from secguard.core import FormatError, Progress, RefusedError, SystemClock, silent
@@ -90,26 +90,24 @@ def _put_aside(log: Log, events: Sequence[Refused]) -> None:
 
 
 def _ahead(log: Log, start: int, stop: int, *, ecs: bool) -> Iterator[tuple[int, int, list[Row]]]:
-    """The rows of the events [start, stop) in ranges; where there are many, a helper computes them ahead."""
+    """The rows of the events [start, stop) in batches; where there are many, a helper computes them ahead."""
     root = getattr(log, "root", None)
     if root is None or stop - start < MANY or cores() < 2:
         for first, bodies in batches(log, start, stop):
             yield first, first + len(bodies), rows_of(first, bodies, ecs=ecs)
         return
-    spans = [(first, min(first + _LONG_BATCH, stop)) for first in range(start, stop, _LONG_BATCH)]
-    answers = in_order(("rows", str(root), *span, ecs) for span in spans)
-    with closing(answers):
-        for (first, after), rows in zip(spans, answers, strict=True):
+    with closing(parts_of("rows", str(root), start, stop, ecs, _LONG_BATCH)) as parts:
+        for first, after, rows in parts:
             yield first, after, list(map(Row._make, rows))
 
 
-def batches(log: Log, start: int, stop: int) -> Iterator[tuple[int, list[bytes | None]]]:
-    """The events [start, stop), some thousand or 16 MB at a time: one transaction or request for many blocks."""
+def batches(log: Log, start: int, stop: int, most: int = _BATCH) -> Iterator[tuple[int, list[bytes | None]]]:
+    """The events [start, stop), about `most` or 16 MB at a time: one transaction or request for many blocks."""
     first, collected, size = start, list[bytes | None](), 0
     for _, bodies in bundles(log, start, stop):
         collected.extend(bodies)
         size += sum(len(body) for body in bodies if body)
-        if len(collected) >= _BATCH or size >= _BATCH_BYTES:
+        if len(collected) >= most or size >= _BATCH_BYTES:
             yield first, collected
             first, collected, size = first + len(collected), [], 0
     if collected:

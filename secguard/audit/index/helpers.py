@@ -9,20 +9,18 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from typing import Any, Self
 
 from secguard.core import FormatError, RefusedError, SecguardError, SystemPartError, UsageError
 
-__all__ = ["MANY", "Helper", "cores", "in_any_order", "in_order", "raised"]
+__all__ = ["MANY", "Helper", "cores", "in_any_order", "parts_of", "raised"]
 
 MANY = 20_000
 """Events from which on helpers pay off: they need about a third of a second to start."""
 _KINDS = {kind.__name__: kind for kind in (FormatError, RefusedError, SystemPartError, UsageError)}
-_AHEAD = 2
-"""Tasks that an idle helper may do before their turn."""
 
 
 def cores() -> int:
@@ -59,7 +57,7 @@ class Helper:
             raise _gone() from error
 
     def receive(self) -> Any:
-        """The answer to the oldest task.
+        """The answer to the oldest task, or its next part; None after the last part.
 
         Raises:
             SecguardError: the task raised it.
@@ -91,18 +89,12 @@ def _gone() -> SystemPartError:
     )
 
 
-def in_order(tasks: Iterable[Sequence[Any]]) -> Generator[Any]:
-    """The answers to tasks in their order, computed by one helper while the caller works on earlier ones."""
+def parts_of(*task: Any) -> Generator[Any]:
+    """The parts of a long answer, each computed by a helper while the caller works on the one before."""
     with Helper() as helper:
-        waiting = deque[Sequence[Any]]()
-        for task in tasks:
-            helper.send(*task)
-            waiting.append(task)
-            if len(waiting) > _AHEAD:
-                waiting.popleft()
-                yield helper.receive()
-        for _ in waiting:
-            yield helper.receive()
+        helper.send(*task)
+        while (part := helper.receive()) is not None:
+            yield part
 
 
 def in_any_order(tasks: Sequence[Sequence[Any]]) -> Generator[tuple[Sequence[Any], Any]]:

@@ -4,7 +4,7 @@ import gc
 import marshal
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ def _index(path: str) -> SqliteIndex:
     return index
 
 
-def _rows(root: str, start: int, stop: int, ecs: bool) -> list[tuple[Any, ...]]:
-    read = batches(_ledger(root), start, stop)
-    return [tuple(row) for first, bodies in read for row in rows_of(first, bodies, ecs=ecs)]
+def _rows(root: str, start: int, stop: int, ecs: bool, most: int) -> Iterator[tuple[int, int, list[tuple[Any, ...]]]]:
+    for first, bodies in batches(_ledger(root), start, stop, most):
+        yield first, first + len(bodies), list(map(tuple, rows_of(first, bodies, ecs=ecs)))
 
 
 def _compare(root: str, path: str, start: int, stop: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
@@ -63,6 +63,19 @@ def _check(path: str, part: str) -> tuple[list[str], list[int]]:
 _TASKS: dict[str, Callable[..., Any]] = {"rows": _rows, "compare": _compare, "check": _check}
 
 
+def _answers(name: str, values: Sequence[Any]) -> Iterator[tuple[bool, Any]]:
+    """Whether the task went well, and what it gave; what comes in parts ends with None."""
+    try:
+        answer = _TASKS[name](*values)
+        if isinstance(answer, Iterator):
+            for part in answer:
+                yield True, part
+            answer = None
+        yield True, answer
+    except SecguardError as error:
+        yield False, raised(error)
+
+
 def main() -> None:
     """Answer tasks until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -73,14 +86,10 @@ def main() -> None:
             name, *values = marshal.load(sys.stdin.buffer)  # noqa: S302 - our own parent's
         except EOFError:
             return
-        answer: tuple[bool, Any]
         try:
-            answer = (True, _TASKS[name](*values))
-        except SecguardError as error:
-            answer = (False, raised(error))
-        try:
-            marshal.dump(answer, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            for answer in _answers(name, values):
+                marshal.dump(answer, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
         except BrokenPipeError:
             return
 
