@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from secguard.audit.index.rows import Row
-from secguard.audit.index.tables import NAMED, STORED, numbers_of, quoted
+from secguard.audit.index.tables import NAMED, NOTHING, STORED, numbers_of, quoted
 from secguard.audit.index.words import Phrase, document_of
 from secguard.core import SystemPartError
 
@@ -56,8 +56,8 @@ class Names:
 
     def forget(self) -> None:
         """Remember nothing: what was given numbers was taken back, or is not there any more."""
-        self._known = {field: {} for field in NAMED}
-        self._values = {field: {} for field in NAMED}
+        self._known = {field: {"": NOTHING} for field in NAMED}
+        self._values = {field: {NOTHING: ""} for field in NAMED}
         self._characters = 0
 
     def numbered(self, rows: Sequence[Row]) -> Iterator[tuple[Any, ...]]:
@@ -133,7 +133,7 @@ class Names:
                 said.update(number for (number,) in self._db.execute(query, (part,)))
             self._db.executemany(_USE, ((-count, number) for number, count in said.items()))
             # counted, not believed: a number of uses may have been changed by hand
-            query = f"SELECT count(*) FROM (SELECT 1 FROM event WHERE {column} = ? LIMIT ?)"  # noqa: S608 - as above
+            query = f"SELECT count(*) FROM (SELECT 1 FROM event WHERE {column} = ? AND {column} <> {NOTHING} LIMIT ?)"  # noqa: S608 - as above
             lone = [
                 (number,)
                 for number, count in said.items()
@@ -145,6 +145,8 @@ class Names:
 
     def number(self, field: str, value: str) -> int | None:
         """The number of a value; None if no event says it."""
+        if not value:
+            return NOTHING
         found = self._db.execute("SELECT id FROM name WHERE field = ? AND value = ?", (field, value)).fetchone()
         return None if found is None else int(found[0])
 

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from secguard.audit.index.directory import directory_is_sound
 from secguard.audit.index.index import Damage
 from secguard.audit.index.names import list_words
-from secguard.audit.index.tables import LISTS, LOADING, NAMED, SCHEMA, TREES, numbers_of, quoted
+from secguard.audit.index.tables import LISTS, LOADING, NAMED, NOTHING, SCHEMA, TREES, numbers_of, quoted
 from secguard.core import SystemPartError
 
 __all__ = ["PARTS", "check_part", "schema_damage"]
@@ -99,7 +99,8 @@ def _uses(db: sqlite3.Connection) -> Damage:
     wrong: list[str] = []
     for field in NAMED:
         kept = db.execute("SELECT id, uses FROM name WHERE id BETWEEN ? AND ? ORDER BY id", numbers_of(field))
-        said = db.execute(f"SELECT {quoted(field)}, count(*) FROM event GROUP BY 1 ORDER BY 1")  # noqa: S608 - our own constant
+        column = quoted(field)
+        said = db.execute(f"SELECT {column}, count(*) FROM event WHERE {column} <> {NOTHING} GROUP BY 1 ORDER BY 1")  # noqa: S608 - our own constants
         if any(name != count for name, count in zip_longest(kept, said)):
             wrong.append(field)
     return Damage([f"how many events say each name is counted wrongly: {', '.join(wrong)}"] if wrong else [], [])

@@ -6,14 +6,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from secguard.audit.index.counts import count_events, count_groups
 from secguard.audit.index.helpers import MANY
 from secguard.audit.index.index import Counted, Cursor, Damage, Found, Health, Refused, refuse
 from secguard.audit.index.names import Names
 from secguard.audit.index.rows import Row
 from secguard.audit.index.soundness import PARTS, check_part, schema_damage
 from secguard.audit.index.sql import Condition
-from secguard.audit.index.tables import LISTS, LOADING, NAMED, SCHEMA, STORED, TREES, UPGRADES, VERSION, quoted
-from secguard.audit.query.groups import MAX_GROUPS, ByField, Grouping, check_groups, groups_of
+from secguard.audit.index.tables import LISTS, LOADING, SCHEMA, STORED, TREES, UPGRADES, VERSION, quoted
+from secguard.audit.query.groups import Grouping, check_groups, groups_of
 from secguard.audit.query.query import Node
 from secguard.core import FormatError, RefusedError, SecguardError, SystemPartError
 from secguard.store import open_sqlite
@@ -233,24 +234,6 @@ class SqliteIndex:
                 self._db.execute(statement)
         self._names.forget()
 
-    def _total(self, condition: Condition, snapshot: int) -> int:
-        names = condition.names()
-        if self._reaches_beyond(snapshot):
-            wanted, values = condition.sql()
-            query, values = f"SELECT count(*) FROM event WHERE +seq < ? AND {wanted}", [snapshot, *values]  # noqa: S608 - values are parameters
-        elif names is None:
-            wanted, values = condition.sql()
-            query = f"SELECT count(*) FROM event WHERE {wanted}"  # noqa: S608 - as above
-        else:
-            wanted, values = names
-            query = f"SELECT ifnull(sum(uses), 0) FROM name WHERE {wanted}"  # noqa: S608 - as above
-        return int(self._db.execute(query, values).fetchone()[0])
-
-    def _reaches_beyond(self, snapshot: int) -> bool:
-        """Whether later events are in than a search may see; to look at each row's place is half the work."""
-        (last,) = self._db.execute("SELECT max(seq) FROM event").fetchone()
-        return last is not None and last >= snapshot
-
     def _page(self, condition: Condition, limit: int, total: int, position: int, after: Cursor | None) -> Found:
         snapshot = after.snapshot if after else position
         # Walking meets the page after limit * position / total rows; sorting looks at total rows.
@@ -267,7 +250,7 @@ class SqliteIndex:
         """The newest `limit` matching events, and how many there are."""
         with self._guard(transaction="BEGIN"):
             position, condition = self._meta()[1], Condition(query, self._names)
-            total = self._total(condition, after.snapshot if after else position)
+            total = count_events(self._db, condition, after.snapshot if after else position)
             return self._page(condition, limit, total, position, after)
 
     def walk(self, query: Node, *, size: int) -> Generator[Found]:
@@ -283,20 +266,7 @@ class SqliteIndex:
         """How many events match, by the values of a field or by time."""
         with self._guard(transaction="BEGIN"):
             position = self._meta()[1]
-            condition, values = Condition(query, self._names).sql()
-            named = isinstance(by, ByField) and by.field in NAMED
-            if isinstance(by, ByField):
-                key = quoted(by.field)
-            else:  # SQLite's remainder has the sign of the time
-                local = f"time + {by.shift:d}"
-                key = f"time - (({local}) % {by.step:d} + {by.step:d}) % {by.step:d}"
-            if self._reaches_beyond(position):
-                condition, values = f"+seq < ? AND {condition}", [position, *values]
-            # values are parameters; the rest are our own constants and numbers
-            grouped = f"SELECT {key} AS key, count(*) AS many FROM event WHERE {condition} GROUP BY key LIMIT ?"  # noqa: S608
-            if named:
-                grouped = f"SELECT (SELECT value FROM name WHERE name.id = key), many FROM ({grouped})"  # noqa: S608
-            counts = self._db.execute(grouped, [*values, MAX_GROUPS + 1]).fetchall()
+            counts = count_groups(self._db, query, Condition(query, self._names), by, position)
         check_groups(len(counts))
         return Counted(sum(count for _, count in counts), groups_of(counts, by), position)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from secguard.audit.index.differences import Difference, differences
-from secguard.audit.index.following import batches, bundles
+from secguard.audit.index.following import batches
 from secguard.audit.index.helpers import raised
 from secguard.audit.index.rows import Row, rows_of
 from secguard.audit.index.sqlite import SqliteIndex
@@ -43,7 +43,7 @@ def _rows(root: str, start: int, stop: int, ecs: bool, most: int) -> Iterator[tu
 def _compare(root: str, path: str, start: int, stop: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
     counts = dict.fromkeys(("missing", "extra", "altered"), 0)
     named: list[Difference] = []
-    for first, bodies in bundles(_ledger(root), start, stop):  # few at a time: they stay in the processor's cache
+    for first, bodies in batches(_ledger(root), start, stop):
         expected = rows_of(first, bodies)
         actual = _index(path).plain_rows(first, first + len(bodies))
         if expected == actual:  # row by row, without looking closer
