@@ -12,7 +12,7 @@ from secguard.audit.index.following import batches, catch_up, check_origin
 from secguard.audit.index.helpers import MANY, in_any_order
 from secguard.audit.index.index import Damage, Index, Log, body_of, missing_bodies
 from secguard.audit.index.rows import Row, rows_of
-from secguard.audit.index.soundness import PARTS
+from secguard.audit.index.soundness import MISCOUNTED, PARTS
 from secguard.core import (
     Axis,
     Clock,
@@ -194,7 +194,8 @@ def compare(index: Index, log: Log, progress: Progress = silent) -> tuple[list[F
         tally.note([Difference("altered", place, decode_stored(body).id if body else "", "word lists")])
     tally.excuse(gone, index)
     findings = tally.findings
-    findings += [finding("audit.index.damaged", problem=problem) for problem in damage.problems]
+    problems = (text for text in damage.problems if not (any(tally.counts.values()) and text.startswith(MISCOUNTED)))
+    findings += [finding("audit.index.damaged", problem=problem) for problem in problems]
     if position < size:
         findings.append(finding("audit.index.behind", position=position, size=size, behind=size - position))
     if position > size:

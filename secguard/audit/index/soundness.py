@@ -11,8 +11,10 @@ from secguard.audit.index.names import list_words
 from secguard.audit.index.tables import LISTS, LOADING, NAMED, NOTHING, SCHEMA, TREES, numbers_of, quoted
 from secguard.core import SystemPartError
 
-__all__ = ["PARTS", "check_part", "schema_damage"]
+__all__ = ["MISCOUNTED", "PARTS", "check_part", "schema_damage"]
 
+MISCOUNTED = "how many events say each name is counted wrongly"
+"""How this problem begins; a row that was changed, added or deleted brings it along."""
 _MAX_SEQS = 1000
 _MAX_NAMES = 10_000
 
@@ -103,7 +105,7 @@ def _uses(db: sqlite3.Connection) -> Damage:
         said = db.execute(f"SELECT {column}, count(*) FROM event WHERE {column} <> {NOTHING} GROUP BY 1 ORDER BY 1")  # noqa: S608 - our own constants
         if any(name != count for name, count in zip_longest(kept, said)):
             wrong.append(field)
-    return Damage([f"how many events say each name is counted wrongly: {', '.join(wrong)}"] if wrong else [], [])
+    return Damage([f"{MISCOUNTED}: {', '.join(wrong)}"] if wrong else [], [])
 
 
 def _saying(db: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:

@@ -70,7 +70,6 @@ def test_the_rows_and_the_differences_are_the_same(ledger: Ledger, index: Sqlite
         ("audit.index.altered", 651, "data"),
         ("audit.index.extra", 5000, ""),
         ("audit.index.damaged", None, None),
-        ("audit.index.damaged", None, None),
     ]
     assert counts == {"missing": 1, "extra": 1, "altered": 2}
 

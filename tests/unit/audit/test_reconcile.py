@@ -143,8 +143,7 @@ def test_each_edited_column(reconcile: Any, index: SqliteIndex, column: str) -> 
         index._db.execute(f"UPDATE event SET {column} = ? WHERE seq = 6", (value,))
     done = reconcile()
     assert named(done) == [("audit.index.altered", 6, "x" if column == "nothing" else "e-6")]
-    found, *more = done.verdict.findings
-    assert [item.data["problem"].rpartition(": ")[2] for item in more] == [column] * (column in NAMED), "its count"
+    (found,) = done.verdict.findings
     assert found.data["columns"] == column
     assert "e-6" in describe(found)
     assert "e-6" in describe(found, "zh")
@@ -281,8 +280,7 @@ def test_counts_are_complete_where_the_list_is_not(
     index._db.execute("DELETE FROM event")
     index._db.execute("DELETE FROM words")
     findings, counts, position, size = compare(index, log)
-    named = [item for item in findings if item.code == "audit.index.missing"]
-    assert (len(named), counts["missing"], position, size) == (3, 10, 10, 10)
+    assert (len(findings), counts["missing"], position, size) == (3, 10, 10, 10)
 
 
 def test_an_interrupt_does_not_wait_for_the_check_of_the_structure(

@@ -182,7 +182,7 @@ def test_too_many_groups_are_refused(  # noqa: PLR0917 - fixtures
     index: SqliteIndex, log: Any, clock: Clock, auditor: Actor, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.record([make(n, subject=f"{n}") for n in range(5)])
-    for module in ("secguard.audit.query.groups", "secguard.audit.index.sqlite"):
+    for module in ("secguard.audit.query.groups", "secguard.audit.index.counts"):
         monkeypatch.setattr(f"{module}.MAX_GROUPS", 3)
     asker = Asker(index, log, clock, auditor, wait=True)
     with pytest.raises(UsageError, match="more than 3 different values"):
