@@ -28,6 +28,19 @@ CREATE INDEX event_actor ON event (actor, time);
 INSERT INTO event VALUES (0, 'e-0', '张三', 5);
 PRAGMA user_version = 1;
 """
+# The tables of version 2: names without a count of their events.
+_SECOND = """
+CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT, position INTEGER NOT NULL) STRICT;
+INSERT INTO meta VALUES (1, 'test.example/log', 1);
+CREATE TABLE name (id INTEGER PRIMARY KEY, field TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (field, value)) STRICT;
+INSERT INTO name VALUES (0, 'actor', '张三');
+CREATE TABLE event (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, actor INTEGER NOT NULL, time INTEGER NOT NULL) STRICT;
+CREATE VIRTUAL TABLE named USING fts5 (text, tokenize = 'ascii', columnsize = 0);
+CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = 'ascii', columnsize = 0);
+CREATE INDEX event_actor ON event (actor, time);
+INSERT INTO event VALUES (0, 'e-0', 0, 5);
+PRAGMA user_version = 2;
+"""
 
 
 def found(index: SqliteIndex, text: str, clock: Any) -> list[int]:
@@ -39,10 +52,13 @@ def said(path: Path) -> set[tuple[str, str]]:
         return set(db.execute("SELECT field, value FROM name"))
 
 
-def test_an_index_of_the_first_version_is_built_anew(tmp_path: Path, log: Any, make: Make, clock: Any) -> None:
+@pytest.mark.parametrize("script", [_FIRST, _SECOND])
+def test_an_index_of_an_earlier_version_is_built_anew(
+    tmp_path: Path, log: Any, make: Make, clock: Any, script: str
+) -> None:
     path = tmp_path / "old.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.executescript(_FIRST)
+        db.executescript(script)
     log.record([make(number) for number in range(3)])
     with contextlib.closing(SqliteIndex.open(path)) as index:
         assert (index.position, index.origin) == (0, None)
