@@ -1,9 +1,9 @@
 """The index row of an event: every column can be computed again from the ledger's bytes, so any change shows."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from secguard.audit.index.places import rest_of
 from secguard.audit.index.words import document, document_of, joined, person_of, without
@@ -91,19 +91,6 @@ def microseconds(time: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def _collect(values: Iterable[Any], texts: list[str]) -> None:
-    for value in values:
-        kind = type(value)  # a decoder makes these very types, no subclasses
-        if kind is str:
-            texts.append(value)
-        elif kind is int or kind is float:
-            texts.append(str(value))
-        elif kind is dict:
-            _collect(value.values(), texts)
-        elif kind is list:
-            _collect(value, texts)
-
-
 def row_of(seq: int, body: bytes, *, ecs: bool = False) -> Row:
     """The row of the event whose stored bytes are `body`.
 
@@ -123,11 +110,7 @@ def row_of(seq: int, body: bytes, *, ecs: bool = False) -> Row:
         kept = [value.replace("\0", "\ufffd") for value in (name, role, org, address, subject, case, approver, id_)]
         name, role, org, address, subject, case, approver, id_ = kept
     # The words of a question are left out: a search would find all earlier searches for the same words.
-    data = ""
-    if event.data and event.kind != "audit.searched":
-        texts: list[str] = []
-        _collect(event.data.values(), texts)
-        data = document(texts)
+    data = document(event.data.values()) if event.data and event.kind != "audit.searched" else ""
     reason = document_of(event.reason) if event.reason else ""
     rest = rest_of(event) if ecs else ""
     return tuple.__new__(  # half the time of Row(...)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "GAP",
@@ -94,22 +94,36 @@ def person_of(*fields: str) -> str:
     return document(fields)
 
 
-def document(texts: Iterable[str], before: str = "") -> str:
+def document(values: Iterable[Any], before: str = "") -> str:
     """The words of several fields as one string, a gap between the fields.
 
     Args:
-        texts: the fields.
+        values: the fields: texts, and what JSON holds beside; numbers are words, the values of objects and arrays are
+            fields of their own, true, false and null say nothing.
         before: words of earlier fields, joined already.
     """
     fields = [before] if before else []
-    for text in texts:
-        if not text:
+    _add_fields(values, fields)
+    return _BETWEEN.join(fields)
+
+
+def _add_fields(values: Iterable[Any], fields: list[str]) -> None:
+    for value in values:
+        kind = type(value)  # a decoder makes these very types, no subclasses
+        if kind is str:
+            text = value
+        elif kind is int or kind is float:
+            text = str(value)
+        else:
+            if kind is dict:
+                _add_fields(value.values(), fields)
+            elif kind is list:
+                _add_fields(value, fields)
             continue
-        if text.isalnum() and len(text) <= _SHORT and text.isascii():  # as in `document_of`, without the call
+        if text.isascii() and len(text) <= _SHORT and text.isalnum():  # as in `document_of`, without the call
             fields.append(text.lower())
         elif found := _remembered(text) if len(text) <= _SHORT else _joined(text):
             fields.append(found)
-    return _BETWEEN.join(fields)
 
 
 def joined(before: str, after: str) -> str:
