@@ -2,29 +2,14 @@
 
 from collections.abc import Mapping
 
-import msgspec
-
 from secguard.isolation.judge.cases import REACHED, CaseResults
 from secguard.isolation.judge.codes import pair_of
 from secguard.isolation.judge.evidence import Evidence
+from secguard.isolation.judge.result import Cell
 from secguard.isolation.plan.plan import Plan
 from secguard.isolation.sweep.judging import Tally
 
 __all__ = ["Cell", "matrix_of"]
-
-
-class Cell(msgspec.Struct):
-    """One ordered pair of zones: outcome, counts, kinds found, and the chance that all attempts of a case got lost."""
-
-    src: str
-    dst: str
-    outcome: str = "pass"
-    cases: int = 0
-    failed: int = 0
-    unknown: int = 0
-    reached: int = 0
-    kinds: list[str] = []
-    miss: float = 0.0
 
 
 def matrix_of(

@@ -12,7 +12,7 @@ from secguard.core import Axis, Clock, Outcome, RefusedError, SystemClock, Verdi
 from secguard.isolation.agent.keys import parse_key
 from secguard.isolation.agent.observations import Observations, open_observations
 from secguard.isolation.judge.judge import Cell, judge
-from secguard.isolation.judge.result import case_columns, seal_result
+from secguard.isolation.judge.sealing import case_columns, seal_result
 from secguard.isolation.plan.plan import Plan, open_plan
 from secguard.isolation.sweep.judging import SweepResult
 from secguard.keys import Signer
@@ -28,7 +28,7 @@ class RunResult:
         verdict: what follows.
         plan: the plan (holds the run's secret).
         digest: SHA-256 of the plan's payload.
-        columns: cases and results as columns (`secguard.isolation.judge.result.case_columns`).
+        columns: cases and results as columns (`secguard.isolation.judge.sealing.case_columns`).
         matrix: ordered pairs of zones.
         observations: by agent.
         envelopes: signed documents by file name: `plan.json`, `observations-AGENT.json`, `result.json`, and
