@@ -51,6 +51,8 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
         policy: SHA-256 of the policy file.
         at: when it was judged.
         outcome: pass, fail or unknown.
+        axes: outcome an axis; `outcome` speaks of conformance, coverage and integrity, or of fewer if it was narrowed.
+        not_before, not_after: the plan's window, outside of which no agent probes; None in older results.
         findings: what was found.
         matrix: ordered pairs of zones.
         cases: cases and results as columns (`secguard.isolation.judge.sealing.case_columns`).
@@ -64,6 +66,9 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     at: datetime
     outcome: Literal["pass", "fail", "unknown"]
+    axes: dict[str, Literal["pass", "fail", "unknown"]] = {}
+    not_before: datetime | None = None
+    not_after: datetime | None = None
     findings: list[SavedFinding] = []
     matrix: list[Cell] = []
     cases: dict[str, list[Any]] = {}
@@ -85,6 +90,9 @@ def open_result(data: bytes, keys: Iterable[PublicKeyTypes]) -> ScanResult:
         result = msgspec.json.decode(payload, type=ScanResult)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("isolation.result.format", f"not a result: {str(error)[:160]}") from None
-    if result.at.tzinfo is None or len({len(column) for column in result.cases.values()}) > 1:
+    times = (result.at, result.not_before, result.not_after)
+    if any(time is not None and time.tzinfo is None for time in times):
+        raise FormatError("isolation.result.format", "not a result: a time without offset")
+    if len({len(column) for column in result.cases.values()}) > 1:
         raise FormatError("isolation.result.format", "not a result: columns of different length")
     return result

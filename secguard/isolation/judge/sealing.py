@@ -55,6 +55,8 @@ def seal_result(
         "run": plan.run,
         "plan": digest,
         "policy": plan.policy,
+        "not_before": rfc3339(plan.not_before),
+        "not_after": rfc3339(plan.not_after),
         "observations": dict(observations),
         "at": rfc3339(verdict.at),
         "outcome": verdict.outcome,

@@ -6,15 +6,18 @@ import shutil
 import signal
 import stat
 import subprocess
+from base64 import b64decode
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from secguard.core import FixedClock, Outcome, UsageError
+from secguard.core import FixedClock, FormatError, Outcome, UsageError
 from secguard.isolation.evidence.folder import Checked, check_folder, run_name, save_run, signer_of
 from secguard.isolation.evidence.manifest import MANIFEST_TYPE, open_manifest
 from secguard.isolation.evidence.pcapng import Kept, write_pcapng
 from secguard.isolation.evidence.summary import read_result, summary_of
+from secguard.isolation.judge.result import RESULT_TYPE, ScanResult, open_result
 from secguard.isolation.runs.conclude import RunResult, conclude
 from secguard.keys import Algorithm, generate, seal
 from tests.support.isolation_kit import NOW, make_run
@@ -138,8 +141,6 @@ def test_pipes_and_links_are_refused(kept: Path, run: RunResult, tmp_path: Path,
 def test_a_result_that_does_not_follow_is_named(run: RunResult, tmp_path: Path) -> None:
     """Whoever holds the signer's key still cannot sign a result that plan and observations contradict."""
     assert run.signer is not None
-    from base64 import b64decode
-
     envelope = json.loads(run.envelopes["result.json"])
     document = json.loads(b64decode(envelope["payload"])) | {"outcome": "pass", "findings": []}
     forged = seal(json.dumps(document).encode(), envelope["payloadType"], run.signer)
@@ -151,6 +152,23 @@ def test_a_result_that_does_not_follow_is_named(run: RunResult, tmp_path: Path) 
     checked = _check(tmp_path / "forged", run)
     assert _codes(checked) == {"isolation.evidence.result"}
     assert checked.verdict.outcome is Outcome.FAIL
+
+
+def test_a_result_says_its_axes_and_its_window(kept: Path, run: RunResult) -> None:
+    said = read_result(kept)
+    assert said.axes == {axis.value: outcome.value for axis, outcome in run.verdict.axes.items()}
+    assert (said.not_before, said.not_after) == (run.plan.not_before, run.plan.not_after)
+    document = json.loads(b64decode(json.loads(run.envelopes["result.json"])["payload"]))
+    older = {name: value for name, value in document.items() if name not in {"axes", "not_before", "not_after"}}
+    assert _opened(older, run).not_before is None
+    for name in ("at", "not_before", "not_after"):
+        with pytest.raises(FormatError, match="a time without offset"):
+            _opened(document | {name: "2026-10-01T08:30:00"}, run)
+
+
+def _opened(document: dict[str, Any], run: RunResult) -> ScanResult:
+    assert run.signer is not None
+    return open_result(seal(json.dumps(document).encode(), RESULT_TYPE, run.signer), [run.signer.public_key()])
 
 
 def test_manifests_with_strange_names_are_refused(run: RunResult) -> None:
