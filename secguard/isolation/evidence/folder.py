@@ -16,16 +16,16 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secguard.core import Axis, Clock, SecguardError, SystemClock, UsageError, Verdict
 from secguard.core import judge as conclude_verdict
-from secguard.core.errors import FormatError
 from secguard.core.files import atomic_write, fsync_directory, translate_os_error
 from secguard.core.findings import finding
 from secguard.core.limits import read_bounded
 from secguard.core.verdict import Finding
 from secguard.isolation.evidence.captures import captures
+from secguard.isolation.evidence.handout import JUDGE, PLAN, RESULT, SIGNER, check_regular, read_key, signer_of
 from secguard.isolation.evidence.manifest import MANIFEST, RunManifest, open_manifest, seal_manifest
 from secguard.isolation.judge.result import open_result
 from secguard.isolation.runs.conclude import RunResult, conclude
@@ -34,8 +34,6 @@ from secguard.trust import MALFORMED, Purpose, TrustPolicy
 __all__ = ["AXES", "Checked", "check_folder", "is_run", "judged", "run_name", "save_run", "scan_name", "signer_of"]
 
 AXES = (Axis.INTEGRITY, Axis.PROVENANCE)
-_PLAN, _RESULT, _SIGNER, _JUDGE = "plan.json", "result.json", "signer.pem", "judge.pem"
-_MAX_KEY = 1 << 16
 _MAX_FILE = 1 << 30
 _SLICE = 1 << 20
 _MAX_LISTED = 4096
@@ -70,7 +68,7 @@ def scan_name(at: datetime, run: str) -> str:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder looks like a run's."""
-    return (folder / _PLAN).is_file() or (folder / MANIFEST).is_file()
+    return (folder / PLAN).is_file() or (folder / MANIFEST).is_file()
 
 
 def save_run(result: RunResult, folder: Path, *, fresh: bool = False) -> None:
@@ -88,8 +86,8 @@ def save_run(result: RunResult, folder: Path, *, fresh: bool = False) -> None:
     files = {**result.envelopes, **captures(result.plan, result.observations, result.columns)}
     if result.signer is not None:
         pem = result.signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        if pem != files.get(_SIGNER):
-            files[_JUDGE] = pem
+        if pem != files.get(SIGNER):
+            files[JUDGE] = pem
         files[MANIFEST] = seal_manifest(result.plan.run, result.digest, files, result.signer)
     try:
         with _beside(folder) if fresh else contextlib.nullcontext(folder) as place:
@@ -126,23 +124,6 @@ def _beside(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def signer_of(folder: Path) -> PublicKeyTypes:
-    """The public key in a run's folder that signed its result and its manifest; the plan's, unless another judged.
-
-    Raises:
-        UsageError: there is none.
-        FormatError: it is no key.
-    """
-    return _key(folder / _JUDGE if (folder / _JUDGE).exists() else folder / _SIGNER)
-
-
-def _key(path: Path) -> PublicKeyTypes:
-    try:
-        return load_pem_public_key(read_bounded(path, _MAX_KEY))
-    except (ValueError, TypeError) as error:
-        raise FormatError("isolation.key.format", "not a public key in PEM", where=str(path)) from error
-
-
 def check_folder(
     folder: Path,
     *,
@@ -175,7 +156,7 @@ def check_folder(
     digest = ""
     key: PublicKeyTypes | None = None
     try:
-        _regular(folder)
+        check_regular(folder)
         key = signer_of(folder)
         manifest = open_manifest(read_bounded(folder / MANIFEST), key)
         digest = manifest.plan
@@ -190,22 +171,15 @@ def check_folder(
     examined = {Axis.INTEGRITY}
     if key is not None:
         vouched = recorded(digest)
-        if vouched is not None and _digest_of(folder / _RESULT) != vouched:
-            found.append(finding("isolation.evidence.ledger", _RESULT, plan=digest))
+        if vouched is not None and _digest_of(folder / RESULT) != vouched:
+            found.append(finding("isolation.evidence.ledger", RESULT, plan=digest))
         elif trusted and key not in trusted:
-            found.append(finding("isolation.evidence.other-key", _SIGNER))
+            found.append(finding("isolation.evidence.other-key", SIGNER))
         elif not trusted and vouched is None:
             found += _chain(result, key, anchors, at)
         examined.add(Axis.PROVENANCE)
     verdict = conclude_verdict(str(folder), at, examined=examined, findings=found, default=AXES, require=require)
     return Checked(verdict, result)
-
-
-def _regular(folder: Path) -> None:
-    """Refuse what is no plain file: a pipe would never end, a link may lead anywhere."""
-    for path in sorted(folder.iterdir())[:_MAX_LISTED]:
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise FormatError("isolation.folder.file", f"{path.name[:80]} is no plain file", where=str(path))
 
 
 def _files(folder: Path, manifest: RunManifest) -> list[Finding]:
@@ -248,18 +222,18 @@ def judged(folder: Path, require: Sequence[Axis] = ()) -> RunResult:
     manifest = open_manifest(read_bounded(folder / MANIFEST), key)
     names = [item.name for item in manifest.files if item.name.startswith("observations-")]
     reports = [read_bounded(folder / name) for name in names]
-    return conclude(read_bounded(folder / _PLAN), reports, [_key(folder / _SIGNER)], require=require)
+    return conclude(read_bounded(folder / PLAN), reports, [read_key(folder / SIGNER)], require=require)
 
 
 def _same(folder: Path, result: RunResult, key: PublicKeyTypes) -> list[Finding]:
     """Whether the signed result is what follows from plan and observations."""
-    said = open_result(read_bounded(folder / _RESULT), [key])
+    said = open_result(read_bounded(folder / RESULT), [key])
     findings = sorted((item.code, item.where, item.outcome) for item in said.findings)
     anew = sorted((item.code, item.where, item.outcome.value) for item in result.verdict.findings)
     verdict = result.verdict.outcome.value
     signed = (findings, said.outcome, said.plan, said.matrix, said.cases.get("result"))
     if signed != (anew, verdict, result.digest, result.matrix, result.columns["result"]):
-        return [finding("isolation.evidence.result", _RESULT, said=said.outcome, anew=verdict)]
+        return [finding("isolation.evidence.result", RESULT, said=said.outcome, anew=verdict)]
     return []
 
 
@@ -271,7 +245,7 @@ def _digest_of(path: Path) -> str:
 
 def _chain(result: RunResult | None, key: PublicKeyTypes, anchors: TrustPolicy | None, at: datetime) -> list[Finding]:
     """Whether the certificates in the plan lead from the key to a root that is believed."""
-    unvouched = finding("isolation.evidence.unvouched", _SIGNER)
+    unvouched = finding("isolation.evidence.unvouched", SIGNER)
     if anchors is None or result is None or not result.plan.chain:
         return [unvouched]
     try:
@@ -279,6 +253,6 @@ def _chain(result: RunResult | None, key: PublicKeyTypes, anchors: TrustPolicy |
         if chain[0].public_key() != key:
             return [unvouched]
     except MALFORMED as error:
-        return [finding("isolation.evidence.refused", _PLAN, message=f"a damaged certificate: {str(error)[:80]}")]
+        return [finding("isolation.evidence.refused", PLAN, message=f"a damaged certificate: {str(error)[:80]}")]
     judged = anchors.judge_chain(chain, Purpose.OPERATOR, at)
     return [] if judged.believed and judged.unrevoked else [*judged.findings, unvouched]

@@ -7,7 +7,7 @@ import msgspec
 
 from secguard.core import SecguardError
 from secguard.core.limits import read_bounded
-from secguard.isolation.evidence.folder import signer_of
+from secguard.isolation.evidence.handout import signer_of
 from secguard.isolation.judge.result import ScanResult, open_result
 
 __all__ = ["Summary", "read_result", "summary_of"]

@@ -7,13 +7,15 @@ import signal
 import stat
 import subprocess
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secguard.core import FixedClock, FormatError, Outcome, UsageError
+from secguard.core import FixedClock, FormatError, Outcome, RefusedError, SecguardError, UsageError
 from secguard.isolation.evidence.folder import Checked, check_folder, run_name, save_run, signer_of
+from secguard.isolation.evidence.handout import MAX_RESULT, read_handout
 from secguard.isolation.evidence.manifest import MANIFEST_TYPE, open_manifest
 from secguard.isolation.evidence.pcapng import Kept, write_pcapng
 from secguard.isolation.evidence.summary import read_result, summary_of
@@ -292,3 +294,35 @@ def test_pcapng_cuts_comments_and_keeps_lengths(tmp_path: Path) -> None:
     assert (first, meta.wirelen, meta.tshigh << 32 | meta.tslow) == (data, 1500, 2**60 + 1)
     assert [comment.decode() for comment in meta.comments] == ["警" * 333]
     assert second == b""
+
+
+# --- what is handed out of a scan -----------------------------------------------------------------------------------
+
+
+def test_what_is_handed_out_holds_no_secret_and_every_byte_of_it_counts(kept: Path, run: RunResult) -> None:
+    made = read_handout(kept)
+    assert made.open().outcome == "fail"
+    assert made.chain == ()
+    for part in (made.result, made.files, made.signer):
+        assert run.plan.secret.encode() not in part
+    assert run.plan.secret.encode() not in b64decode(json.loads(made.result)["payload"])
+    for name in ("result", "files", "signer"):
+        good = getattr(made, name)
+        for at in sorted({0, len(good) - 1, len(good) - 2, *range(0, len(good), max(1, len(good) // 150))}):
+            bad = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+            with pytest.raises(SecguardError):
+                replace(made, **{name: bad}).open()
+
+
+def test_a_handout_of_parts_of_two_scans_is_refused(kept: Path, tmp_path: Path) -> None:
+    other = make_run()
+    save_run(other, tmp_path / "other")
+    made, foreign = read_handout(kept), read_handout(tmp_path / "other")
+    with pytest.raises(RefusedError, match="another scan"):
+        replace(made, files=foreign.files).open()
+    with pytest.raises(FormatError, match="larger than"):
+        replace(made, result=b" " * (MAX_RESULT + 1)).open()
+    (tmp_path / "other" / "result.json").unlink()
+    os.mkfifo(tmp_path / "other" / "result.json")
+    with pytest.raises(FormatError, match="no plain file"):
+        read_handout(tmp_path / "other")
