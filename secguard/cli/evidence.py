@@ -12,6 +12,10 @@ from secguard.core.errors import UsageError
 from secguard.core.verdict import Axis
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from secguard.evidence import JudgedScan
+    from secguard.evidence.manifest import ListedScan
     from secguard.ledger import CheckedReceipt
 
 __all__ = ["evidence"]
@@ -47,7 +51,8 @@ def export_(
     """Hand out the recording FILE as one zip that anyone verifies offline with the root certificate alone.
 
     The export is recorded in the ledger, and the ledger's checkpoint is published, before the bundle gets its name.
-    Whatever the recording's own verdict is, the bundle states it.
+    Whatever the recording's own verdict is, the bundle states it. The last isolation scans before the recording ended
+    and before the export are put in, too.
     """
     from secguard.evidence import export
 
@@ -64,6 +69,7 @@ def export_(
             case=case,
             reason=reason,
             segment=manifest,
+            scans=ws.kept_scans(),
             progress=ctx.progress(f"exporting {file.name}"),
         )
     recording = done.manifest.recording
@@ -76,6 +82,7 @@ def export_(
             "recording": recording,
             "video_outcome": done.video.verdict.outcome,
             "custody": [{"index": item.index, "kind": item.event.kind, "id": item.event.id} for item in done.custody],
+            "scans": done.manifest.scans,
             "members": done.manifest.members,
         },
         receipt={"event_id": done.receipt.event_id, "index": done.receipt.index, "origin": done.receipt.origin},
@@ -83,14 +90,45 @@ def export_(
         lines=[
             f"{done.path}: {len(done.manifest.members) + 1} files, {done.size:,} bytes, SHA-256 {done.sha256}",
             f"the recording is judged {done.video.verdict.outcome}; {len(done.custody)} acts of its custody are proven",
+            *_scans(done.manifest.scans),
             "hand over the root certificate by another way than the bundle",
         ],
     )
 
 
+def _scans(scans: "Sequence[ListedScan]") -> list[str]:
+    """What the bundle says of isolation, in a line or two."""
+    if not scans:
+        return ["no isolation scan is recorded: the bundle says nothing of zones"]
+    lines = []
+    for scan in scans:
+        when = " and before ".join(
+            {"recording": "the recording ended", "export": "the export"}[n] for n in scan.in_force
+        )
+        missing = "" if scan.kept else "; its result is not kept, so that only the record of it is in the bundle"
+        lines.append(f"the last isolation scan before {when}: {scan.recorded}, {scan.outcome}{missing}")
+    return lines
+
+
 def _row(item: "CheckedReceipt") -> tuple[Any, ...]:
     event = item.event
     return (item.index, rfc3339(event.time), event.kind, event.actor.name, event.case, event.reason)
+
+
+def _scan(item: "JudgedScan") -> dict[str, Any]:
+    listed, result = item.listed, item.result
+    return {
+        "in_force": listed.in_force,
+        "entry": listed.finished,
+        "recorded": listed.recorded,
+        "outcome": item.outcome,
+        "findings": item.kinds,
+        "signer": item.signer or None,
+        "result_sha256": listed.result_sha256,
+        "run": result.run if result else None,
+        "plan": result.plan if result else None,
+        "policy": result.policy if result else None,
+    }
 
 
 @command("evidence.verify", "verify")
@@ -116,6 +154,8 @@ def verify_(
     """Judge the BUNDLE offline, from the root certificate alone: every byte, file, signature, receipt and frame.
 
     Exit code 0: everything holds; 1: something was changed or is wrong, and is named; 3: something cannot be judged.
+    Whether isolation scans found the site's zones apart stands on the axis conformance, which decides only where
+    --require names it.
     """
     from secguard.evidence import bundle_report, verify_bundle
     from secguard.trust import read_certificates, read_crls
@@ -162,6 +202,7 @@ def verify_(
             "time_source": answer.source or "stated",
             "video_outcome": answer.video.verdict.outcome if answer.video else None,
             "custody": [dict(zip(_CUSTODY, row, strict=True)) for row in rows],
+            "scans": [_scan(item) for item in answer.scans],
             "members": [{"name": name, "size": size, "sha256": sha256} for name, size, sha256 in answer.members],
         },
         receipt=receipt,

@@ -5,6 +5,8 @@ from secguard.evidence.bundle import Exported, Sealers, export
 from secguard.evidence.custody import Custody
 from secguard.evidence.manifest import PAYLOAD_TYPE, BundleManifest, Listed, Recording
 from secguard.evidence.report import bundle_report
+from secguard.evidence.scan_verdict import JudgedScan
+from secguard.evidence.scans import KeptScans
 from secguard.evidence.verify import DEFAULT_AXES, BundleVerdict, verify_bundle
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "BundleVerdict",
     "Custody",
     "Exported",
+    "JudgedScan",
+    "KeptScans",
     "Listed",
     "Recording",
     "Sealers",

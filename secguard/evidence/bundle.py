@@ -27,9 +27,10 @@ from secguard.core.files import fsync_directory, translate_os_error
 from secguard.core.limits import MAX_DOCUMENT, read_bounded
 from secguard.events import Actor, Event, Receipt, new_event_id
 from secguard.evidence.archive import Source, fingerprint, write_archive
-from secguard.evidence.custody import EXPORTED, SIGNED, Custody, clip_sources, custody_of, receipt_name
+from secguard.evidence.custody import EXPORTED, Custody, clip_sources, receipt_name, signed_at, story_of
 from secguard.evidence.manifest import BundleManifest, Listed, Recording
 from secguard.evidence.readme import readme
+from secguard.evidence.scans import FoundScan, KeptScans, ended_at, in_force
 from secguard.keys import Signer, key_id
 from secguard.ledger import Ledger, parse_checkpoint
 from secguard.trust import TrustPolicy, chain_pem, common_name
@@ -84,6 +85,7 @@ class Exported:
         video: the recording's verdict at export.
         receipt: of the event `evidence.exported`.
         custody: every act in the bundle, the export itself last.
+        scans: the isolation scans in it.
         size, sha256: the bundle.
     """
 
@@ -92,6 +94,7 @@ class Exported:
     video: VideoVerdict
     receipt: Receipt
     custody: tuple[Custody, ...]
+    scans: tuple[FoundScan, ...]
     size: int
     sha256: str
 
@@ -132,6 +135,7 @@ def export(
     case: str,
     reason: str = "",
     segment: Path | None = None,
+    scans: KeptScans | None = None,
     progress: Progress = silent,
 ) -> Exported:
     """Write the bundle of a recording, or of a clip with the record beside it; whatever its verdict is, it is stated.
@@ -149,6 +153,7 @@ def export(
         case: case number; must not be empty.
         reason: purpose.
         segment: the recording's segment manifest; default: the one beside it, if there is one.
+        scans: where the site keeps its isolation scans; those that were in force go into the bundle.
         progress: called with bytes or events done.
 
     Raises:
@@ -163,13 +168,14 @@ def export(
     envelope = read_bounded(beside, MAX_DOCUMENT) if segment is not None or beside.exists() else None
     record = read_bounded(clip_path(video), MAX_DOCUMENT) if clip_path(video).exists() else None
     clip = OpenedClip.read(record, str(clip_path(video))) if record is not None else None
-    earlier = list(custody_of(ledger, source.sha256, progress, sources=clip_sources(clip)))
+    names = (source.sha256, *clip_sources(clip))
+    story = story_of(ledger, source.sha256, progress, sources=names[1:])
     now = clock.now()
-    signings = [item.event for item in earlier if item.event.kind == SIGNED]
+    signed = signed_at((item.event for item in story.acts), names)
     judged = verify(
         video,
         trust,
-        signings[-1].time if signings else now,
+        signed or now,
         Expectation(manifest=envelope, clip=record),
         progress=progress,
     )
@@ -181,6 +187,13 @@ def export(
         manifest_sha256=hashlib.sha256(envelope).hexdigest() if envelope is not None else "",
         clip_sha256=hashlib.sha256(record).hexdigest() if record is not None else "",
     )
+    ended = ended_at(judged, signed, now)
+    found = (
+        in_force(ledger, story.scans, scans, ended=ended, exported=now, trust=trust, operator=sealers.operator_chain)
+        if scans is not None
+        else []
+    )
+    every = scans.every if scans is not None and found else ""
     event = Event(
         id=new_event_id(),
         kind=EXPORTED,
@@ -195,14 +208,17 @@ def export(
             "manifest_sha256": recording.manifest_sha256,
             **({"clip_sha256": recording.clip_sha256} if record is not None else {}),
             "video_outcome": judged.verdict.outcome.value,
+            **({"scans": [item.listed.result_sha256 for item in found]} if found else {}),
+            **({"scan_every": every} if every else {}),
         },
     )
     (receipt,) = ledger.record([event])
     checkpoint = ledger.publish(sealers.log)
-    custody = (*earlier, Custody(receipt.index, event))
+    custody = (*story.acts, Custody(receipt.index, event))
+    acts = sorted((*custody, *(act for item in found for act in item.acts)), key=lambda act: act.index)
     chain = [item.public_bytes(Encoding.PEM).decode() for item in sealers.log_chain]
     receipts = [
-        Source.of(receipt_name(item.index, item.event.kind), ledger.receipt(item.index, chain)) for item in custody
+        Source.of(receipt_name(item.index, item.event.kind), ledger.receipt(item.index, chain)) for item in acts
     ]
     sources = [
         Source.of(OPERATOR_CHAIN, chain_pem(sealers.operator_chain)),
@@ -215,6 +231,7 @@ def export(
         Source.of(CHECKPOINT, checkpoint),
         *receipts,
         Source.of(VERDICT, verdict_document(judged.verdict)),
+        *(member for item in found for member in item.files),
         *([Source.of(SEGMENT, envelope)] if envelope is not None else []),
         *([Source.of(CLIP, record)] if record is not None else []),
         source,
@@ -229,13 +246,15 @@ def export(
         origin=ledger.origin,
         log_size=parse_checkpoint(checkpoint).size,
         members=(),
+        scans=tuple(item.listed for item in found),
+        scan_every=every,
     )
     sources.insert(0, Source.of(README, readme(manifest)))
     listed = tuple(Listed(item.name, item.size, item.sha256) for item in sources)
     manifest = msgspec.structs.replace(manifest, members=listed)
     sources.insert(1, Source.of(MANIFEST, manifest.seal(sealers.operator)))
     size, sha256 = _release(output, sources, progress)
-    return Exported(output, manifest, judged, receipt, custody, size, sha256)
+    return Exported(output, manifest, judged, receipt, custody, tuple(found), size, sha256)
 
 
 def _check(output: Path, sealers: Sealers, case: str) -> None:

@@ -1,7 +1,7 @@
 """Custody: which recorded acts are about one recording, and whether receipts prove a coherent story of it."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,14 +14,29 @@ from secguard.evidence.manifest import BundleManifest
 from secguard.ledger import CheckedReceipt, Ledger
 from secguard.video.clip_record import OpenedClip
 
-__all__ = ["EXPORTED", "SIGNED", "Custody", "clip_sources", "custody_of", "judge_custody", "receipt_name"]
+__all__ = [
+    "EXPORTED",
+    "SCANNED",
+    "SIGNED",
+    "Custody",
+    "Story",
+    "clip_sources",
+    "compare",
+    "custody_of",
+    "judge_custody",
+    "receipt_name",
+    "signed_at",
+    "story_of",
+]
 
 SIGNED = "video.signed"
 SEALED = "video.sealed"
 CLIPPED = "clip.made"
 EXPORTED = "evidence.exported"
+SCANNED = "scan.finished"
 _MAX_EVENTS = 1000
 _MAX_FINDINGS = 50
+_MAX_SHOWN = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +62,7 @@ def _mentions(event: Event, names: Sequence[str]) -> bool:
 
 
 def custody_of(
-    ledger: Ledger, sha256: str, progress: Progress = silent, *, sources: Sequence[str] = ()
+    ledger: Ledger, sha256: str, progress: Progress = silent, *, sources: Sequence[str] = (), also: str = ""
 ) -> Iterator[Custody]:
     """Every act in the log whose data name this recording, in order.
 
@@ -56,26 +71,65 @@ def custody_of(
         sha256: the recording's hash, hex.
         sources: hashes of the recordings that it was cut from: acts that name those count too.
         progress: called with entries done.
+        also: a kind of act that is wanted whatever it is about.
 
     Raises:
         RefusedError: more acts than a bundle can carry.
     """
     names, size, count = (sha256, *sources), ledger.size, 0
-    needles = [name.encode() for name in names]
+    needles = [name.encode() for name in (*names, also) if name]
     for batch in ledger.scan():
         for offset, body in enumerate(batch.bodies):
             if body is None or not any(needle in body for needle in needles):
                 continue
             event = decode_stored(body)
-            if not _mentions(event, names):
-                continue
-            count += 1
-            if count > _MAX_EVENTS:
-                raise RefusedError(
-                    "evidence.custody.too-many", f"more than {_MAX_EVENTS} acts are about this recording", where=sha256
-                )
+            if event.kind != also:
+                if not _mentions(event, names):
+                    continue
+                count += 1
+                if count > _MAX_EVENTS:
+                    raise RefusedError(
+                        "evidence.custody.too-many",
+                        f"more than {_MAX_EVENTS} acts are about this recording",
+                        where=sha256,
+                    )
             yield Custody(batch.first + offset, event)
         progress(batch.first + len(batch.bodies), size, "events")
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the log holds for a bundle.
+
+    Attributes:
+        acts: on the recording, in their order.
+        scans: (entry, time) of every isolation scan that ended with a verdict, labs among them, in their order.
+    """
+
+    acts: tuple[Custody, ...]
+    scans: tuple[tuple[int, datetime], ...]
+
+
+def story_of(ledger: Ledger, sha256: str, progress: Progress = silent, *, sources: Sequence[str] = ()) -> Story:
+    """The acts on a recording and the site's isolation scans, in one pass over the log; see `custody_of`.
+
+    Raises:
+        RefusedError: more acts than a bundle can carry.
+    """
+    acts: list[Custody] = []
+    scans: list[tuple[int, datetime]] = []
+    for item in custody_of(ledger, sha256, progress, sources=sources, also=SCANNED):
+        if item.event.kind == SCANNED:
+            scans.append((item.index, item.event.time))
+        else:
+            acts.append(item)
+    return Story(tuple(acts), tuple(scans))
+
+
+def signed_at(events: Iterable[Event], names: Collection[str]) -> datetime | None:
+    """When the log says that one of these recordings (hashes, hex) was signed last; None if it does not."""
+    times = [event.time for event in events if event.kind == SIGNED and event.data.get("output_sha256") in names]
+    return times[-1] if times else None
 
 
 def judge_custody(
@@ -83,6 +137,7 @@ def judge_custody(
     receipts: Sequence[CheckedReceipt],
     chain: Sequence[x509.Certificate],
     clip: OpenedClip | None = None,
+    scans: Sequence[CheckedReceipt] = (),
 ) -> list[Finding]:
     """Judge what proven receipts say about the recording and this export of it.
 
@@ -91,6 +146,7 @@ def judge_custody(
         receipts: receipts that hold, in the order of the log.
         chain: the certificates that the recording's signatures name, leaf first; empty if it is not signed.
         clip: the record, if the recording is a clip: then its sources' signing counts, and its making must be known.
+        scans: receipts of the isolation scans: here only their place in the order of times counts.
     """
     recording = manifest.recording
     sources = clip_sources(clip)
@@ -120,7 +176,7 @@ def judge_custody(
             findings += _signing(signings[-1], recording.device, manifest_sha256, chain)
         else:
             findings.append(finding("evidence.custody.signing-missing", "receipts"))
-    findings += _order(receipts)
+    findings += _order([*receipts, *scans])
     return findings[:_MAX_FINDINGS]
 
 
@@ -133,17 +189,22 @@ def _place(item: CheckedReceipt) -> str:
     return receipt_name(item.index, item.event.kind)
 
 
-def _compare(item: CheckedReceipt, pairs: Sequence[tuple[str, object, object]]) -> list[Finding]:
+def compare(item: CheckedReceipt, pairs: Sequence[tuple[str, object, object]]) -> list[Finding]:
+    """`evidence.custody.mismatch` for each (field, recorded, found) of an act that differs."""
     return [
-        finding("evidence.custody.mismatch", _place(item), field=name, recorded=str(recorded), found=str(found))
+        finding("evidence.custody.mismatch", _place(item), field=name, recorded=_short(recorded), found=_short(found))
         for name, recorded, found in pairs
         if recorded != found
     ]
 
 
+def _short(value: object) -> str:
+    return str(value)[:_MAX_SHOWN]
+
+
 def _export(manifest: BundleManifest, item: CheckedReceipt) -> list[Finding]:
     event, recording = item.event, manifest.recording
-    return _compare(
+    return compare(
         item,
         [
             ("case", event.case, manifest.case),
@@ -152,6 +213,8 @@ def _export(manifest: BundleManifest, item: CheckedReceipt) -> list[Finding]:
             ("video_sha256", event.data.get("video_sha256"), recording.sha256),
             ("manifest_sha256", event.data.get("manifest_sha256"), recording.manifest_sha256),
             ("clip_sha256", event.data.get("clip_sha256", ""), recording.clip_sha256),
+            ("scans", event.data.get("scans", []), [scan.result_sha256 for scan in manifest.scans]),
+            ("scan_every", event.data.get("scan_every", ""), manifest.scan_every),
         ],
     )
 
@@ -170,7 +233,7 @@ def _clipping(manifest: BundleManifest, receipts: Sequence[CheckedReceipt], clip
     same = [item for item in made if item.event.data.get("record_sha256") == clip.sha256.hex()]
     chosen = (same or made)[-1]
     event = chosen.event
-    return _compare(
+    return compare(
         chosen,
         [
             ("record_sha256", event.data.get("record_sha256"), clip.sha256.hex()),
@@ -186,10 +249,10 @@ def _signing(
     item: CheckedReceipt, device: str, manifest_sha256: str, chain: Sequence[x509.Certificate]
 ) -> list[Finding]:
     event = item.event
-    found = _compare(item, [("manifest_sha256", event.data.get("manifest_sha256"), manifest_sha256)])
+    found = compare(item, [("manifest_sha256", event.data.get("manifest_sha256"), manifest_sha256)])
     if chain and event.kind == SIGNED:
         leaf = hashlib.sha256(chain[0].public_bytes(Encoding.DER)).hexdigest()
-        found += _compare(item, [("certificate_sha256", event.data.get("certificate_sha256"), leaf)])
+        found += compare(item, [("certificate_sha256", event.data.get("certificate_sha256"), leaf)])
     if event.subject != device:
         found.append(finding("evidence.custody.device", _place(item), recorded=event.subject, found=device or "-"))
     return found

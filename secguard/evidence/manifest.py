@@ -8,7 +8,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from secguard.core import FormatError
 from secguard.keys import Envelope, Signer, key_id, seal, unseal
 
-__all__ = ["PAYLOAD_TYPE", "BundleManifest", "Listed", "OpenedBundle", "Recording"]
+__all__ = ["PAYLOAD_TYPE", "BundleManifest", "InForce", "Listed", "ListedScan", "OpenedBundle", "Recording"]
 
 PAYLOAD_TYPE = "application/vnd.secguard.bundle+json"
 
@@ -53,6 +53,32 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     clip_sha256: str = ""
 
 
+InForce = Literal["recording", "export"]
+"""When a scan was the last one: when the recording ended, when it was exported."""
+
+
+class ListedScan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An isolation scan of the site, as its log recorded it.
+
+    Attributes:
+        in_force: when it was the last one.
+        started, finished: entries of `scan.started` and `scan.finished` in the log; the second names its files,
+            `isolation/<entry>/`.
+        recorded: when the log says that it ended, RFC 3339.
+        outcome: its verdict.
+        result_sha256: its signed result.
+        kept: whether result, list of files and signer are in the bundle; the receipts always are.
+    """
+
+    in_force: Annotated[tuple[InForce, ...], msgspec.Meta(min_length=1, max_length=2)]
+    started: _Size
+    finished: _Size
+    recorded: _Name
+    outcome: Literal["pass", "fail", "unknown"]
+    result_sha256: _Hex
+    kept: bool
+
+
 class BundleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Version 1 of the manifest.
 
@@ -64,6 +90,8 @@ class BundleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         recording: what was exported.
         origin, log_size: the log, and how many entries its checkpoint signs.
         members: every other file, in the order of the archive.
+        scans: the isolation scans that were in force; empty where the site knows none.
+        scan_every: how often the site scans, by its own schedule (`24h`); empty without one.
     """
 
     v: int = 1
@@ -76,6 +104,8 @@ class BundleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     origin: _Name
     log_size: _Size
     members: tuple[Listed, ...]
+    scans: Annotated[tuple[ListedScan, ...], msgspec.Meta(max_length=2)] = ()
+    scan_every: Annotated[str, msgspec.Meta(pattern="^([1-9][0-9]{0,4}[mhd])?$")] = ""
 
     def seal(self, signer: Signer) -> bytes:
         """The envelope, signed by the operator."""

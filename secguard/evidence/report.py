@@ -1,11 +1,19 @@
 """The report on a verified bundle: verdict, the recording, who did what to it, every file."""
 
 from secguard.core import Outcome
+from secguard.evidence.scan_verdict import WHEN, JudgedScan, roles_of
 from secguard.evidence.verify import BundleVerdict
 from secguard.report import Code, Facts, Report, Section, Table, Text, Timeline, Value, Words
 from secguard.video.story import make_report
 
 __all__ = ["bundle_report"]
+
+
+_APART = {
+    Outcome.PASS: ("zones apart", "各区域相互隔离"),
+    Outcome.FAIL: ("violations found", "发现违规"),
+    Outcome.UNKNOWN: ("not known", "无法判定"),
+}
 
 
 def _summary(answer: BundleVerdict) -> Text:
@@ -25,6 +33,15 @@ def _summary(answer: BundleVerdict) -> Text:
                 "Nothing wrong was found, but not everything could be judged; the findings say what and why.",
                 "未发现错误，但有事项无法判定；各项发现说明了原因。",
             )
+
+
+def _isolation(scan: JudgedScan) -> tuple[Words, Value]:
+    """What a scan says, in one line."""
+    when, time = WHEN[roles_of(scan.listed)], scan.listed.recorded.replace("T", " ")
+    en, zh = _APART[scan.outcome]
+    return Text(f"Isolation before {when['en']}", f"{when['zh']}前的隔离"), Text(
+        f"{en} (scan of {time})", f"{zh}（{time} 扫描）"
+    )
 
 
 def bundle_report(answer: BundleVerdict) -> Report:
@@ -52,6 +69,7 @@ def bundle_report(answer: BundleVerdict) -> Report:
             (Text("Clip: case", "片段：案件"), record.case),
             (Text("Clip: approver (claimed)", "片段：审批人（自述）"), record.approver or None),
         ]
+    facts += [_isolation(scan) for scan in answer.scans]
     if answer.custody:
         heads = (
             Text("Entry", "序号"),

@@ -5,7 +5,8 @@ The workflow, in order:
 1. read the archive and account for every byte (`archive`); 2. check the operator's signature over the list of files,
 and every file against it (`manifest`); 3. judge the operator's and the log's certificates at the time that counts;
 4. check every receipt against the log's key, and what the events say (`custody`); 5. verify the recording again;
-6. say one verdict over all axes. An axis passes only if every part that bears on it was really examined.
+6. check the isolation scans against what the log recorded (`scan_check`); 7. say one verdict over all axes. An axis
+passes only if every part that bears on it was really examined.
 """
 
 import hashlib
@@ -36,6 +37,7 @@ from secguard.core import (
     finding,
     judge,
     parse_time,
+    rfc3339,
     silent,
 )
 from secguard.evidence.archive import Member, read_archive
@@ -49,8 +51,11 @@ from secguard.evidence.bundle import (
     VERDICT,
     VIDEO,
 )
-from secguard.evidence.custody import EXPORTED, SIGNED, clip_sources, judge_custody
+from secguard.evidence.custody import EXPORTED, clip_sources, judge_custody, signed_at
 from secguard.evidence.manifest import BundleManifest, OpenedBundle
+from secguard.evidence.scan_check import JudgedScans, judge_scans, scan_receipts
+from secguard.evidence.scan_verdict import ROLES, WHEN, JudgedScan
+from secguard.evidence.scans import PLACE, ended_at
 from secguard.ledger import CheckedReceipt, check_receipt, open_checkpoint, receipt_chain
 from secguard.trust import Purpose, TrustPolicy, chain_pem, parse_certificates, parse_crls
 from secguard.video import Expectation, VideoVerdict, verify
@@ -66,7 +71,7 @@ DEFAULT_AXES = (
     Axis.REVOCATION,
     Axis.TIME,
 )
-"""Axes a bundle is judged by unless the caller narrows them."""
+"""Axes a bundle is judged by unless the caller names others; conformance is shown, and decides only if it is named."""
 
 _RECEIPTS = "receipts/"
 _CRLS = "crls/"
@@ -81,7 +86,8 @@ class BundleVerdict:
         verdict: over all axes.
         manifest: the operator's list; None if it cannot be read.
         video: the recording's own verdict; None if it is not there or cannot be read.
-        custody: the receipts that hold, in the order of the log.
+        custody: the receipts on the recording that hold, in the order of the log.
+        scans: the isolation scans in it.
         members: every file: name, bytes, SHA-256 as found.
         at: the time that certificates were judged for.
         source: who vouches for it; None if the caller stated it.
@@ -96,6 +102,7 @@ class BundleVerdict:
     at: datetime
     source: TimeSource | None
     sha256: str
+    scans: tuple[JudgedScan, ...] = ()
 
 
 @dataclass(slots=True)
@@ -158,6 +165,7 @@ def verify_bundle(
     manifest: BundleManifest | None = None
     video: VideoVerdict | None = None
     custody: list[CheckedReceipt] = []
+    scans = JudgedScans()
     with tempfile.TemporaryDirectory(prefix="secguard-") as folder:
         spool = Path(folder) / "recording.mp4"
         _archive(case, path, spool, progress)
@@ -167,22 +175,27 @@ def verify_bundle(
             if at is None:
                 case.at, case.source = _created(case, manifest), TimeSource.LEDGER
             _judge(case, trust, operator_chain, Purpose.OPERATOR)
-            custody = _receipts(case, trust, manifest)
+            custody, scanned = scan_receipts(manifest, _receipts(case, trust, manifest))
             video = _recording(case, trust, manifest, custody, spool)
             if Axis.TIME not in case.lacking:
                 chain, clip = (video.chain, video.clip) if video is not None else ((), None)
-                case.findings += judge_custody(manifest, custody, chain, clip)
+                case.findings += judge_custody(manifest, custody, chain, clip, scanned)
+            scans = _scans(
+                case, trust, manifest, operator=operator_chain, custody=custody, scanned=scanned, video=video
+            )
         whole = _hash(path)
     verdict = judge(
         str(path),
         case.at,
-        examined=set(DEFAULT_AXES) - case.lacking,
+        examined={*DEFAULT_AXES, *([Axis.CONFORMANCE] if scans.apart else [])} - case.lacking,
         findings=case.findings,
         default=DEFAULT_AXES,
         require=require,
     )
     files = tuple((item.name, item.size, item.sha256) for item in case.members.values())
-    return BundleVerdict(verdict, manifest, video, tuple(custody), files, case.at, case.source, whole)
+    return BundleVerdict(
+        verdict, manifest, video, tuple(custody), files, case.at, case.source, whole, tuple(scans.scans)
+    )
 
 
 def _archive(case: _Case, path: Path, spool: Path, progress: Progress) -> None:
@@ -283,7 +296,7 @@ def _receipts(case: _Case, trust: TrustPolicy, manifest: BundleManifest) -> list
     for name in sorted(item for item in case.members if item.startswith(_RECEIPTS)):
         data = case.members[name].data or b""
         try:
-            checked.append(check_receipt(data, keys, name))
+            checked.append(_timed(check_receipt(data, keys, name), name))
             if receipt_chain(data, name) != pem:
                 reason = f"its certificates are not those of {LOG_CHAIN}"
                 case.findings.append(finding("evidence.receipt.invalid", name, reason=reason))
@@ -305,6 +318,16 @@ def _receipts(case: _Case, trust: TrustPolicy, manifest: BundleManifest) -> list
     return checked
 
 
+def _timed(item: CheckedReceipt, name: str) -> CheckedReceipt:
+    """A receipt whose event has a time that can be compared."""
+    try:
+        if item.event.time.tzinfo is not None and rfc3339(item.event.time):
+            return item
+    except OverflowError:
+        pass
+    raise FormatError("evidence.receipt.time", "its event has no time that can be compared", where=name)
+
+
 def _recording(
     case: _Case, trust: TrustPolicy, manifest: BundleManifest, custody: Sequence[CheckedReceipt], spool: Path
 ) -> VideoVerdict | None:
@@ -318,13 +341,9 @@ def _recording(
         return None
     record = case.members[CLIP].data if CLIP in case.members else None
     clip = case.attempt(CLIP, lambda: OpenedClip.read(record or b"", CLIP), *Axis) if record is not None else None
-    names = {recording.sha256, *clip_sources(clip)}
-    signings = [
-        item.event.time
-        for item in custody
-        if item.event.kind == SIGNED and item.event.data.get("output_sha256") in names
-    ]
-    when = signings[-1] if signings and case.source is not None else case.at
+    names = (recording.sha256, *clip_sources(clip))
+    signed = signed_at((item.event for item in custody), names)
+    when = signed if signed is not None and case.source is not None else case.at
     segment = case.members[SEGMENT].data if SEGMENT in case.members else None
     expected = Expectation(manifest=segment, clip=record if clip is not None else None)
     video = case.attempt(VIDEO, lambda: verify(spool, trust, when, expected), *Axis)
@@ -347,6 +366,41 @@ def _recording(
             case.findings.append(finding("evidence.member.changed", name, found=found or "-", signed=value or "-"))
     _compare(case, video)
     return video
+
+
+def _scans(
+    case: _Case,
+    trust: TrustPolicy,
+    manifest: BundleManifest,
+    *,
+    operator: Sequence[x509.Certificate],
+    custody: Sequence[CheckedReceipt],
+    scanned: Sequence[CheckedReceipt],
+    video: VideoVerdict | None,
+) -> JudgedScans:
+    """The isolation scans; nothing that they show counts where the bundle itself is not as it was made."""
+    stated = case.at if case.source is None else None
+    exported = case.at
+    if stated is not None:
+        exported = case.attempt(MANIFEST, lambda: parse_time(manifest.created), *Axis) or case.at
+    unverified = any(item.code == "evidence.receipt.unverified" for item in case.findings)
+    names = (manifest.recording.sha256, *clip_sources(video.clip if video is not None else None))
+    answer = judge_scans(
+        manifest,
+        {name: member.data for name, member in case.members.items()},
+        None if unverified else scanned,
+        trust,
+        operator=operator,
+        ended=ended_at(video, signed_at((item.event for item in custody), names), exported),
+        exported=exported,
+        at=stated,
+    )
+    case.findings += answer.findings
+    case.lacking |= answer.lacking
+    if answer.apart and any(f.outcome is Outcome.FAIL and f.code.startswith("evidence.") for f in case.findings):
+        case.findings.append(finding("evidence.scan.unsound", PLACE, when=WHEN[ROLES]))
+        case.lacking.add(Axis.CONFORMANCE)
+    return answer
 
 
 class _Stated(msgspec.Struct):

@@ -1,5 +1,6 @@
 """An open workspace: finds its folder, and hands out its parts, configured, each opened when first asked for."""
 
+import contextlib
 import os
 import pwd
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from secguard.audit import Index
-    from secguard.evidence import Sealers
+    from secguard.evidence import KeptScans, Sealers
     from secguard.gbid import GbId, Scope
     from secguard.identity import Authority, IdentityConfig, Registry
     from secguard.identity.ca.setting import Setting
@@ -399,6 +400,18 @@ class Workspace:
         own = self.actor().name
         name = operator or (own if self.registry.active(own, "operator") else None)
         return self.authority(passphrase_file).operator_signer(name)
+
+    def kept_scans(self) -> "KeptScans":
+        """Where isolation scans are kept, and how often they are to run: by the file, else as they were last run."""
+        from secguard.evidence import KeptScans
+        from secguard.isolation.schedule.book import Book, parse_every
+
+        folder, every = self.state / "isolation", self.config.isolation.every
+        if not every:
+            with contextlib.suppress(SecguardError):  # a damaged book keeps nobody from handing out evidence
+                known = {entry.every for entry in Book(folder / "schedule").entries() if entry.every}
+                every = min(known, key=parse_every, default="")
+        return KeptScans(folder, every)
 
     def _scan_standing(self) -> str:
         """The scheduled isolation scan in a line."""

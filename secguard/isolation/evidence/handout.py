@@ -6,6 +6,7 @@ the result follows from what the agents saw is for `check_folder`, which has the
 
 import hashlib
 from base64 import b64decode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,10 @@ class Handout:
         """
         return _parse_key(self.signer, SIGNER)
 
+    def is_of(self, chain: Sequence[x509.Certificate]) -> bool:
+        """Whether the signer's key is the one that this chain (leaf first) certifies."""
+        return bool(chain) and _certifies(chain[0], self.key)
+
     def open(self) -> ScanResult:
         """The result, once every byte of it and of the list is proven to be its signer's.
 
@@ -95,7 +100,7 @@ class Handout:
         own = (len(self.result), hashlib.sha256(self.result).hexdigest())
         if (listed.run, listed.plan, named.get(RESULT)) != (result.run, result.plan, own):
             raise RefusedError("isolation.handout.other", "the list of files is of another scan than the result")
-        if self.chain and not _certifies(self.chain[0], key):
+        if self.chain and not self.is_of(self.chain):
             raise RefusedError("isolation.handout.chain", "the certificates are of another key than signed the result")
         return result
 

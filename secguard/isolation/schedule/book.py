@@ -15,7 +15,7 @@ from secguard.core import Finding, FormatError, RefusedError, UsageError, findin
 from secguard.core.files import atomic_write, translate_os_error
 from secguard.core.limits import MAX_CONFIG, read_bounded
 
-__all__ = ["Book", "Entry", "is_due", "missed", "parse_every"]
+__all__ = ["Book", "Entry", "is_due", "is_overdue", "missed", "parse_every"]
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _EVERY = re.compile(r"^([1-9][0-9]{0,4})([mhd])$")
@@ -73,16 +73,20 @@ def is_due(entry: Entry, every: timedelta, now: datetime) -> bool:
     return now - entry.started >= every * (1 - _EARLY)
 
 
+def is_overdue(started: datetime, every: timedelta, now: datetime) -> bool:
+    """Whether the scan after one that began at `started` is missing: late by half an interval, or more."""
+    return (now - started) / every >= 1 + _LATE
+
+
 def missed(entry: Entry, every: timedelta, now: datetime) -> Finding | None:
     """`isolation.schedule.missed` if a scan that was due did not run, or came to no verdict."""
     if entry.started is None:
         if entry.failed is None:
             return None
         return finding("isolation.schedule.missed", entry.policy, last="-", every=entry.every, count=1)
-    late = (now - entry.started) / every
-    if late < 1 + _LATE:
+    if not is_overdue(entry.started, every, now):
         return None
-    count = max(1, int(late))
+    count = max(1, int((now - entry.started) / every))
     return finding(
         "isolation.schedule.missed", entry.policy, last=rfc3339(entry.started), every=entry.every, count=count
     )
