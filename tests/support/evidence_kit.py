@@ -2,24 +2,27 @@
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import isolation_kit
 import msgspec
 import video_kit as video
 from cryptography import x509
 
 from secguard.core import FixedClock
-from secguard.events import Actor, Assurance, Event, new_event_id
-from secguard.evidence import BundleManifest, BundleVerdict, Exported, Sealers, export, verify_bundle
+from secguard.events import Actor, Assurance, Event, long_act, new_event_id
+from secguard.evidence import BundleManifest, BundleVerdict, Exported, KeptScans, Sealers, export, verify_bundle
 from secguard.evidence.archive import Source, read_archive, write_archive
 from secguard.evidence.bundle import MANIFEST
 from secguard.evidence.manifest import Listed, OpenedBundle
 from secguard.gbid import Scope
 from secguard.identity import Authority, IdentityConfig, Registry, Request, create_authority
+from secguard.isolation.evidence.folder import run_name, save_run
+from secguard.isolation.runs.conclude import RunResult
 from secguard.keys import Signer
 from secguard.ledger import Ledger
 from secguard.trust import TrustPolicy, read_crls
@@ -95,6 +98,30 @@ class Site:
             **values,
         )
         return self.ledger.record([event])[0].index
+
+    @property
+    def scans(self) -> KeptScans:
+        """Where its isolation scans are kept."""
+        return KeptScans(self.folder / "state" / "isolation")
+
+    def scan(
+        self,
+        leaks: Iterable[isolation_kit.Leak] = (),
+        *,
+        keep: bool = True,
+        begun: dict[str, Any] | None = None,
+        told: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> RunResult:
+        """Scan its zones as `isolation run` does; `begun` and `told` are put into what the log is told."""
+        run = isolation_kit.make_run(leaks, **({"at": self.clock.now()} | values))
+        subject = f"sha256:{run.digest}"
+        act = {"policy": run.plan.policy} | (begun or {})
+        with long_act(self.ledger, self.clock, "scan", actor=OPERATOR, subject=subject, **act) as closing:
+            closing.update(run.summary() | (told or {}))
+        if keep:
+            save_run(run, self.scans.folder / run_name(run), fresh=True)
+        return run
 
     @property
     def root(self) -> x509.Certificate:

@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import evidence_kit as kit
+import isolation_kit
 import msgspec
 import pytest
 
@@ -92,3 +94,39 @@ def test_verifying_at_the_site_is_recorded(workspace: Path, secguard: Run) -> No
     done = secguard("evidence", "export", "signed.mp4", "-o", "two.zip", "--case", "A-2026-43", "--json", cwd=workspace)
     kinds = [item["kind"] for item in json.loads(done.stdout)["data"]["custody"]]
     assert kinds == ["video.signed", "evidence.exported", "evidence.verified", "evidence.exported"]
+
+
+def test_a_scan_at_the_site_is_known_to_the_court(
+    workspace: Path, secguard: Run, site: kit.Site, tmp_path: Path
+) -> None:
+    run = isolation_kit.make_run([("c", "a", "tcp", 22)], at=datetime.now(UTC))
+    for name, data in run.envelopes.items():
+        (tmp_path / name).write_bytes(data)
+    reports = sorted(tmp_path.glob("observations-*.json"))
+    judged = ("isolation", "judge", tmp_path / "plan.json", *reports, "--trust", tmp_path / "signer.pem", "--keep")
+    done = secguard("evidence", "export", "signed.mp4", "-o", "before.zip", "--case", "A-1", cwd=workspace)
+    assert "no isolation scan is recorded" in done.stderr
+    assert secguard(*judged, cwd=workspace).returncode == 1
+    done = secguard("video", "sign", site.plain, "later.mp4", "--device", kit.CAMERA, "--case", "A-1", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    done = secguard("evidence", "export", "later.mp4", "-o", "case.zip", "--case", "A-1", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "the last isolation scan before the recording ended and before the export: 20" in done.stderr
+
+    court = tmp_path / "court"
+    court.mkdir()
+    shutil.copy(workspace / "case.zip", court)
+    shutil.copy(workspace / "certs" / "root.pem", court)
+    shutil.rmtree(workspace)
+    verify = ("evidence", "verify", "case.zip", "--root", "root.pem")
+    done = secguard(*verify, "--json", cwd=court)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["axes"].pop("conformance") == "fail"
+    assert set(document["axes"].values()) == {"pass"}
+    (scan,) = document["data"]["scans"]
+    assert (scan["run"], scan["outcome"], scan["findings"]) == (run.plan.run, "fail", ["isolation.leak.open"])
+    assert secguard(*verify, "--require", "conformance", cwd=court).returncode == 1
+    done = secguard(*verify, "--lang", "zh", "--report", "r.html", cwd=court)
+    assert "发现隔离不成立：1 项违规（开放）" in done.stderr
+    assert "发现违规" in (court / "r.html").read_text(encoding="utf-8")
