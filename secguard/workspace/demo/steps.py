@@ -6,15 +6,16 @@ A step passes when the answer is the right one: an intact video passes *and* a c
 import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secguard.core.errors import SecguardError
 from secguard.core.findings import describe
 from secguard.core.progress import Progress
-from secguard.core.verdict import Finding, Outcome, Verdict
+from secguard.core.verdict import Axis, Finding, Outcome, Verdict
 from secguard.events import long_act, new_event_id
 from secguard.gbid import GbId
 from secguard.keys import make_passphrase
@@ -190,24 +191,30 @@ def flip(stage: Stage, progress: Progress) -> Shown:
     )
 
 
+def _scan(workspace: Workspace, data: dict[str, str], digest: str) -> AbstractContextManager[dict[str, Any]]:
+    subject = f"sha256:{digest}"
+    return long_act(workspace.ledger, workspace.clock, "scan", actor=workspace.actor(), subject=subject, **data)
+
+
 def separate(stage: Stage, progress: Progress) -> Shown:
-    """The namespace lab: a tight firewall passes, a leaky one is caught, each leak by its kind."""
+    """The namespace lab: a tight firewall passes, a leaky one is caught, each leak by its kind.
+
+    The tight one stands for the network of the demo's site: its scan is kept, and goes into the bundle.
+    """
+    from secguard.isolation.evidence.folder import run_name, save_run
     from secguard.isolation.judge.show import kind_words
     from secguard.isolation.lab import lab
 
     workspace = stage.workspace
     if reason := lab.available():
         return Shown(None, Text(f"did not run: {reason}", f"未运行：{reason}"))
+    signer, _ = workspace.operator_signer()
     for kind in ("tight", "leaky"):
-        stage.labs[kind] = lab.run_lab(
-            kind,
-            progress,
-            clock=workspace.clock,
-            act=lambda digest: long_act(
-                workspace.ledger, workspace.clock, "scan", actor=workspace.actor(), subject=digest
-            ),
-        )
+        mark: dict[str, str] = {"lab": kind} if kind == "leaky" else {}
+        act = partial(_scan, workspace, mark)
+        stage.labs[kind] = lab.run_lab(kind, progress, signer=signer, clock=workspace.clock, act=act)
     tight, leaky = stage.labs["tight"], stage.labs["leaky"]
+    save_run(tight, workspace.state / "isolation" / run_name(tight), fresh=True)
     kinds = sorted({kind for cell in leaky.matrix for kind in cell.kinds})
     if wrong := _ensure(
         tight.verdict.outcome is Outcome.PASS, f"tight: {_codes(tight.verdict)}", f"严格防火墙：{_codes(tight.verdict)}"
@@ -295,6 +302,7 @@ def hand_out(stage: Stage, progress: Progress) -> Shown:
         actor=workspace.actor(),
         case=CASE,
         reason="demo",
+        scans=workspace.kept_scans(),
         progress=progress,
     )
     court = stage.folder / "court"
@@ -310,12 +318,19 @@ def hand_out(stage: Stage, progress: Progress) -> Shown:
         stage.bundle.outcome is Outcome.PASS, f"the bundle: {_codes(stage.bundle)}", f"证据包：{_codes(stage.bundle)}"
     ) or _ensure(stage.broken_bundle.outcome is Outcome.FAIL, "the changed bundle passed", "被改的证据包通过了"):
         return wrong
+    apart = stage.bundle.axes.get(Axis.CONFORMANCE) is Outcome.PASS
+    if wrong := _ensure(apart or not stage.labs, f"zones: {_codes(stage.bundle)}", f"隔离：{_codes(stage.bundle)}"):
+        return wrong
+    parts = Text("recording, certificates, acts", "录像、证书、操作记录")
+    if apart:
+        parts = Text(f"{parts.en} and the proof that zones were apart", f"{parts.zh}及区域隔离的证明")
+    size = f"{bundle.stat().st_size:,}"
     return Shown(
         Outcome.PASS,
         Text(
-            f"{bundle.stat().st_size:,} bytes verified with the root certificate alone; one changed byte: "
+            f"{size} bytes ({parts.en}) verified with the root certificate alone; one changed byte: "
             f"{_codes(stage.broken_bundle)}",
-            f"{bundle.stat().st_size:,} 字节仅凭根证书核验通过；改一个字节：{_codes(stage.broken_bundle)}",
+            f"{size} 字节（{parts.zh}）仅凭根证书核验通过；改一个字节：{_codes(stage.broken_bundle)}",
         ),
     )
 
@@ -349,9 +364,9 @@ def _flip_byte(path: Path, position: int) -> None:
 
 STEPS: tuple[tuple[Text, Callable[[Stage, Progress], Shown]], ...] = (
     (Text("Every device has one certificate, of its own district", "每台设备一张证书，只限本辖区"), issue),
+    (Text("Zones are apart, leaks are named", "区域相互隔离，泄漏逐一指名"), separate),
     (Text("A signed recording passes", "已签名的录像通过验证"), sign),
     (Text("One changed byte is found, the frame is named", "改动一个字节即被发现并指出所在帧"), flip),
-    (Text("Zones are apart, leaks are named", "区域相互隔离，泄漏逐一指名"), separate),
     (Text("Nothing can be removed from the record of access", "访问记录无法被删改"), audit),
     (Text("A court verifies the bundle with one root certificate", "法庭仅凭一张根证书即可核验证据包"), hand_out),
     (Text("The whole ledger holds", "整个账本完整无误"), whole_ledger),

@@ -26,6 +26,8 @@ def test_the_whole_demo(secguard, tmp_path):
     assert "证明了什么" in text
     assert "What was proven" in text
     assert str(tmp_path) not in text
+    assert "the proof that zones were apart" in text
+    assert "区域隔离的证明" in text
 
 
 def test_a_step_that_cannot_run_is_not_run(tmp_path, no_lab):
