@@ -28,7 +28,7 @@ from secguard.evidence.manifest import BundleManifest, InForce, ListedScan
 from secguard.evidence.scan_verdict import ROLES, WHEN, JudgedScan, conclude, roles_of
 from secguard.evidence.scans import PLACE, STARTED, codes_of, own_scan, scan_members
 from secguard.isolation.evidence.handout import Handout
-from secguard.isolation.judge.result import ScanResult
+from secguard.isolation.judge.result import ScanHead
 from secguard.ledger import CheckedReceipt
 from secguard.trust import Purpose, TrustPolicy, common_name, parse_certificates
 
@@ -128,7 +128,7 @@ class _Examined:
     def __init__(self, scan: ListedScan, answer: JudgedScans) -> None:
         self._scan, self._answer = scan, answer
         self._place = f"{PLACE}{scan.finished:012}"
-        self._result: ScanResult | None = None
+        self._result: ScanHead | None = None
         self._signer = ""
         self._sound = True
 
@@ -193,7 +193,7 @@ class _Examined:
             ("findings", data.get("findings"), codes_of([(item.code, item.outcome) for item in result.findings])),
         )
         if result.at - over.event.time > _SLACK:
-            self._compare(over, ("time", rfc3339(over.event.time), result.at.isoformat()))
+            self._compare(over, ("time", rfc3339(over.event.time), rfc3339(result.at)))
 
     def signature(
         self,
@@ -209,6 +209,8 @@ class _Examined:
             return
         source = TimeSource.LEDGER if at is None else None
         judged = trust.judge_chain(chain, Purpose.OPERATOR, at or recorded, source=source)
+        if not handout.chain and not judged.believed:  # the key is older than the operator's certificate of today
+            return
         self._answer.findings += [
             replace(item, where=f"{self._place}: {item.where}" if item.where else self._place)
             for item in judged.findings

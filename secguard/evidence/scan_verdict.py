@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from secguard.core import Finding, Outcome, finding
+from secguard.core import Finding, Outcome, finding, rfc3339
 from secguard.events import Event
 from secguard.evidence.manifest import InForce, ListedScan
 from secguard.evidence.scans import codes_of
 from secguard.isolation.judge.kinds import kind_words
-from secguard.isolation.judge.result import ScanResult
+from secguard.isolation.judge.result import ScanHead
 from secguard.isolation.schedule.book import is_overdue, parse_every
 
 __all__ = ["OUTCOMES", "ROLES", "WHEN", "JudgedScan", "conclude", "roles_of"]
@@ -48,7 +48,7 @@ class JudgedScan:
 
     listed: ListedScan
     outcome: Outcome
-    result: ScanResult | None = None
+    result: ScanHead | None = None
     kinds: tuple[str, ...] = ()
     signer: str = ""
 
@@ -62,7 +62,7 @@ def conclude(
     scan: ListedScan,
     began: Event,
     over: Event,
-    result: ScanResult | None,
+    result: ScanHead | None,
     *,
     times: Mapping[InForce, datetime],
     every: str,
@@ -95,11 +95,11 @@ def conclude(
         found, outcome = [], Outcome.UNKNOWN
     else:
         found = [finding("evidence.scan.apart", **known, **_size(result), by=signer or _UNCERTIFIED)]
-    found += [finding("evidence.scan.stale", when=WHEN[name,], began=first.isoformat(), every=every) for name in late]
+    found += [finding("evidence.scan.stale", when=WHEN[name,], began=rfc3339(first), every=every) for name in late]
     return JudgedScan(scan, outcome, result, kinds, signer), found
 
 
-def _shown(over: Event, result: ScanResult | None) -> tuple[Outcome, tuple[str, ...]]:
+def _shown(over: Event, result: ScanHead | None) -> tuple[Outcome, tuple[str, ...]]:
     """What a scan shows, and the codes behind it; the log's word counts where the result is not there."""
     recorded = over.data.get("findings")
     codes = tuple(map(str, recorded)) if isinstance(recorded, list) else ()
@@ -112,7 +112,7 @@ def _shown(over: Event, result: ScanResult | None) -> tuple[Outcome, tuple[str, 
     return (Outcome.PASS, ()) if whole and result.matrix else (Outcome.UNKNOWN, codes)
 
 
-def _counted(kinds: Sequence[str], result: ScanResult | None) -> dict[str, Any]:
+def _counted(kinds: Sequence[str], result: ScanHead | None) -> dict[str, Any]:
     """How many findings of these kinds there are (one a pair of zones), and the kinds in words."""
     words = [kind_words(code.removeprefix("isolation.")[:60]) for code in kinds[:_MAX_KINDS]]
     more = f" (+{len(kinds) - _MAX_KINDS})" if len(kinds) > _MAX_KINDS else ""
@@ -121,6 +121,6 @@ def _counted(kinds: Sequence[str], result: ScanResult | None) -> dict[str, Any]:
     return {"count": len(found), "kinds": {"en": en + more or "-", "zh": zh + more or "-"}}
 
 
-def _size(result: ScanResult) -> dict[str, Any]:
+def _size(result: ScanHead) -> dict[str, Any]:
     zones = {name for cell in result.matrix for name in (cell.src, cell.dst)}
     return {"zones": len(zones), "cases": sum(cell.cases for cell in result.matrix)}

@@ -378,7 +378,7 @@ def _scans(
     scanned: Sequence[CheckedReceipt],
     video: VideoVerdict | None,
 ) -> JudgedScans:
-    """The isolation scans; nothing that they show counts where the bundle itself is not as it was made."""
+    """The isolation scans; nothing that they show counts where more than the recording is not as it was exported."""
     stated = case.at if case.source is None else None
     exported = case.at
     if stated is not None:
@@ -397,7 +397,8 @@ def _scans(
     )
     case.findings += answer.findings
     case.lacking |= answer.lacking
-    if answer.apart and any(f.outcome is Outcome.FAIL and f.code.startswith("evidence.") for f in case.findings):
+    wrong = [item for item in case.findings if item.outcome is Outcome.FAIL and item.code.startswith("evidence.")]
+    if answer.apart and any(item.where != VIDEO for item in wrong):
         case.findings.append(finding("evidence.scan.unsound", PLACE, when=WHEN[ROLES]))
         case.lacking.add(Axis.CONFORMANCE)
     return answer

@@ -111,10 +111,11 @@ class Site:
         keep: bool = True,
         begun: dict[str, Any] | None = None,
         told: dict[str, Any] | None = None,
+        run: RunResult | None = None,
         **values: Any,
     ) -> RunResult:
         """Scan its zones as `isolation run` does; `begun` and `told` are put into what the log is told."""
-        run = isolation_kit.make_run(leaks, **({"at": self.clock.now()} | values))
+        run = run or isolation_kit.make_run(leaks, **({"at": self.clock.now()} | values))
         subject = f"sha256:{run.digest}"
         act = {"policy": run.plan.policy} | (begun or {})
         with long_act(self.ledger, self.clock, "scan", actor=OPERATOR, subject=subject, **act) as closing:

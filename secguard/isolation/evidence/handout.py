@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from secguard.core import FormatError, RefusedError
 from secguard.core.limits import read_bounded
 from secguard.isolation.evidence.manifest import MANIFEST, open_manifest
-from secguard.isolation.judge.result import ScanResult, open_result
+from secguard.isolation.judge.result import ScanHead, open_head
 from secguard.isolation.plan.plan import PLAN_TYPE
 from secguard.keys import as_sealed, unseal
 from secguard.trust import MALFORMED
@@ -82,7 +82,7 @@ class Handout:
         """Whether the signer's key is the one that this chain (leaf first) certifies."""
         return bool(chain) and _certifies(chain[0], self.key)
 
-    def open(self) -> ScanResult:
+    def open(self) -> ScanHead:
         """The result, once every byte of it and of the list is proven to be its signer's.
 
         Raises:
@@ -92,7 +92,7 @@ class Handout:
         key = self.key
         if len(self.result) > MAX_RESULT or len(self.files) > MAX_LIST:
             raise FormatError("isolation.handout.too-large", f"larger than {MAX_RESULT} bytes")
-        result = open_result(self.result, [key])
+        result = open_head(self.result, [key])
         if not as_sealed(self.result, key) or _pem(key) != self.signer:
             raise FormatError("isolation.result.form", "the result is not as it was written")
         listed = open_manifest(self.files, key)

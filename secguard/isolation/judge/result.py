@@ -5,7 +5,7 @@ Reading one takes no judge; `secguard.isolation.judge.sealing` writes it.
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from secguard.core import FormatError, RefusedError
 from secguard.keys import unseal
 
-__all__ = ["RESULT_TYPE", "Cell", "SavedFinding", "ScanResult", "open_result"]
+__all__ = ["RESULT_TYPE", "Cell", "FindingHead", "SavedFinding", "ScanHead", "ScanResult", "open_head", "open_result"]
 
+_T = TypeVar("_T", "ScanHead", "ScanResult")
 RESULT_TYPE = "application/vnd.secguard.isolation.result+json"
 
 
@@ -40,6 +41,28 @@ class SavedFinding(msgspec.Struct, frozen=True):
     outcome: str
     where: str
     data: dict[str, Any]
+
+
+class FindingHead(msgspec.Struct, frozen=True):
+    """What kind of finding a result holds."""
+
+    code: str
+    outcome: str
+
+
+class ScanHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a signed result says as a whole; cases and sweeps are passed over. Fields as in `ScanResult`."""
+
+    run: str
+    plan: str
+    policy: str
+    at: datetime
+    outcome: Literal["pass", "fail", "unknown"]
+    axes: dict[str, Literal["pass", "fail", "unknown"]] = {}
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    findings: list[FindingHead] = []
+    matrix: list[Cell] = []
 
 
 class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,16 +106,31 @@ def open_result(data: bytes, keys: Iterable[PublicKeyTypes]) -> ScanResult:
         FormatError: not a result.
         RefusedError: not signed by one of `keys`.
     """
+    result = _open(data, keys, ScanResult)
+    if len({len(column) for column in result.cases.values()}) > 1:
+        raise FormatError("isolation.result.format", "not a result: columns of different length")
+    return result
+
+
+def open_head(data: bytes, keys: Iterable[PublicKeyTypes]) -> ScanHead:
+    """Check a signed result for what it says as a whole, in little memory.
+
+    Raises:
+        FormatError: not a result.
+        RefusedError: not signed by one of `keys`.
+    """
+    return _open(data, keys, ScanHead)
+
+
+def _open(data: bytes, keys: Iterable[PublicKeyTypes], kind: type[_T]) -> _T:
     payload, key = unseal(data, RESULT_TYPE, keys)
     if key is None:
         raise RefusedError("isolation.result.signature", "the result is not signed by a trusted key")
     try:
-        result = msgspec.json.decode(payload, type=ScanResult)
+        result = msgspec.json.decode(payload, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("isolation.result.format", f"not a result: {str(error)[:160]}") from None
-    times = (result.at, result.not_before, result.not_after)
-    if any(time is not None and time.tzinfo is None for time in times):
-        raise FormatError("isolation.result.format", "not a result: a time without offset")
-    if len({len(column) for column in result.cases.values()}) > 1:
-        raise FormatError("isolation.result.format", "not a result: columns of different length")
+    for time in (result.at, result.not_before, result.not_after):
+        if time is not None and (time.tzinfo is None or not 1 < time.year < 9999):
+            raise FormatError("isolation.result.format", "not a result: a time without offset, or of no real year")
     return result

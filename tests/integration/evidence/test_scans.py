@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import evidence_kit as kit
+import isolation_kit
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa
@@ -20,12 +21,13 @@ from hypothesis import strategies as st
 
 from secguard.core import Axis, Outcome, describe, rfc3339
 from secguard.evidence import BundleVerdict, KeptScans, bundle_report, verify_bundle
-from secguard.evidence.bundle import LOG_CHAIN, MANIFEST
+from secguard.evidence.bundle import CHECKPOINT, LOG_CHAIN, MANIFEST, SEGMENT, VIDEO
 from secguard.evidence.manifest import PAYLOAD_TYPE, ListedScan
 from secguard.evidence.scans import scan_members
 from secguard.identity import Request
 from secguard.isolation.evidence.folder import run_name
 from secguard.isolation.judge.result import RESULT_TYPE
+from secguard.isolation.runs.conclude import conclude
 from secguard.keys import seal
 from secguard.report.html import render_html
 from secguard.trust import chain_pem
@@ -255,6 +257,23 @@ def test_what_is_inconclusive_never_reads_as_apart(own: kit.Site, tmp_path: Path
     assert conformance(answer) is Outcome.UNKNOWN
 
 
+def test_a_scan_that_was_judged_by_one_axis_shows_no_more_than_that(own: kit.Site, tmp_path: Path) -> None:
+    for number, (values, axis, outcome) in enumerate(
+        (({"leaks": LEAKS}, Axis.INTEGRITY, Outcome.FAIL), ({"silent": ["c"]}, Axis.CONFORMANCE, Outcome.UNKNOWN))
+    ):
+        whole = isolation_kit.make_run(**values, at=own.clock.now())
+        assert whole.signer is not None
+        reports = [data for name, data in whole.envelopes.items() if name.startswith("observations-")]
+        narrowed = conclude(
+            whole.envelopes["plan.json"], reports, [whole.signer.public_key()], clock=own.clock, signer=whole.signer,
+            require=[axis],
+        )  # fmt: skip
+        own.scan(run=narrowed)
+        answer = own.verify(export(own, tmp_path / f"{number}.zip"))
+        assert conformance(answer) is outcome
+        assert [scan.listed.outcome for scan in answer.scans] == [narrowed.verdict.outcome.value]
+
+
 def test_certificates_of_another_signer_are_judged(own: kit.Site, tmp_path: Path) -> None:
     own.authority.issue([Request("li.na", "operator"), Request("scanner.test.internal", "isolation-agent")])
     own.scan(**dict(zip(("signer", "chain"), own.authority.operator_signer("li.na"), strict=True)))
@@ -276,6 +295,16 @@ def test_certificates_of_another_signer_are_judged(own: kit.Site, tmp_path: Path
     answer = forged(own, tmp_path / "c.zip", tmp_path, lambda files: files.update({name: pem}))
     assert answer.verdict.axes[Axis.PROVENANCE] is Outcome.FAIL
     assert conformance(answer) is Outcome.UNKNOWN
+
+
+def test_a_key_that_is_older_than_its_certificate_of_today(own: kit.Site, tmp_path: Path) -> None:
+    signer, _ = own.authority.operator_signer(kit.OPERATOR.name)
+    now, own.clock.at = own.clock.at, own.clock.at - timedelta(days=90)
+    own.scan(signer=signer)
+    own.clock.at = now
+    answer = own.verify(export(own, tmp_path / "b.zip"))
+    assert [item.signer for item in answer.scans] == [""]
+    assert set(answer.verdict.axes.values()) == {Outcome.PASS}
 
 
 def test_bundles_of_before_verify_as_before(site: kit.Site, tmp_path: Path) -> None:
@@ -315,6 +344,14 @@ def test_every_byte_of_a_scan_counts(site: kit.Site, bundle: Path, tmp_path: Pat
             answer = forged(site, bundle, tmp_path, lambda found, n=name, a=at: found.update({n: flipped(found[n], a)}))
             assert answer.verdict.outcome is Outcome.FAIL, (name, at)
             assert conformance(answer) is Outcome.UNKNOWN, (name, at)
+
+
+def test_a_frame_that_was_changed_is_not_the_scans_affair(site: kit.Site, bundle: Path, tmp_path: Path) -> None:
+    for name, outcome in ((VIDEO, Outcome.PASS), (SEGMENT, Outcome.UNKNOWN), (CHECKPOINT, Outcome.UNKNOWN)):
+        files = kit.unpack(bundle)
+        answer = site.verify(kit.pack(tmp_path / "b.zip", {**files, name: flipped(files[name], len(files[name]) // 2)}))
+        assert answer.verdict.outcome is Outcome.FAIL
+        assert conformance(answer) is outcome, name
 
 
 def test_a_missing_file_of_a_scan(site: kit.Site, bundle: Path, tmp_path: Path) -> None:
