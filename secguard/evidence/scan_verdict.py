@@ -94,7 +94,8 @@ def conclude(
     elif late:
         found, outcome = [], Outcome.UNKNOWN
     else:
-        found = [finding("evidence.scan.apart", **known, **_size(result), by=signer or _UNCERTIFIED)]
+        by = {"en": f"operator {signer}", "zh": f"操作员 {signer} "} if signer else _UNCERTIFIED
+        found = [finding("evidence.scan.apart", **known, **_size(result), by=by)]
     found += [finding("evidence.scan.stale", when=WHEN[name,], began=rfc3339(first), every=every) for name in late]
     return JudgedScan(scan, outcome, result, kinds, signer), found
 

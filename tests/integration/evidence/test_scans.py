@@ -120,7 +120,9 @@ def test_four_pillars_hold_with_the_root_alone(site: kit.Site, bundle: Path, tmp
     assert answer.custody[-1].event.data["scans"] == [scan.listed.result_sha256]
     (found,) = [item for item in answer.verdict.findings if item.code == "evidence.scan.apart"]
     assert "360 cases between 3 zones" in describe(found)
+    assert f"signed by operator {kit.OPERATOR.name}, recorded in the log" in describe(found)
     assert "相互隔离" in describe(found, "zh")
+    assert f"由操作员 {kit.OPERATOR.name} 签名" in describe(found, "zh")
 
 
 def test_no_secret_and_no_packet_is_handed_out(site: kit.Site, bundle: Path) -> None:
