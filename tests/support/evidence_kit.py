@@ -13,9 +13,19 @@ import msgspec
 import video_kit as video
 from cryptography import x509
 
-from secguard.core import FixedClock
+from secguard.core import FixedClock, FormatError, Outcome
 from secguard.events import Actor, Assurance, Event, long_act, new_event_id
-from secguard.evidence import BundleManifest, BundleVerdict, Exported, KeptScans, Sealers, export, verify_bundle
+from secguard.evidence import (
+    BundleManifest,
+    BundleVerdict,
+    Exported,
+    KeptScans,
+    Sealers,
+    archive,
+    export,
+    verify_bundle,
+)
+from secguard.evidence import verify as room
 from secguard.evidence.archive import Source, read_archive, write_archive
 from secguard.evidence.bundle import MANIFEST
 from secguard.evidence.manifest import Listed, OpenedBundle
@@ -188,6 +198,17 @@ def resealed(
     )
     files[MANIFEST] = made.seal(signer)
     return pack(target, files)
+
+
+def change_seen(data: bytes) -> bool:
+    """Whether the archive's own structure or the operator's list tells that a bundle was changed."""
+    try:
+        members = archive._read(io.BytesIO(data), len(data), {}, archive.silent, "")
+    except FormatError as error:
+        return error.code == "evidence.archive.structure"
+    case = room._Case({item.name: item for item in members}, START)
+    room._operator(case)
+    return any(item.outcome is Outcome.FAIL for item in case.findings)
 
 
 def codes(answer: BundleVerdict) -> set[str]:

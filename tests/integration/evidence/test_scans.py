@@ -335,9 +335,12 @@ def test_every_byte_of_a_scan_counts(site: kit.Site, bundle: Path, tmp_path: Pat
     """On the way to the court, and, signed anew, at the operator's."""
     files, data = kit.unpack(bundle), bundle.read_bytes()
     assert len(scan_files(bundle)) == 5
+    assert not kit.change_seen(data)
     for name in scan_files(bundle):
         start, size = data.index(files[name]), len(files[name])
-        step = 1 if NIGHTLY else max(1, size // 40)
+        own = range(start, start + size, 1 if NIGHTLY else 11)
+        assert not [at for at in own if not kit.change_seen(flipped(data, at))]
+        step = max(1, size // (400 if NIGHTLY else 25))
         for at in sorted({*range(0, size, step), size - 1}):
             (tmp_path / "b.zip").write_bytes(flipped(data, start + at))
             answer = site.verify(tmp_path / "b.zip")
@@ -556,7 +559,7 @@ def test_a_time_that_cannot_be_compared(own: kit.Site, tmp_path: Path) -> None:
     assert "evidence.receipt.invalid" in kit.codes(answer)
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000 if NIGHTLY else 60, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_noise_in_a_scan_is_a_finding(site: kit.Site, bundle: Path, tmp_path: Path, data: st.DataObject) -> None:
     files = kit.unpack(bundle)
@@ -570,7 +573,7 @@ def test_noise_in_a_scan_is_a_finding(site: kit.Site, bundle: Path, tmp_path: Pa
     assert (answer.verdict.outcome is Outcome.PASS) == (bytes(changed) == files[name])
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000 if NIGHTLY else 30, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_result_of_any_shape_is_judged_or_refused(
     site: kit.Site, bundle: Path, tmp_path: Path, data: st.DataObject
