@@ -71,6 +71,7 @@ def judge_scans(
     ended: datetime,
     exported: datetime,
     at: datetime | None = None,
+    asked: bool = False,
 ) -> JudgedScans:
     """Judge the scans of a bundle.
 
@@ -83,6 +84,7 @@ def judge_scans(
         ended: when the recording ended.
         exported: when it was exported.
         at: judge certificates for this time; default: when the log recorded the scan.
+        asked: somebody asks whether zones were apart: a bundle without any scan is an answer too.
     """
     answer = JudgedScans()
     by_entry = {item.index: item for item in receipts or ()}
@@ -100,11 +102,11 @@ def judge_scans(
                 examined.document(handout, began, over)
                 examined.signature(handout, operator, trust, over.event.time, at)
         answer.scans.append(examined.conclude(began, over, times, manifest.scan_every))
-    answer.findings += _listing(manifest, members)
+    answer.findings += _listing(manifest, members, asked)
     return answer
 
 
-def _listing(manifest: BundleManifest, members: Mapping[str, bytes | None]) -> list[Finding]:
+def _listing(manifest: BundleManifest, members: Mapping[str, bytes | None], asked: bool) -> list[Finding]:
     """Whether each place in time has one scan, in the order of the log, and no file belongs to none."""
     found: list[Finding] = []
     roles = [name for scan in sorted(manifest.scans, key=lambda one: one.finished) for name in scan.in_force]
@@ -117,7 +119,7 @@ def _listing(manifest: BundleManifest, members: Mapping[str, bytes | None]) -> l
         if name.startswith(PLACE) and name not in known
     ]
     missing = tuple(name for name in ROLES if name not in roles)
-    if missing:
+    if missing and (roles or asked):
         found.append(finding("evidence.scan.none", when=WHEN[missing]))
     return found
 

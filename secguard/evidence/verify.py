@@ -71,7 +71,7 @@ DEFAULT_AXES = (
     Axis.REVOCATION,
     Axis.TIME,
 )
-"""Axes a bundle is judged by unless the caller names others; conformance is shown, and decides only if it is named."""
+"""Axes a bundle is judged by unless the caller names others; what scans show, conformance, decides only if named."""
 
 _RECEIPTS = "receipts/"
 _CRLS = "crls/"
@@ -181,7 +181,14 @@ def verify_bundle(
                 chain, clip = (video.chain, video.clip) if video is not None else ((), None)
                 case.findings += judge_custody(manifest, custody, chain, clip, scanned)
             scans = _scans(
-                case, trust, manifest, operator=operator_chain, custody=custody, scanned=scanned, video=video
+                case,
+                trust,
+                manifest,
+                operator=operator_chain,
+                custody=custody,
+                scanned=scanned,
+                video=video,
+                asked=Axis.CONFORMANCE in require,
             )
         whole = _hash(path)
     verdict = judge(
@@ -377,6 +384,7 @@ def _scans(
     custody: Sequence[CheckedReceipt],
     scanned: Sequence[CheckedReceipt],
     video: VideoVerdict | None,
+    asked: bool,
 ) -> JudgedScans:
     """The isolation scans; nothing that they show counts where more than the recording is not as it was exported."""
     stated = case.at if case.source is None else None
@@ -394,6 +402,7 @@ def _scans(
         ended=ended_at(video, signed_at((item.event for item in custody), names), exported),
         exported=exported,
         at=stated,
+        asked=asked,
     )
     case.findings += answer.findings
     case.lacking |= answer.lacking
