@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -35,6 +36,11 @@ def _roomy() -> bool:
 # `kill -9` leaves is the same. PYTEST_DEBUG_TEMPROOT (pytest's own) or --basetemp choose another place.
 if "PYTEST_DEBUG_TEMPROOT" not in os.environ and _roomy():
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(_MEMORY)
+
+
+# What a script runs in its background ignores Ctrl-C, and so does all that it starts; here it is sent to be obeyed.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
