@@ -10,7 +10,7 @@ from secguard.core import FormatError, Progress, RefusedError, SystemClock, sile
 from secguard.events import Actor, Assurance, Event, Result
 from secguard.ledger.tiles import BUNDLE
 
-__all__ = ["batches", "bundles", "catch_up", "check_origin", "reindex"]
+__all__ = ["batches", "catch_up", "check_origin", "reindex"]
 
 _BATCH = 4096
 _BATCH_BYTES = 16 << 20
@@ -104,7 +104,7 @@ def _ahead(log: Log, start: int, stop: int, *, ecs: bool) -> Iterator[tuple[int,
 def batches(log: Log, start: int, stop: int, most: int = _BATCH) -> Iterator[tuple[int, list[bytes | None]]]:
     """The events [start, stop), about `most` or 16 MB at a time: one transaction or request for many blocks."""
     first, collected, size = start, list[bytes | None](), 0
-    for _, bodies in bundles(log, start, stop):
+    for bodies in _bodies(log, start, stop):
         collected.extend(bodies)
         size += sum(len(body) for body in bodies if body)
         if len(collected) >= most or size >= _BATCH_BYTES:
@@ -114,22 +114,19 @@ def batches(log: Log, start: int, stop: int, most: int = _BATCH) -> Iterator[tup
         yield first, collected
 
 
-def bundles(log: Log, start: int, stop: int) -> Iterator[tuple[int, Sequence[bytes | None]]]:
-    """The events [start, stop), as many at a time as lie in one file of the log, at most `BUNDLE`.
-
-    Those of a file that is lost are gone, and the others are not held up by it.
-    """
+def _bodies(log: Log, start: int, stop: int) -> Iterator[Sequence[bytes | None]]:
+    """All of them; those of a file that is lost are gone, and the others are not held up by it."""
     while start < stop:
         try:
-            for first, bodies in log.scan(start, stop):
-                start = first + len(bodies)
-                yield first, bodies
+            for _, bodies in log.scan(start, stop):
+                start += len(bodies)
+                yield bodies
         except FormatError as error:
             if error.code not in GONE:
                 raise
             lost = min(stop, (start // BUNDLE + 1) * BUNDLE) - start
-            yield start, [None] * lost
             start += lost
+            yield [None] * lost
 
 
 def reindex(index: Index, log: Log, progress: Progress = silent) -> int:
