@@ -126,11 +126,12 @@ class Names:
 
     def unsay(self, seqs: Sequence[int]) -> None:
         """Before events are deleted: count them out; names that no other event says go with their words."""
-        for field in NAMED:
-            column, said = quoted(field), Counter[int]()
-            query = f"SELECT {column} FROM json_each(?) AS j CROSS JOIN event ON seq = j.value"  # noqa: S608 - our own constant
-            for part in _parts(set(seqs)):
-                said.update(number for (number,) in self._db.execute(query, (part,)))
+        uses = [Counter[int]() for _ in NAMED]
+        query = f"SELECT {', '.join(map(quoted, NAMED))} FROM json_each(?) AS j CROSS JOIN event ON seq = j.value"  # noqa: S608 - our own constants
+        for part in _parts(set(seqs)):
+            for said, numbers in zip(uses, zip(*self._db.execute(query, (part,)), strict=True), strict=False):
+                said.update(numbers)
+        for column, said in zip(map(quoted, NAMED), uses, strict=True):
             self._db.executemany(_USE, ((-count, number) for number, count in said.items()))
             # counted, not believed: a number of uses may have been changed by hand
             query = f"SELECT count(*) FROM (SELECT 1 FROM event WHERE {column} = ? AND {column} <> {NOTHING} LIMIT ?)"  # noqa: S608 - as above
