@@ -6,7 +6,7 @@ from typing import Any
 from secguard.audit.index.sql import Condition
 from secguard.audit.index.tables import NAMED, NOTHING, numbers_of, quoted
 from secguard.audit.query.groups import MAX_GROUPS, ByField, Grouping
-from secguard.audit.query.query import All, Node
+from secguard.audit.query.query import All
 
 __all__ = ["count_events", "count_groups"]
 
@@ -21,12 +21,10 @@ def count_events(db: sqlite3.Connection, condition: Condition, snapshot: int) ->
     return int(db.execute(query, values).fetchone()[0])
 
 
-def count_groups(
-    db: sqlite3.Connection, query: Node, condition: Condition, by: Grouping, snapshot: int
-) -> list[tuple[Any, int]]:
+def count_groups(db: sqlite3.Connection, condition: Condition, by: Grouping, snapshot: int) -> list[tuple[Any, int]]:
     """How many of the first `snapshot` events match, by groups; of more than `MAX_GROUPS`, some are left out."""
     beyond = _reaches_beyond(db, snapshot)
-    if isinstance(query, All) and isinstance(by, ByField) and by.field in NAMED and not beyond:
+    if isinstance(condition.query, All) and isinstance(by, ByField) and by.field in NAMED and not beyond:
         return _uses(db, by.field)
     wanted, values = condition.sql()
     if isinstance(by, ByField):

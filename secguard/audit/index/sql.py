@@ -42,7 +42,7 @@ class Condition:
     """
 
     def __init__(self, query: Node, known: Names) -> None:
-        self._query = query
+        self.query = query
         self._names = known
         self._places: dict[Words, dict[str, int]] = {}
         self._common = self._few = False
@@ -55,11 +55,11 @@ class Condition:
                 match; 0 otherwise.
         """
         self._common, self._few = walked > 0, 0 < walked < _FEW
-        return self._compile(self._query)
+        return self._compile(self.query)
 
     def total(self) -> _Sql:
         """A query for how many events match; where names of one field are all that is asked for, their uses tell."""
-        match self._query:
+        match self.query:
             case Equals(field, "") if field in NAMED:
                 said = f"{_USES} id BETWEEN ? AND ?"
                 return f"SELECT (SELECT count(*) FROM event) - ({said})", [*numbers_of(field)]  # noqa: S608 - our own constants

@@ -266,7 +266,7 @@ class SqliteIndex:
         """How many events match, by the values of a field or by time."""
         with self._guard(transaction="BEGIN"):
             position = self._meta()[1]
-            counts = count_groups(self._db, query, Condition(query, self._names), by, position)
+            counts = count_groups(self._db, Condition(query, self._names), by, position)
         check_groups(len(counts))
         return Counted(sum(count for _, count in counts), groups_of(counts, by), position)
 
