@@ -30,7 +30,7 @@ from secguard.evidence.archive import Source, fingerprint, write_archive
 from secguard.evidence.custody import EXPORTED, Custody, clip_sources, receipt_name, signed_at, story_of
 from secguard.evidence.manifest import BundleManifest, Listed, Recording
 from secguard.evidence.readme import readme
-from secguard.evidence.scans import FoundScan, KeptScans, ended_at, in_force
+from secguard.evidence.scans import KeptScans, ended_at, in_force
 from secguard.keys import Signer, key_id
 from secguard.ledger import Ledger, parse_checkpoint
 from secguard.trust import TrustPolicy, chain_pem, common_name
@@ -85,7 +85,6 @@ class Exported:
         video: the recording's verdict at export.
         receipt: of the event `evidence.exported`.
         custody: every act in the bundle, the export itself last.
-        scans: the isolation scans in it.
         size, sha256: the bundle.
     """
 
@@ -94,7 +93,6 @@ class Exported:
     video: VideoVerdict
     receipt: Receipt
     custody: tuple[Custody, ...]
-    scans: tuple[FoundScan, ...]
     size: int
     sha256: str
 
@@ -254,7 +252,7 @@ def export(
     manifest = msgspec.structs.replace(manifest, members=listed)
     sources.insert(1, Source.of(MANIFEST, manifest.seal(sealers.operator)))
     size, sha256 = _release(output, sources, progress)
-    return Exported(output, manifest, judged, receipt, custody, tuple(found), size, sha256)
+    return Exported(output, manifest, judged, receipt, custody, size, sha256)
 
 
 def _check(output: Path, sealers: Sealers, case: str) -> None:

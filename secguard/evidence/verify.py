@@ -335,6 +335,12 @@ def _timed(item: CheckedReceipt, name: str) -> CheckedReceipt:
     raise FormatError("evidence.receipt.time", "its event has no time that can be compared", where=name)
 
 
+def _signed(manifest: BundleManifest, custody: Sequence[CheckedReceipt], clip: OpenedClip | None) -> datetime | None:
+    """When the log says that the recording, or what it was cut from, was signed."""
+    names = (manifest.recording.sha256, *clip_sources(clip))
+    return signed_at((item.event for item in custody), names)
+
+
 def _recording(
     case: _Case, trust: TrustPolicy, manifest: BundleManifest, custody: Sequence[CheckedReceipt], spool: Path
 ) -> VideoVerdict | None:
@@ -348,8 +354,7 @@ def _recording(
         return None
     record = case.members[CLIP].data if CLIP in case.members else None
     clip = case.attempt(CLIP, lambda: OpenedClip.read(record or b"", CLIP), *Axis) if record is not None else None
-    names = (recording.sha256, *clip_sources(clip))
-    signed = signed_at((item.event for item in custody), names)
+    signed = _signed(manifest, custody, clip)
     when = signed if signed is not None and case.source is not None else case.at
     segment = case.members[SEGMENT].data if SEGMENT in case.members else None
     expected = Expectation(manifest=segment, clip=record if clip is not None else None)
@@ -392,14 +397,14 @@ def _scans(
     if stated is not None:
         exported = case.attempt(MANIFEST, lambda: parse_time(manifest.created), *Axis) or case.at
     unverified = any(item.code == "evidence.receipt.unverified" for item in case.findings)
-    names = (manifest.recording.sha256, *clip_sources(video.clip if video is not None else None))
+    signed = _signed(manifest, custody, video.clip if video is not None else None)
     answer = judge_scans(
         manifest,
         {name: member.data for name, member in case.members.items()},
         None if unverified else scanned,
         trust,
         operator=operator,
-        ended=ended_at(video, signed_at((item.event for item in custody), names), exported),
+        ended=ended_at(video, signed, exported),
         exported=exported,
         at=stated,
         asked=asked,
