@@ -32,6 +32,16 @@ def workspace(tmp_path: Path, secguard: Run, site: kit.Site) -> Path:
     return folder
 
 
+def handed_over(workspace: Path, tmp_path: Path) -> Path:
+    """A folder that holds the bundle `case.zip` and the root certificate; of the site nothing is left."""
+    court = tmp_path / "court"
+    court.mkdir()
+    shutil.copy(workspace / "case.zip", court)
+    shutil.copy(workspace / "certs" / "root.pem", court)
+    shutil.rmtree(workspace)
+    return court
+
+
 def test_from_the_site_to_the_court(workspace: Path, secguard: Run, tmp_path: Path) -> None:
     done = secguard(
         "evidence", "export", "signed.mp4", "-o", "case.zip", "--case", "A-2026-42", "--reason", "调取", "--json",
@@ -51,11 +61,7 @@ def test_from_the_site_to_the_court(workspace: Path, secguard: Run, tmp_path: Pa
     assert nameless.returncode == 2
     assert "--case" in nameless.stderr
 
-    court = tmp_path / "court"
-    court.mkdir()
-    shutil.copy(workspace / "case.zip", court)
-    shutil.copy(workspace / "certs" / "root.pem", court)
-    shutil.rmtree(workspace)
+    court = handed_over(workspace, tmp_path)
     done = secguard("evidence", "verify", "case.zip", "--root", "root.pem", "--json", "--report", "r.html", cwd=court)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -113,11 +119,7 @@ def test_a_scan_at_the_site_is_known_to_the_court(
     assert done.returncode == 0, done.stderr
     assert "the last isolation scan before the recording ended and before the export: 20" in done.stderr
 
-    court = tmp_path / "court"
-    court.mkdir()
-    shutil.copy(workspace / "case.zip", court)
-    shutil.copy(workspace / "certs" / "root.pem", court)
-    shutil.rmtree(workspace)
+    court = handed_over(workspace, tmp_path)
     verify = ("evidence", "verify", "case.zip", "--root", "root.pem")
     done = secguard(*verify, "--json", cwd=court)
     assert done.returncode == 0, done.stderr
