@@ -26,9 +26,9 @@ from secguard.core import (
 from secguard.evidence.custody import SCANNED, compare
 from secguard.evidence.manifest import BundleManifest, InForce, ListedScan
 from secguard.evidence.scan_verdict import ROLES, WHEN, JudgedScan, conclude, roles_of
-from secguard.evidence.scans import PLACE, STARTED, codes_of, own_scan, scan_members
+from secguard.evidence.scans import PLACE, STARTED, own_scan, scan_members
 from secguard.isolation.evidence.handout import Handout
-from secguard.isolation.judge.result import ScanHead
+from secguard.isolation.judge.result import ScanHead, recorded_codes
 from secguard.ledger import CheckedReceipt
 from secguard.trust import Purpose, TrustPolicy, common_name, parse_certificates
 
@@ -192,7 +192,7 @@ class _Examined:
             ("policy", began.event.data.get("policy", result.policy), result.policy),
             ("outcome", data.get("outcome"), result.outcome),
             ("result_sha256", data.get("result_sha256"), hashlib.sha256(handout.result).hexdigest()),
-            ("findings", data.get("findings"), codes_of([(item.code, item.outcome) for item in result.findings])),
+            ("findings", data.get("findings"), recorded_codes([(item.code, item.outcome) for item in result.findings])),
         )
         if result.at - over.event.time > _SLACK:
             self._compare(over, ("time", rfc3339(over.event.time), rfc3339(result.at)))

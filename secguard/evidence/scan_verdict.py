@@ -8,9 +8,8 @@ from typing import Any
 from secguard.core import Finding, Outcome, finding, rfc3339
 from secguard.events import Event
 from secguard.evidence.manifest import InForce, ListedScan
-from secguard.evidence.scans import codes_of
 from secguard.isolation.judge.kinds import kind_words
-from secguard.isolation.judge.result import ScanHead
+from secguard.isolation.judge.result import ScanHead, recorded_codes
 from secguard.isolation.schedule.book import is_overdue, parse_every
 
 __all__ = ["OUTCOMES", "ROLES", "WHEN", "JudgedScan", "conclude", "roles_of"]
@@ -106,7 +105,7 @@ def _shown(over: Event, result: ScanHead | None) -> tuple[Outcome, tuple[str, ..
     codes = tuple(map(str, recorded)) if isinstance(recorded, list) else ()
     if result is None:
         return Outcome.FAIL if over.data.get("outcome") == "fail" else Outcome.UNKNOWN, codes
-    wrong = tuple(codes_of([(item.code, item.outcome) for item in result.findings if item.outcome == "fail"]))
+    wrong = tuple(recorded_codes([(item.code, item.outcome) for item in result.findings if item.outcome == "fail"]))
     if result.outcome == "fail" or wrong or "fail" in result.axes.values() or any(c.failed for c in result.matrix):
         return Outcome.FAIL, wrong
     whole = result.outcome == "pass" and all(result.axes.get(axis) == "pass" for axis in _AXES)

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +20,12 @@ from secguard.events import Assurance, Event
 from secguard.evidence.archive import Source
 from secguard.evidence.custody import SCANNED, Custody
 from secguard.evidence.manifest import InForce, ListedScan
-from secguard.isolation.evidence.handout import RESULT, Handout, read_handout
+from secguard.isolation.evidence.handout import RESULT, Handout, judged_at, read_handout
 from secguard.ledger import Ledger
 from secguard.trust import Purpose, TrustPolicy, chain_pem
 from secguard.video import VideoVerdict
 
-__all__ = ["PLACE", "STARTED", "FoundScan", "KeptScans", "codes_of", "ended_at", "in_force", "own_scan", "scan_members"]
+__all__ = ["PLACE", "STARTED", "FoundScan", "KeptScans", "ended_at", "in_force", "own_scan", "scan_members"]
 
 PLACE = "isolation/"
 STARTED = "scan.started"
@@ -33,7 +33,6 @@ _NEAR = 32
 """Kept folders, nearest in time first, among which a recorded result is looked for."""
 _MAX_BACK = 1000
 """Scans that are passed over because they were labs, before one is given up."""
-_MAX_CODES = 50
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -75,11 +74,6 @@ def scan_members(entry: int) -> tuple[str, str, str, str]:
     """Names of a scan's files in the bundle: result, list of files, signer, and the signer's certificates, if any."""
     folder = f"{PLACE}{entry:012}"
     return f"{folder}/{RESULT}", f"{folder}/manifest.json", f"{folder}/signer.pem", f"{folder}/chain.pem"
-
-
-def codes_of(found: Sequence[tuple[str, str]]) -> list[str]:
-    """Of (code, outcome) the codes of what did not pass, as `scan.finished` records them."""
-    return sorted({code for code, outcome in found if outcome != "pass"})[:_MAX_CODES]
 
 
 def in_force(
@@ -203,13 +197,9 @@ def _handout(folder: Path, digest: str, recorded: datetime) -> Handout | None:
 def _nearest(folder: Path, recorded: datetime) -> list[Path]:
     """The folders of scans, those first that were judged closest to a time."""
 
-    def apart(place: Path) -> float:
-        judged = datetime.strptime(place.name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        return abs((judged - recorded).total_seconds())
-
-    def dated() -> Iterator[tuple[float, Path]]:
+    def dated() -> Iterator[tuple[timedelta, Path]]:
         for place in folder.iterdir():
             with contextlib.suppress(ValueError):
-                yield apart(place), place
+                yield abs(judged_at(place.name) - recorded), place
 
     return [place for _, place in sorted(dated())[:_NEAR]] if folder.is_dir() else []

@@ -176,6 +176,11 @@ def generate(algorithm: Algorithm = Algorithm.P256) -> KeySigner:
     return KeySigner(rsa.generate_private_key(65537, 3072))
 
 
+def public_pem(key: PublicKeyTypes) -> bytes:
+    """A public key in PEM (SubjectPublicKeyInfo), as it lies in files."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def key_id(key: PublicKeyTypes) -> str:
     """SHA-256 over the SubjectPublicKeyInfo, in hex: names a key in envelopes and records."""
     spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -6,39 +6,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secguard.cli.frame import Context, Result, Table, command, require_option
-from secguard.core.errors import FormatError, RefusedError, SecguardError, SystemPartError, UsageError
+from secguard.core.errors import RefusedError, SecguardError, SystemPartError, UsageError
 from secguard.core.verdict import Axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from secguard.isolation.runs.conclude import RunResult
     from secguard.isolation.runs.state import RunState
     from secguard.report import Report
     from secguard.workspace import Workspace
 
-__all__ = ["find_run", "judge_folder", "keep", "kept_runs", "list_", "not_kept", "read_key", "verify"]
+__all__ = ["find_run", "judge_folder", "keep", "kept_runs", "list_", "not_kept", "verify"]
 
-_MAX_KEY = 1 << 16
 _FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-def read_key(path: Path) -> "PublicKeyTypes":
-    """A public key in PEM.
-
-    Raises:
-        FormatError: it is none.
-    """
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    from secguard.core.limits import read_bounded
-
-    try:
-        return load_pem_public_key(read_bounded(path, _MAX_KEY))
-    except ValueError:
-        raise FormatError("isolation.key.format", "not a public key in PEM", where=str(path)) from None
 
 
 def keep(ctx: Context, result: "RunResult", output: Path | None, state: "RunState | None" = None) -> dict[str, Path]:
@@ -145,6 +126,7 @@ def judge_folder(ctx: Context, folder: Path, trust: Path | None, require: tuple[
     from secguard.core.findings import describe
     from secguard.core.verdict import Outcome
     from secguard.isolation.evidence.folder import check_folder, judged
+    from secguard.isolation.evidence.handout import read_key
 
     checked = check_folder(folder, trusted=[read_key(trust)] if trust else [])
     wrong = [found for found in checked.verdict.findings if found.outcome is Outcome.FAIL]
@@ -195,6 +177,7 @@ def verify(
     """
     from secguard.core.clock import FixedClock, SystemClock, parse_time
     from secguard.isolation.evidence.folder import check_folder
+    from secguard.isolation.evidence.handout import read_key
     from secguard.trust import TrustPolicy, read_certificates, read_crls
 
     folder = find_run(ctx, run)

@@ -110,7 +110,6 @@ def plan(
     from collections import Counter
 
     import msgspec
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     from secguard.core.clock import SystemClock, parse_time
     from secguard.core.files import atomic_write
@@ -120,7 +119,7 @@ def plan(
     from secguard.isolation.plan.sweeps import estimate
     from secguard.isolation.plan.timeline import timeline
     from secguard.isolation.policy.policy import load_policy
-    from secguard.keys import Algorithm, generate
+    from secguard.keys import Algorithm, generate, public_pem
 
     checked = load_policy(policy)
     if allow_hostile:
@@ -139,7 +138,7 @@ def plan(
     made, digest = open_plan(envelope, [signer.public_key()])
     atomic_write(output, envelope, mode=0o600)
     trust = output.with_name(f"{output.stem}.signer.pem")
-    atomic_write(trust, signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    atomic_write(trust, public_pem(signer.public_key()))
     pairs = Counter(
         (made.agents[a].zone, made.agents[b].zone) for a, b in zip(made.cases.src, made.cases.dst, strict=True)
     )

@@ -17,7 +17,7 @@ from secguard.cli.isolation.common import (
     show,
     signer_of,
 )
-from secguard.cli.isolation.folders import judge_folder, keep, not_kept, read_key
+from secguard.cli.isolation.folders import judge_folder, keep, not_kept
 from secguard.core.errors import UsageError
 from secguard.core.verdict import Axis
 
@@ -58,6 +58,7 @@ def judge_(
     del yes
     from secguard.core.limits import read_bounded
     from secguard.isolation.evidence.folder import save_run
+    from secguard.isolation.evidence.handout import read_key
     from secguard.isolation.runs.conclude import conclude
     from secguard.keys import Algorithm, generate
 

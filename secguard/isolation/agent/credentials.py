@@ -24,7 +24,7 @@ from secguard.isolation.plan.plan import PLAN_TYPE, Plan, open_plan
 from secguard.keys import unseal
 from secguard.trust import MALFORMED, MAX_CERTIFICATES, Purpose, TrustPolicy, chain_pem, read_certificates, read_crls
 
-__all__ = ["Trust", "certificate_names", "chain_text", "fingerprint", "read_key", "stands_for"]
+__all__ = ["Trust", "certificate_names", "chain_text", "claimed_chain", "fingerprint", "read_key", "stands_for"]
 
 
 def read_key(path: Path) -> PublicKeyTypes:
@@ -100,7 +100,7 @@ class Trust:
         """
         keys = list(self.keys)
         if self.roots:
-            chain = _claimed_chain(envelope)
+            chain = claimed_chain(envelope)
             if chain and unseal(envelope, PLAN_TYPE, [chain[0].public_key()])[1] is not None:
                 self._operator(chain, now)
                 keys.append(chain[0].public_key())
@@ -143,7 +143,12 @@ class _Claim(msgspec.Struct):
     chain: tuple[str, ...] = ()
 
 
-def _claimed_chain(envelope: bytes) -> list[x509.Certificate]:
+def claimed_chain(envelope: bytes) -> list[x509.Certificate]:
+    """The certificates that a plan says its signer has, leaf first; a claim, to be judged.
+
+    Raises:
+        FormatError: `isolation.plan.format`: they are no certificates; another code: not an envelope of a plan.
+    """
     payload, _ = unseal(envelope, PLAN_TYPE, [])
     try:
         claim = msgspec.json.decode(payload, type=_Claim)

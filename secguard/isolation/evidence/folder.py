@@ -16,7 +16,6 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secguard.core import Axis, Clock, SecguardError, SystemClock, UsageError, Verdict
 from secguard.core import judge as conclude_verdict
@@ -25,10 +24,20 @@ from secguard.core.findings import finding
 from secguard.core.limits import read_bounded
 from secguard.core.verdict import Finding
 from secguard.isolation.evidence.captures import captures
-from secguard.isolation.evidence.handout import JUDGE, PLAN, RESULT, SIGNER, check_regular, read_key, signer_of
+from secguard.isolation.evidence.handout import (
+    JUDGE,
+    PLAN,
+    RESULT,
+    SIGNER,
+    check_regular,
+    read_key,
+    scan_name,
+    signer_of,
+)
 from secguard.isolation.evidence.manifest import MANIFEST, RunManifest, open_manifest, seal_manifest
 from secguard.isolation.judge.result import open_result
 from secguard.isolation.runs.conclude import RunResult, conclude
+from secguard.keys import public_pem
 from secguard.trust import MALFORMED, Purpose, TrustPolicy
 
 __all__ = ["AXES", "Checked", "check_folder", "is_run", "judged", "run_name", "save_run", "scan_name", "signer_of"]
@@ -61,11 +70,6 @@ def run_name(result: RunResult) -> str:
     return scan_name(result.verdict.at, result.plan.run)
 
 
-def scan_name(at: datetime, run: str) -> str:
-    """The name of a kept run, from when it was judged and its ID."""
-    return f"{at:%Y%m%dT%H%M%SZ}-{run[:8]}"
-
-
 def is_run(folder: Path) -> bool:
     """Whether a folder looks like a run's."""
     return (folder / PLAN).is_file() or (folder / MANIFEST).is_file()
@@ -85,7 +89,7 @@ def save_run(result: RunResult, folder: Path, *, fresh: bool = False) -> None:
     """
     files = {**result.envelopes, **captures(result.plan, result.observations, result.columns)}
     if result.signer is not None:
-        pem = result.signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        pem = public_pem(result.signer.public_key())
         if pem != files.get(SIGNER):
             files[JUDGE] = pem
         files[MANIFEST] = seal_manifest(result.plan.run, result.digest, files, result.signer)

@@ -5,23 +5,22 @@ the result follows from what the agents saw is for `check_folder`, which has the
 """
 
 import hashlib
-from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from secguard.core import FormatError, RefusedError
 from secguard.core.limits import read_bounded
+from secguard.isolation.agent.credentials import claimed_chain
 from secguard.isolation.evidence.manifest import MANIFEST, open_manifest
 from secguard.isolation.judge.result import ScanHead, open_head
-from secguard.isolation.plan.plan import PLAN_TYPE
-from secguard.keys import as_sealed, unseal
+from secguard.keys import as_sealed, public_pem
 from secguard.trust import MALFORMED
 
 __all__ = [
@@ -33,8 +32,10 @@ __all__ = [
     "SIGNER",
     "Handout",
     "check_regular",
+    "judged_at",
     "read_handout",
     "read_key",
+    "scan_name",
     "signer_of",
 ]
 
@@ -45,12 +46,21 @@ MAX_LIST = 1 << 20
 """Bytes of a signed list of files that is handed out."""
 _MAX_KEY = 1 << 16
 _MAX_NAMES = 4096
+_JUDGED = "%Y%m%dT%H%M%SZ"
 
 
-class _Chain(msgspec.Struct, frozen=True):
-    """What a plan says of its signer."""
+def scan_name(at: datetime, run: str) -> str:
+    """The name of a kept run, from when it was judged and its ID."""
+    return f"{at:{_JUDGED}}-{run[:8]}"
 
-    chain: tuple[str, ...] = ()
+
+def judged_at(name: str) -> datetime:
+    """When a run was judged, from the start of its name.
+
+    Raises:
+        ValueError: it is no run's name.
+    """
+    return datetime.strptime(name[:16], _JUDGED).replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,7 @@ class Handout:
         if len(self.result) > MAX_RESULT or len(self.files) > MAX_LIST:
             raise FormatError("isolation.handout.too-large", f"larger than {MAX_RESULT} bytes")
         result = open_head(self.result, [key])
-        if not as_sealed(self.result, key) or _pem(key) != self.signer:
+        if not as_sealed(self.result, key) or public_pem(key) != self.signer:
             raise FormatError("isolation.result.form", "the result is not as it was written")
         listed = open_manifest(self.files, key)
         named = {item.name: (item.size, item.sha256) for item in listed.files}
@@ -114,20 +124,20 @@ def read_handout(folder: Path) -> Handout:
     check_regular(folder)
     key = signer_of(folder)
     result, files = read_bounded(folder / RESULT, MAX_RESULT), read_bounded(folder / MANIFEST, MAX_LIST)
-    made = Handout(result, files, _pem(key), _chain(folder, key))
+    made = Handout(result, files, public_pem(key), _chain(folder, key))
     made.open()
     return made
 
 
 def _chain(folder: Path, key: PublicKeyTypes) -> tuple[x509.Certificate, ...]:
     """The certificates that the plan carries, if they are of the key that signed the result; a claim, to be judged."""
-    payload, _ = unseal(read_bounded(folder / PLAN), PLAN_TYPE, ())
     try:
-        texts = msgspec.json.decode(payload, type=_Chain).chain
-        chain = tuple(x509.load_der_x509_certificate(b64decode(text, validate=True)) for text in texts)
-        return chain if chain and _certifies(chain[0], key) else ()
-    except (msgspec.MsgspecError, RecursionError, *MALFORMED):
+        chain = tuple(claimed_chain(read_bounded(folder / PLAN)))
+    except FormatError as error:
+        if error.code != "isolation.plan.format":
+            raise
         return ()
+    return chain if chain and _certifies(chain[0], key) else ()
 
 
 def _certifies(certificate: x509.Certificate, key: PublicKeyTypes) -> bool:
@@ -173,7 +183,3 @@ def _parse_key(data: bytes, where: str) -> PublicKeyTypes:
         return load_pem_public_key(data[:_MAX_KEY])
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise FormatError("isolation.key.format", "not a public key in PEM", where=where) from error
-
-
-def _pem(key: PublicKeyTypes) -> bytes:
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

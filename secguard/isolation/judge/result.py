@@ -13,9 +13,20 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from secguard.core import FormatError, RefusedError
 from secguard.keys import unseal
 
-__all__ = ["RESULT_TYPE", "Cell", "FindingHead", "SavedFinding", "ScanHead", "ScanResult", "open_head", "open_result"]
+__all__ = [
+    "RESULT_TYPE",
+    "Cell",
+    "FindingHead",
+    "SavedFinding",
+    "ScanHead",
+    "ScanResult",
+    "open_head",
+    "open_result",
+    "recorded_codes",
+]
 
-_T = TypeVar("_T", "ScanHead", "ScanResult")
+_T = TypeVar("_T", bound="_Concluded")
+_MAX_CODES = 50
 RESULT_TYPE = "application/vnd.secguard.isolation.result+json"
 
 
@@ -33,40 +44,23 @@ class Cell(msgspec.Struct):
     miss: float = 0.0
 
 
-class SavedFinding(msgspec.Struct, frozen=True):
-    """A finding of a result."""
-
-    code: str
-    axis: str
-    outcome: str
-    where: str
-    data: dict[str, Any]
-
-
-class FindingHead(msgspec.Struct, frozen=True):
+class FindingHead(msgspec.Struct, frozen=True, kw_only=True):
     """What kind of finding a result holds."""
 
     code: str
     outcome: str
 
 
-class ScanHead(msgspec.Struct, frozen=True, kw_only=True):
-    """What a signed result says as a whole; cases and sweeps are passed over. Fields as in `ScanResult`."""
+class SavedFinding(FindingHead, frozen=True, kw_only=True):
+    """A finding of a result."""
 
-    run: str
-    plan: str
-    policy: str
-    at: datetime
-    outcome: Literal["pass", "fail", "unknown"]
-    axes: dict[str, Literal["pass", "fail", "unknown"]] = {}
-    not_before: datetime | None = None
-    not_after: datetime | None = None
-    findings: list[FindingHead] = []
-    matrix: list[Cell] = []
+    axis: str
+    where: str
+    data: dict[str, Any]
 
 
-class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A signed result, read again; keys that a later version adds are passed over.
+class _Concluded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a signed result says as a whole; keys that a later version adds are passed over.
 
     Attributes:
         run: run ID.
@@ -76,12 +70,7 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
         outcome: pass, fail or unknown.
         axes: outcome an axis; `outcome` speaks of conformance, coverage and integrity, or of fewer if it was narrowed.
         not_before, not_after: the plan's window, outside of which no agent probes; None in older results.
-        findings: what was found.
         matrix: ordered pairs of zones.
-        cases: cases and results as columns (`secguard.isolation.judge.sealing.case_columns`).
-        uncovered: (source zone, destination zone, family) that was not probed.
-        sweeps: what each sweep was, its probes by result, and in `results` a byte a probe, a position in
-            `secguard.isolation.sweep.judging.WORDS`, deflated, base64.
     """
 
     run: str
@@ -92,8 +81,27 @@ class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
     axes: dict[str, Literal["pass", "fail", "unknown"]] = {}
     not_before: datetime | None = None
     not_after: datetime | None = None
-    findings: list[SavedFinding] = []
     matrix: list[Cell] = []
+
+
+class ScanHead(_Concluded, frozen=True, kw_only=True):
+    """A signed result without its cases and sweeps; of its findings, their kinds."""
+
+    findings: list[FindingHead] = []
+
+
+class ScanResult(_Concluded, frozen=True, kw_only=True):
+    """A signed result, read again.
+
+    Attributes:
+        findings: what was found.
+        cases: cases and results as columns (`secguard.isolation.judge.sealing.case_columns`).
+        uncovered: (source zone, destination zone, family) that was not probed.
+        sweeps: what each sweep was, its probes by result, and in `results` a byte a probe, a position in
+            `secguard.isolation.sweep.judging.WORDS`, deflated, base64.
+    """
+
+    findings: list[SavedFinding] = []
     cases: dict[str, list[Any]] = {}
     uncovered: list[tuple[str, str, int]] = []
     sweeps: list[dict[str, Any]] = []
@@ -120,6 +128,11 @@ def open_head(data: bytes, keys: Iterable[PublicKeyTypes]) -> ScanHead:
         RefusedError: not signed by one of `keys`.
     """
     return _open(data, keys, ScanHead)
+
+
+def recorded_codes(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Of (code, outcome) the codes of what did not pass, as `scan.finished` records them."""
+    return sorted({code for code, outcome in found if outcome != "pass"})[:_MAX_CODES]
 
 
 def _open(data: bytes, keys: Iterable[PublicKeyTypes], kind: type[_T]) -> _T:

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from secguard.core import Axis, Clock, Outcome, RefusedError, SystemClock, Verdict
+from secguard.core import Axis, Clock, RefusedError, SystemClock, Verdict
 from secguard.isolation.agent.keys import parse_key
 from secguard.isolation.agent.observations import Observations, open_observations
 from secguard.isolation.judge.judge import Cell, judge
+from secguard.isolation.judge.result import recorded_codes
 from secguard.isolation.judge.sealing import case_columns, seal_result
 from secguard.isolation.plan.plan import Plan, open_plan
 from secguard.isolation.sweep.judging import SweepResult
-from secguard.keys import Signer
+from secguard.keys import Signer, public_pem
 
 __all__ = ["RunResult", "conclude"]
 
@@ -52,13 +52,12 @@ class RunResult:
 
     def summary(self) -> dict[str, Any]:
         """What the closing event of the run says."""
-        codes = sorted({item.code for item in self.verdict.findings if item.outcome is not Outcome.PASS})
         result = self.envelopes.get("result.json", b"")
         return {
             "outcome": self.verdict.outcome.value,
             "cases": len(self.plan.cases),
             "swept": sum(item.size for item in self.plan.sweeps),
-            "findings": codes[:50],
+            "findings": recorded_codes((item.code, item.outcome) for item in self.verdict.findings),
             "result_sha256": hashlib.sha256(result).hexdigest(),
         }
 
@@ -104,7 +103,7 @@ def conclude(
         envelopes[f"observations-{name}.json"] = data
     judgement = judge(plan, digest, seen, (clock or SystemClock()).now(), require=require)
     if len(keys) == 1:
-        envelopes["signer.pem"] = keys[0].public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        envelopes["signer.pem"] = public_pem(keys[0])
     if signer is not None:
         envelopes["result.json"] = seal_result(plan, digest, digests, judgement, signer)
     return RunResult(
